@@ -1,0 +1,1 @@
+"""tpictl: the command line, which speaks to the local daemon and to nothing else."""

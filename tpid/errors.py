@@ -1,0 +1,144 @@
+"""Every error that an owner may see, as one tree.
+
+    TpidError
+    ├── ConfigError                 the configuration cannot be used
+    ├── ListenError                 the daemon cannot listen where it was told to
+    ├── ModelError
+    │   ├── ModelFileError          a model file is truncated, corrupt or not readable
+    │   ├── UnsupportedModelError   a sound file of a kind that tpid cannot run
+    │   ├── TokenizerError          the tokenizer is missing or unusable
+    │   ├── ChatTemplateError       the chat template is missing or refuses the messages
+    │   ├── ModelNotFoundError      no pack or catalogue entry of that name
+    │   └── PullError               the catalogue's package could not be fetched
+    ├── PackError                   a pack on disk is damaged or of another version
+    ├── DiskFullError               the disk cannot hold what is to be written
+    ├── RequestError
+    │   ├── ContextOverflowError    prompt and answer do not fit the context
+    │   └── BusyError               the queue of requests is full
+    ├── ProtocolError
+    │   ├── LocalProtocolError      our own side broke the protocol: a bug
+    │   ├── RemoteProtocolError     the peer sent what the protocol does not allow
+    │   └── VersionMismatchError    the peer speaks another version of the protocol
+    ├── ClusterError
+    │   ├── DeviceLostError         a device of the plan is gone
+    │   ├── NotCoordinatorError     this device may not, or cannot now, coordinate
+    │   ├── MemoryPlanError         the devices together cannot hold the model
+    │   └── LoadError               a device could not load its share
+    └── DaemonUnreachableError      tpictl finds no daemon
+
+Each leaf is one thing that an owner can act on. `code` is stable: scripts may
+depend on it. The message is one sentence with the device and the numbers in
+it; `hint`, where there is one, says what to do next.
+"""
+
+from typing import ClassVar
+
+
+class TpidError(Exception):
+    """Base of all errors that tpid raises on purpose."""
+
+    code: ClassVar[str] = "internal"
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message} {self.hint}" if self.hint else self.message
+
+
+class ConfigError(TpidError):
+    code = "config"
+
+
+class ListenError(TpidError):
+    code = "listen"
+
+
+class ModelError(TpidError):
+    code = "model"
+
+
+class ModelFileError(ModelError):
+    code = "model_file"
+
+
+class UnsupportedModelError(ModelError):
+    code = "unsupported_model"
+
+
+class TokenizerError(ModelError):
+    code = "tokenizer"
+
+
+class ChatTemplateError(ModelError):
+    code = "chat_template"
+
+
+class ModelNotFoundError(ModelError):
+    code = "model_not_found"
+
+
+class PullError(ModelError):
+    code = "pull"
+
+
+class PackError(TpidError):
+    code = "pack"
+
+
+class DiskFullError(TpidError):
+    code = "disk_full"
+
+
+class RequestError(TpidError):
+    code = "request"
+
+
+class ContextOverflowError(RequestError):
+    code = "context_overflow"
+
+
+class BusyError(RequestError):
+    code = "busy"
+
+
+class ProtocolError(TpidError):
+    code = "protocol"
+
+
+class LocalProtocolError(ProtocolError):
+    code = "local_protocol"
+
+
+class RemoteProtocolError(ProtocolError):
+    code = "remote_protocol"
+
+
+class VersionMismatchError(ProtocolError):
+    code = "version_mismatch"
+
+
+class ClusterError(TpidError):
+    code = "cluster"
+
+
+class DeviceLostError(ClusterError):
+    code = "device_lost"
+
+
+class NotCoordinatorError(ClusterError):
+    code = "not_coordinator"
+
+
+class MemoryPlanError(ClusterError):
+    code = "memory_plan"
+
+
+class LoadError(ClusterError):
+    code = "load"
+
+
+class DaemonUnreachableError(TpidError):
+    code = "daemon_unreachable"

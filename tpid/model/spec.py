@@ -1,0 +1,58 @@
+"""The architecture of a decoder, as numbers: one description drives all supported models."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Architecture(StrEnum):
+    """Families whose block is the same up to the switches of `ModelSpec`."""
+
+    LLAMA = "llama"  # Llama 2, 3, 3.1, 3.2, SmolLM2, TinyLlama
+    MISTRAL = "mistral"
+    QWEN2 = "qwen2"  # Qwen2, Qwen2.5
+    QWEN3 = "qwen3"
+
+
+@dataclass(frozen=True, slots=True)
+class Rope:
+    """Rotary position embedding (arXiv 2104.09864) in the half-split ("NeoX") order of dimensions.
+
+    The inverse frequency of pair i is `theta ** (-2 i / head_dim) / factors[i]`;
+    `factors` (head_dim / 2 of them) expresses linear and Llama 3 scaling alike, None means all ones.
+    """
+
+    theta: float
+    factors: tuple[float, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSpec:
+    """A decoder of pre-norm blocks: RMSNorm, grouped-query attention, SiLU-gated FFN."""
+
+    architecture: Architecture
+    hidden_size: int
+    n_layers: int
+    n_heads: int
+    n_kv_heads: int
+    head_dim: int
+    ffn_size: int
+    vocab_size: int
+    context_tokens: int  # the longest sequence that the model was made for
+    norm_eps: float
+    rope: Rope
+    tied_head: bool  # the head's weights are the embedding's
+    qkv_bias: bool = False
+    o_bias: bool = False
+    ffn_bias: bool = False  # on gate, up and down
+    qk_norm: bool = False  # RMSNorm over each head of Q and K, before RoPE
+    sliding_window_tokens: int | None = None  # attention sees this many positions, its own included
+    first_sliding_layer: int = 0  # layers before this one see everything
+
+    @property
+    def heads_per_group(self) -> int:
+        """Query heads that share one KV head."""
+        return self.n_heads // self.n_kv_heads
+
+    def window_of(self, layer: int) -> int | None:
+        """The sliding window of `layer` in tokens, None where it sees everything."""
+        return self.sliding_window_tokens if layer >= self.first_sliding_layer else None

@@ -1,0 +1,60 @@
+"""Embedding rows straight from the pack: nobody holds the table."""
+
+import os
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+
+from tpid.errors import PackError
+from tpid.model.weights import F32
+from tpid.pack.geometry import TILE_ROWS
+from tpid.pack.reader import Pack
+from tpid.pack.tiles import dequantize_tiles
+
+
+class EmbeddingRows:
+    """Reads the band of 8 rows that holds a token's row; the file stays open."""
+
+    def __init__(self, pack: Pack) -> None:
+        """Raises PackError."""
+        self._geometry = pack.manifest.embed_geometry
+        self._matrix = self._geometry.matrix("rows")
+        self._range = pack.embed_range()
+        self._hidden_size = pack.spec.hidden_size
+        self._fd = os.open(self._range.path, os.O_RDONLY)
+
+    def gather(self, ids: Sequence[int]) -> F32:
+        """Rows of these tokens, [n, hidden] fp32. Raises PackError where the file cannot be read."""
+        out = np.empty((len(ids), self._hidden_size), np.float32)
+        known: dict[int, F32] = {}
+        for index, id in enumerate(ids):
+            if id not in known:
+                known[id] = self._row(id)
+            out[index] = known[id]
+        return out
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
+
+    def _row(self, id: int) -> F32:
+        unit, row = divmod(id, self._matrix.rows)
+        band_bytes = self._matrix.band_bytes
+        at = self._range.offset + unit * self._geometry.stride_bytes + row // TILE_ROWS * band_bytes
+        try:
+            data = os.pread(self._fd, band_bytes, at)
+        except OSError as error:
+            raise PackError(f"{self._range.path} cannot be read: {error.strerror}.") from error
+        if len(data) < band_bytes:
+            raise PackError(f"{self._range.path} ends before the embedding of token {id}.")
+        band = np.frombuffer(data, np.uint8)
+        rows = dequantize_tiles(band, TILE_ROWS, self._hidden_size, self._matrix.format)
+        found: F32 = rows[row % TILE_ROWS]
+        return found

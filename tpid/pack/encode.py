@@ -1,0 +1,108 @@
+"""From a source's matrices to units: which format each takes, and its bytes in tile order."""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from tpid.model.source import WeightSource
+from tpid.model.spec import ModelSpec
+from tpid.model.weights import Format, convert
+from tpid.pack.geometry import (
+    ATTN_MATRICES,
+    COLUMN_SPLIT,
+    FFN_MATRICES,
+    TILE_COLUMNS,
+    TILE_ROWS,
+    Half,
+    MatrixGeometry,
+    UnitGeometry,
+    ffn_unit_columns,
+)
+from tpid.pack.tiles import U8, pack_tiles
+
+CHUNK_WEIGHTS = 4 << 20  # converted at once: bounds temporary memory to about 50 MB
+
+_GROUPED = (Format.W4, Format.W8)
+
+
+def block_formats(source: WeightSource, layer: int, half: Half, requested: Format | None) -> dict[str, Format]:
+    """The format of each matrix of a block: as published where a pack holds it, or as requested.
+
+    A unit's columns of `o` or `down` that cut through a group of 32 cannot stay grouped: they become f16.
+    """
+    formats = {}
+    for name in ATTN_MATRICES if half is Half.ATTN else FFN_MATRICES:
+        format = requested or source.natural_format(f"layers.{layer}.{name}")
+        if name in COLUMN_SPLIT and format in _GROUPED and _unit_columns(source.spec, half) % TILE_COLUMNS:
+            format = Format.F16
+        formats[name] = format
+    return formats
+
+
+def vocab_format(source: WeightSource, name: str, requested: Format | None) -> Format:
+    """The format of `embed` or `head`; a request for w4 gives w8, for 4 bits cost most quality there."""
+    return Format.W8 if requested is Format.W4 else requested or source.natural_format(name)
+
+
+def encode_units(source: WeightSource, geometry: UnitGeometry, tensors: Mapping[str, str], start: int, stop: int) -> U8:
+    """Units start…stop of a block, [units, stride] uint8; `tensors` gives each matrix's name in the source."""
+    out = np.zeros((stop - start, geometry.stride_bytes), np.uint8)
+    for matrix in geometry.matrices:
+        encode = _encode_columns if matrix.name in COLUMN_SPLIT else _encode_rows
+        encode(out, source, tensors[matrix.name], matrix, start)
+    return out
+
+
+def _encode_rows(out: U8, source: WeightSource, tensor: str, geometry: MatrixGeometry, first_unit: int) -> None:
+    total_rows = source_rows(source.spec, tensor)
+    step = _chunk_rows(geometry.columns)
+    for index, unit in enumerate(out):
+        base = (first_unit + index) * geometry.rows
+        end = min(base + geometry.rows, total_rows)
+        for start in range(base, end, step):
+            chunk = source.matrix(tensor, start, min(start + step, end))
+            _place(unit, geometry, start - base, pack_tiles(convert(chunk, geometry.format)))
+
+
+def _encode_columns(out: U8, source: WeightSource, tensor: str, geometry: MatrixGeometry, first_unit: int) -> None:
+    total_columns = source_columns(source.spec, tensor)
+    step = _chunk_rows(total_columns)
+    for start in range(0, geometry.rows, step):
+        chunk = source.matrix(tensor, start, min(start + step, geometry.rows))
+        converted = convert(chunk, geometry.format)
+        for index, unit in enumerate(out):
+            left = (first_unit + index) * geometry.columns
+            right = min(left + geometry.columns, converted.shape[1])
+            _place(unit, geometry, start, pack_tiles(converted.columns(left, right)))
+
+
+def _place(unit: U8, geometry: MatrixGeometry, row: int, tiles: U8) -> None:
+    at = geometry.offset_bytes + row // TILE_ROWS * geometry.band_bytes
+    unit[at : at + tiles.size] = tiles
+
+
+def _chunk_rows(columns: int) -> int:
+    return max(CHUNK_WEIGHTS // columns // TILE_ROWS, 1) * TILE_ROWS
+
+
+def _unit_columns(spec: ModelSpec, half: Half) -> int:
+    return spec.heads_per_group * spec.head_dim if half is Half.ATTN else ffn_unit_columns(spec.ffn_size)
+
+
+def source_rows(spec: ModelSpec, tensor: str) -> int:
+    """Rows of a published matrix that units divide by rows."""
+    sizes = {
+        "q": spec.n_heads * spec.head_dim,
+        "k": spec.n_kv_heads * spec.head_dim,
+        "v": spec.n_kv_heads * spec.head_dim,
+        "gate": spec.ffn_size,
+        "up": spec.ffn_size,
+        "embed": spec.vocab_size,
+        "head": spec.vocab_size,
+    }
+    return sizes[tensor.rpartition(".")[2]]
+
+
+def source_columns(spec: ModelSpec, tensor: str) -> int:
+    """Columns of a published matrix that units divide by columns."""
+    return spec.n_heads * spec.head_dim if tensor.endswith(".o") else spec.ffn_size

@@ -1,0 +1,143 @@
+"""Reading a pack: where each byte lies, and the small things that every rank holds."""
+
+import os
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from tpid.errors import PackError, TpidError
+from tpid.model.tensorfile import TensorEntry, read_header
+from tpid.model.weights import F32
+from tpid.pack.geometry import ALIGN_BYTES, Block, Half, UnitGeometry, UnitRange
+from tpid.pack.layout import FileLayout, embed_layout, head_layout, layer_layout
+from tpid.pack.manifest import (
+    EMBED_NAME,
+    HEAD_NAME,
+    TEMPLATE_NAME,
+    TOKENIZER_NAME,
+    layer_path,
+    load_manifest,
+)
+from tpid.pack.tiles import U8
+
+
+@dataclass(frozen=True, slots=True)
+class ByteRange:
+    path: Path
+    offset: int
+    size_bytes: int
+
+
+class Pack:
+    """An imported model. Opening reads model.json; files are looked at when they are first needed."""
+
+    def __init__(self, directory: Path) -> None:
+        """Raises PackError."""
+        self.directory = directory
+        self.name = directory.name
+        self.manifest, self.id = load_manifest(directory)
+        self.spec = self.manifest.spec
+        self._headers: dict[str, dict[str, TensorEntry]] = {}
+
+    @cached_property
+    def size_bytes(self) -> int:
+        return sum(path.stat().st_size for path in self.directory.rglob("*") if path.is_file())
+
+    def geometry(self, block: Block) -> UnitGeometry:
+        return self.manifest.geometry(block)
+
+    def block_range(self, block: Block, units: UnitRange) -> ByteRange:
+        """Where the bytes of `units` lie; offset and size are multiples of 4096."""
+        entry = self._entry(layer_path(block.layer), self.layer_layout(block.layer), f"{block.half}.units")
+        stride = self.geometry(block).stride_bytes
+        path = self.directory / layer_path(block.layer)
+        return ByteRange(path, entry.start + units.start * stride, len(units) * stride)
+
+    def vectors(self, layer: int) -> dict[str, F32]:
+        """Norms and biases of a layer, fp32."""
+        layout = self.layer_layout(layer)
+        return {name: self._vector(layer_path(layer), layout, name) for name in layout.vectors}
+
+    def final_norm(self) -> F32:
+        return self._vector(EMBED_NAME, self.embed_layout(), "final_norm")
+
+    def embed_range(self) -> ByteRange:
+        entry = self._entry(EMBED_NAME, self.embed_layout(), "embed.units")
+        return ByteRange(self.directory / EMBED_NAME, entry.start, self.manifest.embed_geometry.size_bytes)
+
+    def head_range(self) -> ByteRange:
+        """The embedding's own range where the head is tied."""
+        if self.manifest.head is None:
+            return self.embed_range()
+        entry = self._entry(HEAD_NAME, head_layout(self.manifest.head_geometry), "head.units")
+        return ByteRange(self.directory / HEAD_NAME, entry.start, self.manifest.head_geometry.size_bytes)
+
+    def tokenizer_json(self) -> bytes:
+        return self._file(TOKENIZER_NAME)
+
+    def chat_template(self) -> str | None:
+        return self._file(TEMPLATE_NAME).decode() if self.manifest.chat_template is not None else None
+
+    def layer_layout(self, layer: int) -> FileLayout:
+        attn, ffn = (self.geometry(Block(layer, half)) for half in (Half.ATTN, Half.FFN))
+        return layer_layout(self.spec, attn, ffn)
+
+    def embed_layout(self) -> FileLayout:
+        return embed_layout(self.spec, self.manifest.embed_geometry)
+
+    def _vector(self, relative: str, layout: FileLayout, name: str) -> F32:
+        entry = self._entry(relative, layout, name)
+        data = read_range(ByteRange(self.directory / relative, entry.start, entry.stop - entry.start))
+        return data.view(np.float32)
+
+    def _entry(self, relative: str, layout: FileLayout, name: str) -> TensorEntry:
+        if relative not in self._headers:
+            self._headers[relative] = open_layout(self.directory / relative, layout)
+        return self._headers[relative][name]
+
+    def _file(self, name: str) -> bytes:
+        try:
+            return (self.directory / name).read_bytes()
+        except OSError as error:
+            raise PackError(
+                f"{self.directory / name} cannot be read: {error.strerror}.", hint="Import the model again."
+            ) from error
+
+
+def open_layout(path: Path, layout: FileLayout) -> dict[str, TensorEntry]:
+    """The tensors of one file of a pack. Raises PackError where they are not those of `layout`."""
+    try:
+        with path.open("rb") as file:
+            entries = read_header(file)
+    except OSError as error:
+        raise PackError(f"{path} cannot be read: {error.strerror}.", hint="Import the model again.") from error
+    except TpidError as error:
+        raise PackError(f"{path} is damaged: {error}", hint="Import the model again.") from error
+    for name, dtype, shape in layout.tensors():
+        entry = entries.get(name)
+        if entry is None or (entry.dtype, entry.shape) != (dtype, shape):
+            raise PackError(f"{path} holds no {dtype} tensor {name} of shape {shape}.", hint="Import it again.")
+        if dtype == "U8" and entry.start % ALIGN_BYTES:
+            raise PackError(f"{path}: {name} does not start at a multiple of {ALIGN_BYTES}.", hint="Import it again.")
+    return entries
+
+
+def read_range(source: ByteRange) -> U8:
+    """All bytes of the range, [size] uint8. Raises PackError where the file ends before it."""
+    out = np.empty(source.size_bytes, np.uint8)
+    view, done = memoryview(out), 0
+    try:
+        with source.path.open("rb", buffering=0) as file:
+            while done < source.size_bytes:
+                n = os.preadv(file.fileno(), [view[done:]], source.offset + done)
+                if n == 0:
+                    break
+                done += n
+    except OSError as error:
+        raise PackError(f"{source.path} cannot be read: {error.strerror}.") from error
+    if done < source.size_bytes:
+        missing = source.size_bytes - done
+        raise PackError(f"{source.path} ends {missing} bytes too early.", hint="Import the model again.")
+    return out

@@ -1,0 +1,277 @@
+"""Import: from a published model to a pack, in memory below one layer, atomically, and so that it can go on.
+
+Everything is written into a staging directory beside the pack. A journal there lists the files that
+are whole, so that an import that was interrupted goes on where it stopped. When all files are there,
+every byte is read back and checked, model.json is written, and one rename makes the pack visible.
+"""
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tpid.errors import DiskFullError, PackError, TpidError
+from tpid.model.source import TokenizerFiles, WeightSource
+from tpid.model.tensorfile import build_header
+from tpid.model.weights import Format
+from tpid.pack.encode import block_formats, encode_units, vocab_format
+from tpid.pack.geometry import Half, block_geometry, vocab_geometry
+from tpid.pack.layout import FileLayout, embed_layout, head_layout, layer_layout
+from tpid.pack.manifest import (
+    EMBED_NAME,
+    HEAD_NAME,
+    MANIFEST_NAME,
+    PACK_VERSION,
+    TEMPLATE_NAME,
+    TOKENIZER_NAME,
+    BlockEntry,
+    LayerEntry,
+    Manifest,
+    TokenEntry,
+    VocabEntry,
+    dump_manifest,
+    layer_path,
+)
+from tpid.pack.reader import Pack
+from tpid.pack.verify import Progress, ProgressCallback, digest, vectors_digest, verify_pack
+
+JOURNAL_NAME = "import.json"
+VOCAB_UNITS_AT_ONCE = 4
+FREE_MARGIN_BYTES = 64 << 20  # what an import leaves free
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+def import_pack(
+    source: WeightSource,
+    target: Path,
+    *,
+    requested: Format | None = None,
+    replace: bool = False,
+    progress: ProgressCallback = lambda _: None,
+) -> Pack:
+    """Write `source` as the pack `target` and give it back, verified.
+
+    Raises ModelError for the source's faults, DiskFullError, and PackError where `target` exists already or
+    is being written by another import. After an error nothing is left; after an interruption the staging
+    directory is, and the same call goes on from there.
+    """
+    if target.exists() and not replace:
+        raise PackError(f"{target.name} is there already.", hint="Give another --name, or --replace it.")
+    tokenizer = source.tokenizer()  # the cheapest reason to refuse comes first
+    staging = target.with_name(f".{target.name}.partial")
+    with _staging(staging):
+        writer = _Writer(source, staging, requested, progress)
+        manifest = writer.write_all(tokenizer)
+        _write_whole(staging / MANIFEST_NAME, dump_manifest(manifest))
+        verify_pack(Pack(staging), progress)
+        (staging / JOURNAL_NAME).unlink()
+        _publish(staging, target)
+    return Pack(target)
+
+
+@contextlib.contextmanager
+def _staging(staging: Path) -> Iterator[None]:
+    """Holds the staging directory for one import; removes it after an error, keeps it after an interruption."""
+    try:
+        staging.mkdir(parents=True, exist_ok=True)
+        lock = os.open(staging, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError as error:
+        raise _translated(error, staging) from error
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise PackError(f"Another import writes {staging.name} at this moment.") from error
+        try:
+            yield
+        except OSError as error:
+            shutil.rmtree(staging, ignore_errors=True)
+            raise _translated(error, staging) from error
+        except TpidError:
+            shutil.rmtree(staging, ignore_errors=True)
+            raise
+    finally:
+        os.close(lock)
+
+
+def _translated(error: OSError, staging: Path) -> TpidError:
+    if error.errno in _FULL:
+        return DiskFullError(
+            f"The disk of {staging.parent} became full during the import; what was written is removed.",
+            hint="Free some space, or keep models elsewhere (models_dir in the configuration).",
+        )
+    return PackError(f"The import cannot write {error.filename or staging}: {error.strerror}.")
+
+
+@dataclass(frozen=True, slots=True)
+class _FilePlan:
+    path: str
+    layout: FileLayout
+    tensors: Mapping[str, Mapping[str, str]]  # units tensor -> matrix -> name in the source
+    vector_prefix: str = ""
+
+
+class _Writer:
+    def __init__(
+        self, source: WeightSource, staging: Path, requested: Format | None, progress: ProgressCallback
+    ) -> None:
+        self._source = source
+        self._staging = staging
+        self._requested = requested
+        self._progress = progress
+        self._done_bytes = 0
+        self._total_bytes = 0
+        self._journal = self._open_journal()
+
+    def write_all(self, tokenizer: TokenizerFiles) -> Manifest:
+        spec = self._source.spec
+        formats = [
+            {half: block_formats(self._source, layer, half, self._requested) for half in Half}
+            for layer in range(spec.n_layers)
+        ]
+        vocab = {"embed": vocab_format(self._source, "embed", self._requested)}
+        if not spec.tied_head:
+            vocab["head"] = vocab_format(self._source, "head", self._requested)
+        plans = [self._layer_plan(layer, by_half) for layer, by_half in enumerate(formats)]
+        plans += [self._vocab_plan(name, format) for name, format in vocab.items()]
+        self._total_bytes = sum(plan.layout.size_bytes for plan in plans)
+        self._check_space(plans)
+        digests = {plan.path: self._write_file(plan) for plan in plans}
+
+        template = tokenizer.chat_template.encode() if tokenizer.chat_template is not None else None
+        _write_whole(self._staging / TOKENIZER_NAME, tokenizer.tokenizer_json)
+        if template is not None:
+            _write_whole(self._staging / TEMPLATE_NAME, template)
+        return Manifest(
+            pack_version=PACK_VERSION,
+            spec=spec,
+            layers=[
+                LayerEntry(
+                    attn=BlockEntry(formats=by_half[Half.ATTN], digests=digests[layer_path(layer)]["attn.units"]),
+                    ffn=BlockEntry(formats=by_half[Half.FFN], digests=digests[layer_path(layer)]["ffn.units"]),
+                    vectors=digests[layer_path(layer)]["vectors"][0],
+                )
+                for layer, by_half in enumerate(formats)
+            ],
+            embed=VocabEntry(format=vocab["embed"], digests=digests[EMBED_NAME]["embed.units"]),
+            head=None if spec.tied_head else VocabEntry(format=vocab["head"], digests=digests[HEAD_NAME]["head.units"]),
+            final_norm=digests[EMBED_NAME]["vectors"][0],
+            tokens=TokenEntry(
+                bos_token=tokenizer.bos_token, eos_token=tokenizer.eos_token, eos_ids=list(tokenizer.eos_ids)
+            ),
+            tokenizer=digest(tokenizer.tokenizer_json),
+            chat_template=digest(template) if template is not None else None,
+        )
+
+    def _layer_plan(self, layer: int, formats: Mapping[Half, Mapping[str, Format]]) -> _FilePlan:
+        spec = self._source.spec
+        geometry = {half: block_geometry(spec, half, formats[half]) for half in Half}
+        return _FilePlan(
+            layer_path(layer),
+            layer_layout(spec, geometry[Half.ATTN], geometry[Half.FFN]),
+            {f"{half}.units": {name: f"layers.{layer}.{name}" for name in formats[half]} for half in Half},
+            vector_prefix=f"layers.{layer}.",
+        )
+
+    def _vocab_plan(self, name: str, format: Format) -> _FilePlan:
+        geometry = vocab_geometry(self._source.spec, format)
+        layout = embed_layout(self._source.spec, geometry) if name == "embed" else head_layout(geometry)
+        return _FilePlan(f"{name}.safetensors", layout, {f"{name}.units": {"rows": name}})
+
+    def _write_file(self, plan: _FilePlan) -> dict[str, list[str]]:
+        """Writes one file and notes it in the journal; gives the digests of its units and of its vectors."""
+        known = self._journal["files"].get(plan.path)
+        if known is not None and self._is_whole(plan):
+            self._advance(plan.layout.size_bytes)
+            digests: dict[str, list[str]] = known
+            return digests
+        path = self._staging / plan.path
+        path.parent.mkdir(exist_ok=True)
+        digests = {}
+        with path.open("wb") as file:
+            file.write(build_header(plan.layout.tensors()))
+            for name, geometry in plan.layout.units.items():
+                digests[name] = []
+                step = geometry.n_units if name in ("attn.units", "ffn.units") else VOCAB_UNITS_AT_ONCE
+                for start in range(0, geometry.n_units, step):
+                    stop = min(start + step, geometry.n_units)
+                    units = encode_units(self._source, geometry, plan.tensors[name], start, stop)
+                    digests[name] += [digest(unit) for unit in units]
+                    file.write(units.data)
+                    self._advance(units.nbytes)
+            vectors = {name: self._source.vector(plan.vector_prefix + name) for name in plan.layout.vectors}
+            for vector in vectors.values():
+                file.write(vector.data)
+            digests["vectors"] = [vectors_digest({name: vector.view("u1") for name, vector in vectors.items()})]
+            file.flush()
+            os.fsync(file.fileno())
+        self._journal["files"][plan.path] = digests
+        _write_whole(self._staging / JOURNAL_NAME, json.dumps(self._journal).encode())
+        return digests
+
+    def _open_journal(self) -> dict[str, Any]:
+        """The journal of an import of the very same thing, else a new one in an empty directory."""
+        identity = {
+            "pack_version": PACK_VERSION,
+            "source": self._source.fingerprint,
+            "format": self._requested,
+        }
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            journal: dict[str, Any] = json.loads((self._staging / JOURNAL_NAME).read_bytes())
+            if journal["identity"] == identity and isinstance(journal["files"], dict):
+                return journal
+        for child in self._staging.iterdir():
+            shutil.rmtree(child) if child.is_dir() else child.unlink()
+        return {"identity": identity, "files": {}}
+
+    def _is_whole(self, plan: _FilePlan) -> bool:
+        path = self._staging / plan.path
+        expected = len(build_header(plan.layout.tensors())) + plan.layout.size_bytes
+        return path.exists() and path.stat().st_size == expected
+
+    def _check_space(self, plans: list[_FilePlan]) -> None:
+        needed = sum(plan.layout.size_bytes for plan in plans if not self._is_whole(plan)) + FREE_MARGIN_BYTES
+        free = shutil.disk_usage(self._staging).free
+        if free < needed:
+            raise DiskFullError(
+                f"The import needs {needed / 1e9:.2f} GB on the disk of {self._staging.parent}, "
+                f"where {free / 1e9:.2f} GB are free.",
+                hint="Free some space, or keep models elsewhere (models_dir in the configuration).",
+            )
+
+    def _advance(self, n_bytes: int) -> None:
+        self._done_bytes += n_bytes
+        self._progress(Progress("convert", self._done_bytes, self._total_bytes))
+
+
+def _write_whole(path: Path, data: bytes) -> None:
+    """Either the old content or the new one, whatever happens."""
+    aside = path.with_name(path.name + ".new")
+    with aside.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    aside.replace(path)
+
+
+def _publish(staging: Path, target: Path) -> None:
+    if target.exists():
+        old = target.with_name(f".{target.name}.old")
+        shutil.rmtree(old, ignore_errors=True)
+        target.rename(old)
+        staging.rename(target)
+        shutil.rmtree(old, ignore_errors=True)
+    else:
+        staging.rename(target)
+    directory = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
