@@ -23,7 +23,8 @@
     │   ├── DeviceLostError         a device of the plan is gone
     │   ├── NotCoordinatorError     this device may not, or cannot now, coordinate
     │   ├── MemoryPlanError         the devices together cannot hold the model
-    │   └── LoadError               a device could not load its share
+    │   ├── LoadError               a device could not load its share
+    │   └── PassDroppedError        the coordinator has given up a pass: a request was cancelled
     └── DaemonUnreachableError      tpictl finds no daemon
 
 Each leaf is one thing that an owner can act on. `code` is stable: scripts may
@@ -138,6 +139,10 @@ class MemoryPlanError(ClusterError):
 
 class LoadError(ClusterError):
     code = "load"
+
+
+class PassDroppedError(ClusterError):
+    code = "pass_dropped"
 
 
 class DaemonUnreachableError(TpidError):

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from tpid.model.inventory import layer_matrix_shapes
 from tpid.model.source import WeightSource
 from tpid.model.spec import ModelSpec
 from tpid.model.weights import Format, convert
@@ -54,7 +55,7 @@ def encode_units(source: WeightSource, geometry: UnitGeometry, tensors: Mapping[
 
 
 def _encode_rows(out: U8, source: WeightSource, tensor: str, geometry: MatrixGeometry, first_unit: int) -> None:
-    total_rows = source_rows(source.spec, tensor)
+    total_rows, _ = _source_shape(source.spec, tensor)
     step = _chunk_rows(geometry.columns)
     for index, unit in enumerate(out):
         base = (first_unit + index) * geometry.rows
@@ -65,7 +66,7 @@ def _encode_rows(out: U8, source: WeightSource, tensor: str, geometry: MatrixGeo
 
 
 def _encode_columns(out: U8, source: WeightSource, tensor: str, geometry: MatrixGeometry, first_unit: int) -> None:
-    total_columns = source_columns(source.spec, tensor)
+    _, total_columns = _source_shape(source.spec, tensor)
     step = _chunk_rows(total_columns)
     for start in range(0, geometry.rows, step):
         chunk = source.matrix(tensor, start, min(start + step, geometry.rows))
@@ -89,20 +90,8 @@ def _unit_columns(spec: ModelSpec, half: Half) -> int:
     return spec.heads_per_group * spec.head_dim if half is Half.ATTN else ffn_unit_columns(spec.ffn_size)
 
 
-def source_rows(spec: ModelSpec, tensor: str) -> int:
-    """Rows of a published matrix that units divide by rows."""
-    sizes = {
-        "q": spec.n_heads * spec.head_dim,
-        "k": spec.n_kv_heads * spec.head_dim,
-        "v": spec.n_kv_heads * spec.head_dim,
-        "gate": spec.ffn_size,
-        "up": spec.ffn_size,
-        "embed": spec.vocab_size,
-        "head": spec.vocab_size,
-    }
-    return sizes[tensor.rpartition(".")[2]]
-
-
-def source_columns(spec: ModelSpec, tensor: str) -> int:
-    """Columns of a published matrix that units divide by columns."""
-    return spec.n_heads * spec.head_dim if tensor.endswith(".o") else spec.ffn_size
+def _source_shape(spec: ModelSpec, tensor: str) -> tuple[int, int]:
+    name = tensor.rpartition(".")[2]
+    if name in ("embed", "head"):
+        return spec.vocab_size, spec.hidden_size
+    return layer_matrix_shapes(spec)[name]

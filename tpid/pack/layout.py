@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from tpid.model.inventory import layer_vector_shapes
 from tpid.model.spec import ModelSpec
 from tpid.pack.geometry import UnitGeometry
-from tpid.pack.manifest import vector_shapes
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +27,8 @@ class FileLayout:
 
 
 def layer_layout(spec: ModelSpec, attn: UnitGeometry, ffn: UnitGeometry) -> FileLayout:
-    return FileLayout({"attn.units": attn, "ffn.units": ffn}, vector_shapes(spec))
+    vectors = {name: size for name, (size,) in sorted(layer_vector_shapes(spec).items())}
+    return FileLayout({"attn.units": attn, "ffn.units": ffn}, vectors)
 
 
 def embed_layout(spec: ModelSpec, geometry: UnitGeometry) -> FileLayout:

@@ -85,21 +85,6 @@ def layer_path(layer: int) -> str:
     return f"layers/{layer:03d}.safetensors"
 
 
-def vector_shapes(spec: ModelSpec) -> dict[str, int]:
-    """Norms and biases of a layer: small, fp32, on every rank whole. Sorted by name, as they lie in the file."""
-    q_size, kv_size = spec.n_heads * spec.head_dim, spec.n_kv_heads * spec.head_dim
-    shapes = {"attn_norm": spec.hidden_size, "ffn_norm": spec.hidden_size}
-    if spec.qkv_bias:
-        shapes |= {"q_bias": q_size, "k_bias": kv_size, "v_bias": kv_size}
-    if spec.o_bias:
-        shapes |= {"o_bias": spec.hidden_size}
-    if spec.ffn_bias:
-        shapes |= {"gate_bias": spec.ffn_size, "up_bias": spec.ffn_size, "down_bias": spec.hidden_size}
-    if spec.qk_norm:
-        shapes |= {"q_norm": spec.head_dim, "k_norm": spec.head_dim}
-    return dict(sorted(shapes.items()))
-
-
 def dump_manifest(manifest: Manifest) -> bytes:
     return manifest.model_dump_json(indent=1).encode()
 

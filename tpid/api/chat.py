@@ -1,0 +1,119 @@
+"""POST /v1/chat/completions, as OpenAI's API has it: whole, or streamed as server-sent events."""
+
+import json
+import secrets
+import time
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Any
+
+from aiohttp import web
+
+from tpid.api.bodies import ChatBody
+from tpid.api.faults import describe, parse
+from tpid.engine.engine import Engine
+from tpid.engine.generation import Finished, GenerationRequest, GenerationStats, Text
+from tpid.errors import TpidError
+from tpid.model.sampling import SamplingParams
+
+
+class ChatEndpoint:
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    async def post(self, request: web.Request) -> web.StreamResponse:
+        """The client ends an answer by closing the connection: aiohttp then cancels this handler."""
+        body = await parse(request, ChatBody)
+        events = self._engine.chat(body.model, _generation_request(body))
+        async with aclosing(events):
+            if body.stream:
+                return await _stream(request, body, events)
+            return await _whole(body, events)
+
+
+def _generation_request(body: ChatBody) -> GenerationRequest:
+    """Raises RequestError where a sampling parameter is out of range."""
+    sampling = SamplingParams(
+        temperature=body.temperature,
+        top_k=body.top_k,
+        top_p=body.top_p,
+        min_p=body.min_p,
+        repetition_penalty=body.repetition_penalty,
+        seed=body.seed,
+    )
+    return GenerationRequest(
+        messages=[message.model_dump() for message in body.messages],
+        sampling=sampling,
+        max_tokens=body.max_completion_tokens or body.max_tokens,
+        stop=body.stop_strings,
+    )
+
+
+async def _whole(body: ChatBody, events: AsyncGenerator[Text | Finished, None]) -> web.Response:
+    parts: list[str] = []
+    end: Finished | None = None
+    async for event in events:
+        if isinstance(event, Text):
+            parts.append(event.text)
+        else:
+            end = event
+    if end is None:
+        raise RuntimeError("the engine ended without an end")
+    message = {"role": "assistant", "content": "".join(parts)}
+    choice = {"index": 0, "message": message, "finish_reason": end.reason}
+    answer = {**_head(body, "chat.completion"), "choices": [choice], **_usage(end.stats)}
+    return web.json_response(answer)
+
+
+async def _stream(
+    request: web.Request, body: ChatBody, events: AsyncGenerator[Text | Finished, None]
+) -> web.StreamResponse:
+    """Errors before the first text are an HTTP status; later ones are an event, the last one."""
+    first = await anext(events)
+    response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-cache"})
+    await response.prepare(request)
+    head = _head(body, "chat.completion.chunk")
+    await _send(response, {**head, "choices": [_delta({"role": "assistant", "content": ""})]})
+    try:
+        await _send_event(response, head, first)
+        async for event in events:
+            await _send_event(response, head, event)
+        await response.write(b"data: [DONE]\n\n")
+    except TpidError as error:
+        await _send(response, {"error": describe(error)})
+    return response
+
+
+async def _send_event(response: web.StreamResponse, head: dict[str, Any], event: Text | Finished) -> None:
+    if isinstance(event, Text):
+        await _send(response, {**head, "choices": [_delta({"content": event.text})]})
+    else:
+        await _send(response, {**head, "choices": [_delta({}, event.reason)], **_usage(event.stats)})
+
+
+async def _send(response: web.StreamResponse, data: dict[str, Any]) -> None:
+    await response.write(b"data: " + json.dumps(data).encode() + b"\n\n")
+
+
+def _head(body: ChatBody, kind: str) -> dict[str, Any]:
+    return {
+        "id": f"chatcmpl-{secrets.token_hex(12)}",
+        "object": kind,
+        "created": int(time.time()),
+        "model": body.model,
+    }
+
+
+def _delta(delta: dict[str, str], finish_reason: str | None = None) -> dict[str, Any]:
+    return {"index": 0, "delta": delta, "finish_reason": finish_reason}
+
+
+def _usage(stats: GenerationStats) -> dict[str, Any]:
+    usage = {
+        "prompt_tokens": stats.prompt_tokens,
+        "completion_tokens": stats.completion_tokens,
+        "total_tokens": stats.prompt_tokens + stats.completion_tokens,
+        "prompt_tokens_details": {"cached_tokens": stats.cached_tokens},
+    }
+    timings = {"ttft_s": stats.ttft_s, "tpot_s": stats.tpot_s, "tokens_s": stats.tokens_s}
+    return {"usage": usage, "timings": timings}

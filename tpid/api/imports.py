@@ -1,0 +1,71 @@
+"""Imports as the daemon runs them: one at a time, each in a process of its own."""
+
+import asyncio
+import contextlib
+import json
+import logging
+import sys
+from collections.abc import AsyncGenerator, Sequence
+from pathlib import Path
+from typing import Any
+
+from tpid.errors import BusyError
+
+log = logging.getLogger(__name__)
+
+END_TIMEOUT_S = 5.0  # an import that is told to end finishes its present chunk first
+MAX_LINE_BYTES = 1 << 16
+
+
+class Imports:
+    def __init__(self, models_dir: Path) -> None:
+        self._models_dir = models_dir
+        self._running: str | None = None
+
+    async def run(self, name: str, arguments: Sequence[str]) -> AsyncGenerator[dict[str, Any], None]:
+        """Progress of one import; the last item has the key `pack` or `error`.
+
+        Closing the iterator ends the import, which can go on later from where it was. Raises BusyError.
+        """
+        if self._running is not None:
+            raise BusyError(f"{self._running} is being imported.", hint="Try again when it is done.")
+        self._running = name
+        try:
+            command = ["-m", "tpid.pack.import_command", "--target", str(self._models_dir / name), *arguments]
+            process = await asyncio.create_subprocess_exec(
+                sys.executable, *command, stdout=asyncio.subprocess.PIPE, limit=MAX_LINE_BYTES
+            )
+            log.info("import_started name=%s pid=%d", name, process.pid)
+            try:
+                async for item in _lines(process):
+                    yield item
+            finally:
+                await _end(process)
+                log.info("import_ended name=%s exit=%s", name, process.returncode)
+        finally:
+            self._running = None
+
+
+async def _lines(process: asyncio.subprocess.Process) -> AsyncGenerator[dict[str, Any], None]:
+    if process.stdout is None:
+        raise RuntimeError("the import has no output")
+    last: dict[str, Any] = {}
+    async for line in process.stdout:
+        last = json.loads(line)
+        yield last
+    code = await process.wait()
+    if "pack" not in last and "error" not in last:
+        message = f"The import ended unexpectedly (exit code {code})."
+        yield {"error": {"code": "import", "message": message, "hint": "See the daemon's log, then try again."}}
+
+
+async def _end(process: asyncio.subprocess.Process) -> None:
+    if process.returncode is not None:
+        return
+    with contextlib.suppress(ProcessLookupError):
+        process.terminate()
+    try:
+        await asyncio.wait_for(process.wait(), END_TIMEOUT_S)
+    except TimeoutError:
+        process.kill()
+        await process.wait()

@@ -1,0 +1,123 @@
+"""Models on this device: listing, importing, pulling, loading."""
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from aiohttp import web
+
+from tpid.api.bodies import ImportBody, LoadBody, PullBody
+from tpid.api.faults import describe, parse
+from tpid.api.imports import Imports
+from tpid.engine.engine import Engine
+from tpid.errors import TpidError
+from tpid.model.catalogue import CATALOGUE
+from tpid.pack.fetch import catalogue_entry
+from tpid.pack.reader import Pack
+from tpid.pack.store import Damaged, PackStore, check_name, name_from_path
+
+
+class ModelEndpoints:
+    def __init__(
+        self, engine: Engine, store: PackStore, imports: Imports, packs_changed: Callable[[], Awaitable[None]]
+    ) -> None:
+        """`packs_changed` is awaited after an import, so that the other devices learn of it."""
+        self._engine = engine
+        self._store = store
+        self._imports = imports
+        self._packs_changed = packs_changed
+
+    async def list_packs(self, request: web.Request) -> web.Response:
+        found = await asyncio.to_thread(self._store.scan)
+        available = {name: asdict(entry) for name, entry in CATALOGUE.items()}
+        return web.json_response({"models": [_describe(item) for item in found], "catalogue": available})
+
+    async def list_openai(self, request: web.Request) -> web.Response:
+        packs = [item for item in await asyncio.to_thread(self._store.scan) if isinstance(item, Pack)]
+        data = [{"id": pack.name, "object": "model", "created": 0, "owned_by": "tpid"} for pack in packs]
+        return web.json_response({"object": "list", "data": data})
+
+    async def import_(self, request: web.Request) -> web.StreamResponse:
+        body = await parse(request, ImportBody)
+        name = check_name(body.name) if body.name is not None else name_from_path(Path(body.path))
+        return await self._run(request, name, ["--path", body.path, *_options(body)])
+
+    async def pull(self, request: web.Request) -> web.StreamResponse:
+        body = await parse(request, PullBody)
+        catalogue_entry(body.name)
+        return await self._run(request, check_name(body.name), ["--pull", body.name, *_options(body)])
+
+    async def load(self, request: web.Request) -> web.StreamResponse:
+        """Lines of JSON: progress, then {"plan": …} or {"error": …}."""
+        body = await parse(request, LoadBody)
+        lines: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+
+        def progress(done_bytes: int, total_bytes: int) -> None:
+            lines.put_nowait({"stage": "load", "done_bytes": done_bytes, "total_bytes": total_bytes})
+
+        async def load() -> None:
+            try:
+                lines.put_nowait({"plan": asdict(await self._engine.load(body.model, progress))})
+            except TpidError as error:
+                lines.put_nowait({"error": describe(error)})
+
+        async def until_done() -> AsyncGenerator[dict[str, Any], None]:
+            async with asyncio.TaskGroup() as group:
+                task = group.create_task(load(), name="load")
+                try:
+                    while True:
+                        line = await lines.get()
+                        yield line
+                        if "plan" in line or "error" in line:
+                            return
+                finally:
+                    task.cancel()
+
+        return await _stream_lines(request, until_done())
+
+    async def _run(self, request: web.Request, name: str, arguments: list[str]) -> web.StreamResponse:
+        return await _stream_lines(request, self._import_lines(name, arguments))
+
+    async def _import_lines(self, name: str, arguments: list[str]) -> AsyncGenerator[dict[str, Any], None]:
+        async with aclosing(self._imports.run(name, arguments)) as lines:
+            async for line in lines:
+                if "pack" in line:
+                    await self._packs_changed()
+                yield line
+
+
+async def _stream_lines(request: web.Request, lines: AsyncGenerator[dict[str, Any], None]) -> web.StreamResponse:
+    """Lines of JSON. An error before the first is raised, and so becomes an HTTP status."""
+    response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson"})
+    async with aclosing(lines):
+        async for line in lines:
+            if not response.prepared:
+                await response.prepare(request)
+            await response.write(json.dumps(line).encode() + b"\n")
+    return response
+
+
+def _options(body: ImportBody | PullBody) -> list[str]:
+    options = ["--format", body.format] if body.format is not None else []
+    return [*options, "--replace"] if body.replace else options
+
+
+def _describe(item: Pack | Damaged) -> dict[str, Any]:
+    if isinstance(item, Damaged):
+        return {"name": item.name, "damaged": item.reason}
+    spec = item.spec
+    formats = sorted({format for layer in item.manifest.layers for format in layer.attn.formats.values()})
+    return {
+        "name": item.name,
+        "id": item.id,
+        "architecture": spec.architecture,
+        "layers": spec.n_layers,
+        "hidden_size": spec.hidden_size,
+        "context_tokens": spec.context_tokens,
+        "formats": formats,
+        "size_bytes": item.size_bytes,
+    }

@@ -1,0 +1,83 @@
+"""The server on the Unix socket."""
+
+import logging
+import os
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from aiohttp import web
+
+from tpid.api.chat import ChatEndpoint
+from tpid.api.faults import faults
+from tpid.api.models import ModelEndpoints
+from tpid.api.status import StatusEndpoint
+from tpid.errors import ListenError
+
+log = logging.getLogger(__name__)
+
+MAX_BODY_BYTES = 32 << 20  # a chat that fills a context of a million tokens has about 5 MB
+SHUTDOWN_TIMEOUT_S = 2.0  # what an answer under way is given to end, when the daemon stops
+_MAX_PATH_BYTES = 107  # of sockaddr_un on Linux, without the closing zero
+
+
+def make_app(chat: ChatEndpoint, models: ModelEndpoints, status: StatusEndpoint) -> web.Application:
+    app = web.Application(client_max_size=MAX_BODY_BYTES, middlewares=[faults])
+    app.add_routes(
+        [
+            web.post("/v1/chat/completions", chat.post),
+            web.get("/v1/models", models.list_openai),
+            web.get("/tpid/status", status.get),
+            web.get("/tpid/models", models.list_packs),
+            web.post("/tpid/import", models.import_),
+            web.post("/tpid/pull", models.pull),
+            web.post("/tpid/load", models.load),
+        ]
+    )
+    return app
+
+
+@asynccontextmanager
+async def serving(app: web.Application, path: Path) -> AsyncIterator[None]:
+    """Serve `app` on the Unix socket `path`, for its owner only. Raises ListenError."""
+    _make_way(path)
+    # Cancelling the handler of a client that went away is what ends an answer on Ctrl-C.
+    runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=SHUTDOWN_TIMEOUT_S)
+    await runner.setup()
+    try:
+        before = os.umask(0o177)
+        try:
+            await web.UnixSite(runner, str(path)).start()
+        except OSError as error:
+            raise ListenError(f"The control socket {path} cannot be made: {error.strerror}.") from error
+        finally:
+            os.umask(before)
+        log.info("api_ready socket=%s", path)
+        yield
+    finally:
+        await runner.cleanup()
+
+
+def _make_way(path: Path) -> None:
+    """Remove the socket of a daemon that is gone. Raises ListenError where one is alive."""
+    if len(os.fsencode(path)) > _MAX_PATH_BYTES:
+        raise ListenError(
+            f"The path of the control socket is longer than {_MAX_PATH_BYTES} bytes: {path}.",
+            hint="Set a shorter `socket` in the configuration.",
+        )
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise ListenError(f"The directory {path.parent} cannot be made: {error.strerror}.") from error
+    if not path.is_socket():
+        return
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(str(path))
+        except OSError:
+            path.unlink(missing_ok=True)
+            return
+    raise ListenError(
+        f"Another tpid already answers on {path}.", hint="Stop it first, or set another `socket` in the configuration."
+    )

@@ -1,0 +1,33 @@
+"""GET /tpid/status: the cluster as this device sees it."""
+
+from dataclasses import asdict
+from typing import Any
+
+import psutil
+from aiohttp import web
+
+from tpid.cluster.cluster import Cluster
+from tpid.engine.engine import Engine
+
+
+class StatusEndpoint:
+    def __init__(self, engine: Engine, cluster: Cluster) -> None:
+        self._engine = engine
+        self._cluster = cluster
+        self._process = psutil.Process()
+
+    async def get(self, request: web.Request) -> web.Response:
+        engine = self._engine.status()
+        status: dict[str, Any] = {
+            "cluster": asdict(self._cluster.status()),
+            "plan": asdict(engine.plan) if engine.plan is not None else None,
+            "holding": asdict(engine.holding) if engine.holding is not None else None,
+            "busy": engine.busy,
+            "waiting_requests": engine.waiting_requests,
+            "last": None,
+            "memory_bytes": self._process.memory_info().rss,
+        }
+        if engine.last is not None:
+            last = engine.last
+            status["last"] = asdict(last) | {"tpot_s": last.tpot_s, "tokens_s": last.tokens_s}
+        return web.json_response(status)

@@ -1,0 +1,152 @@
+"""The configuration: one TOML file, one frozen object. docs/configuration.md lists the same fields."""
+
+import difflib
+import os
+import platform
+import re
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any
+
+import psutil
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from tpid.device import Role
+from tpid.errors import ConfigError
+
+_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+# What is left to the owner: a browser and a desktop still run.
+DEFAULT_BUDGET_FRACTION = 0.5
+
+
+def parse_size(value: object) -> object:
+    """ "2G", "512 MiB" or a number of bytes -> bytes; anything else as it is, for pydantic to refuse."""
+    if not isinstance(value, str):
+        return value
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?\s*", value, re.IGNORECASE)
+    if match is None:
+        raise ValueError(f"{value!r} is not a size such as 2G or 512M")
+    return int(float(match[1]) * _UNITS[match[2].upper()])
+
+
+Size = Annotated[int, BeforeValidator(parse_size), Field(gt=0)]
+
+
+def default_state_dir() -> Path:
+    """systemd's directory, else the XDG one."""
+    if "STATE_DIRECTORY" in os.environ:
+        return Path(os.environ["STATE_DIRECTORY"].split(":")[0])
+    home = os.environ.get("XDG_STATE_HOME")
+    return (Path(home) if home else Path.home() / ".local" / "state") / "tpid"
+
+
+def default_socket(state_dir: Path) -> Path:
+    if "RUNTIME_DIRECTORY" in os.environ:
+        return Path(os.environ["RUNTIME_DIRECTORY"].split(":")[0]) / "tpid.sock"
+    runtime = os.environ.get("XDG_RUNTIME_DIR")
+    return Path(runtime) / "tpid" / "tpid.sock" if runtime else state_dir / "tpid.sock"
+
+
+class Config(BaseModel):
+    """Every field has a default that fits a device at home; an empty file is a good one."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field(
+        default_factory=platform.node, min_length=1, max_length=63, description="What people call this device."
+    )
+    role: Role = Field(
+        default=Role.USER,
+        description="`user`: somebody types here, may coordinate. `helper`: lends memory and cores, never coordinates.",
+    )
+    cluster: str = Field(
+        default="home",
+        pattern=r"^[A-Za-z0-9._-]{1,63}$",
+        description="Only devices with the same word here find each other.",
+    )
+    state_dir: Path = Field(
+        default_factory=default_state_dir, description="Identity and packs. Default: systemd's or the XDG directory."
+    )
+    models_dir: Path | None = Field(
+        default=None,
+        description="Packs, one directory each; may be shared by several daemons. Default: state_dir/models.",
+    )
+    socket: Path | None = Field(
+        default=None, description="Unix socket of the API. Default: systemd's or the XDG runtime directory."
+    )
+    port: int = Field(default=7474, ge=0, le=65535, description="TCP port for the other devices; 0 takes any free one.")
+    peers: tuple[str, ...] = Field(
+        default=(), description="Devices to dial without mDNS, as host:port; loopback only until pairing exists."
+    )
+    discovery: bool = Field(default=True, description="Find and be found by mDNS.")
+    threads: int = Field(
+        default_factory=lambda: psutil.cpu_count(logical=False) or 1,
+        ge=1,
+        le=1024,
+        description="Cores that compute. Default: the physical ones.",
+    )
+    memory_budget: Size = Field(
+        default_factory=lambda: int(psutil.virtual_memory().total * DEFAULT_BUDGET_FRACTION),
+        description="Bytes, or a size such as 2G, that tpid may take in all. Default: half of the RAM, "
+        "so that the device stays usable for its owner.",
+    )
+    context_tokens: int = Field(
+        default=4096,
+        ge=16,
+        description="Longest sequence, prompt and answer together, unless the model ends earlier; its memory is planned.",
+    )
+    prefill_tokens: int = Field(
+        default=128,
+        ge=1,
+        le=4096,
+        description="New tokens in one pass; more make prefill a little faster and a cancellation slower.",
+    )
+    wire_dtype: Annotated[str, Field(pattern="^(fp32|bf16|int8)$")] = Field(
+        default="fp32", description="`fp32`, `bf16` or `int8`: what activations travel in; fp32 loses nothing."
+    )
+    max_waiting_requests: int = Field(
+        default=8, ge=0, le=1024, description="Requests that may wait for their turn; more are refused as busy."
+    )
+    cluster_wait_s: float = Field(
+        default=10.0, gt=0, le=600, description="Seconds that a request waits for the cluster to answer."
+    )
+    log_level: Annotated[str, Field(pattern="^(debug|info|warning|error)$")] = Field(
+        default="info", description="`debug`, `info`, `warning` or `error`."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_unknown(cls, data: dict[str, Any]) -> dict[str, Any]:
+        for key in data:
+            if key not in cls.model_fields:
+                near = difflib.get_close_matches(key, cls.model_fields, n=1, cutoff=0.5)
+                raise ValueError(f"unknown key {key}" + (f" (did you mean {near[0]}?)" if near else ""))
+        return data
+
+    @property
+    def models_path(self) -> Path:
+        return self.models_dir or self.state_dir / "models"
+
+    @property
+    def socket_path(self) -> Path:
+        return self.socket or default_socket(self.state_dir)
+
+
+def load_config(path: Path | None) -> Config:
+    """The configuration in `path`; the defaults where there is none. Raises ConfigError."""
+    data: dict[str, Any] = {}
+    if path is not None:
+        try:
+            data = tomllib.loads(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise ConfigError(f"{path} cannot be read: {error.strerror}.") from error
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{path} is not TOML: {error}.") from error
+    try:
+        return Config.model_validate(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        reason = str(first["msg"]).removeprefix("Value error, ")
+        fault = f"{where}: {reason}" if where else reason
+        raise ConfigError(f"{path or 'The configuration'}: {fault}.", hint="See docs/configuration.md.") from error

@@ -1,0 +1,33 @@
+"""This device's profile: what it tells the others."""
+
+import shutil
+
+import psutil
+
+from tpid import __version__
+from tpid.compute.probe import measure_read_bytes_s
+from tpid.daemon.config import Config
+from tpid.device import DeviceId, DeviceProfile
+from tpid.pack.reader import Pack
+from tpid.pack.store import PackStore
+
+
+def make_profile(config: Config, id: DeviceId, store: PackStore) -> DeviceProfile:
+    """Measures for a moment and looks at the disk: not for the event loop."""
+    return DeviceProfile(
+        id=id,
+        name=config.name,
+        role=config.role,
+        version=__version__,
+        ram_bytes=psutil.virtual_memory().total,
+        budget_bytes=config.memory_budget,
+        disk_free_bytes=shutil.disk_usage(store.directory).free,
+        threads=config.threads,
+        read_bytes_s=measure_read_bytes_s(),
+        backend="torch",
+        packs=pack_ids(store),
+    )
+
+
+def pack_ids(store: PackStore) -> tuple[str, ...]:
+    return tuple(item.id for item in store.scan() if isinstance(item, Pack))

@@ -1,0 +1,1 @@
+"""Where the parts meet: plans are loaded, passes run, text is generated."""

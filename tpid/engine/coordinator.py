@@ -1,0 +1,170 @@
+"""Making a plan real: the lease, the plan over the devices that gave theirs, every rank loaded."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from tpid.cluster.cluster import Cluster
+from tpid.comm.connection import Connection
+from tpid.comm.messages import Failed, Load, Loaded, Message, Unload
+from tpid.comm.tensors import TensorHeader
+from tpid.compute.torch_backend import TorchHead
+from tpid.device import DeviceId, DeviceProfile
+from tpid.engine.compute_calls import ComputeCalls
+from tpid.engine.loaded import load_share
+from tpid.engine.session import Session
+from tpid.engine.settings import EngineSettings
+from tpid.errors import ClusterError, DeviceLostError, LoadError, NotCoordinatorError, TpidError
+from tpid.memory.resident import LoadProgress, page_aligned, read_into
+from tpid.pack.reader import Pack
+from tpid.plan.footprint import workload_of
+from tpid.plan.partition import PlanRequest, make_plan
+from tpid.plan.plan import Plan, plan_to_wire
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class _Loading:
+    """A plan whose workers have been told to load."""
+
+    plan: Plan
+    ready: dict[DeviceId, asyncio.Future[int]]  # bytes held
+
+
+class Coordinator:
+    """At most one session; it is made anew when the model or the devices have changed."""
+
+    def __init__(self, cluster: Cluster, calls: ComputeCalls, settings: EngineSettings) -> None:
+        self._cluster = cluster
+        self._calls = calls
+        self._settings = settings
+        self._loading: _Loading | None = None
+        self.session: Session | None = None
+
+    async def session_for(self, pack: Pack, progress: LoadProgress) -> Session:
+        """A session over all devices that gave their lease. Raises ClusterError, PackError or LoadError."""
+        await self._cluster.settled(self._settings.cluster_wait_s)
+        lease = self._cluster.lease
+        if lease is None:
+            raise NotCoordinatorError("The lease was lost before the plan was made.", hint="Try again.")
+        workers = [peer.peer for id, peer in self._cluster.peers.items() if id in lease.devices]
+        if self.session is not None and self._still_good(self.session, pack, workers):
+            return self.session
+        self.drop("a new plan is made")
+        self.session = await self._make_session(pack, workers, progress)
+        return self.session
+
+    def drop(self, reason: str) -> None:
+        """Let the session go, here and on its workers."""
+        session, self.session = self.session, None
+        if session is None:
+            return
+        log.info("session_closed model=%s term=%d reason=%r", session.plan.model, session.plan.term, reason)
+        session.tell_workers(Unload(term=session.plan.term))
+        session.close()
+
+    def received(self, connection: Connection, message: Message) -> None:
+        """LOADED or FAILED from a worker."""
+        peer = connection.peer
+        loading = self._loading
+        match message:
+            case Loaded(term=term, held_bytes=held) if loading is not None and term == loading.plan.term:
+                future = loading.ready.get(peer.id)
+                if future is not None and not future.done():
+                    future.set_result(held)
+            case Failed(term=term, reason=reason) if loading is not None and term == loading.plan.term:
+                future = loading.ready.get(peer.id)
+                if future is not None and not future.done():
+                    future.set_exception(LoadError(f"{peer.name} cannot load its share: {reason}"))
+            case Failed(term=term, reason=reason) if self.session is not None and term == self.session.plan.term:
+                self.session.fail(ClusterError(f"{peer.name} failed: {reason}"))
+
+    def partial_buffer(self, connection: Connection, header: TensorHeader, size_bytes: int) -> memoryview | None:
+        if self.session is None:
+            return None
+        return self.session.star.payload_buffer(connection, header, size_bytes)
+
+    def partial(self, connection: Connection, header: TensorHeader, payload: memoryview | None) -> None:
+        if self.session is not None:
+            self.session.star.received(connection, header, payload)
+
+    def peer_lost(self, connection: Connection, error: TpidError) -> None:
+        device = connection.peer.id
+        if self._loading is not None:
+            future = self._loading.ready.get(device)
+            if future is not None and not future.done():
+                future.set_exception(error)
+        if self.session is not None and self.session.plan.rank_of(device) is not None:
+            self.session.fail(error)
+
+    def _still_good(self, session: Session, pack: Pack, workers: list[DeviceProfile]) -> bool:
+        known = {rank.device for rank in session.plan.ranks} | {entry.device for entry in session.plan.left_out}
+        now = {self._cluster.me.id, *(worker.id for worker in workers)}
+        return session.failure is None and session.pack.id == pack.id and known == now
+
+    async def _make_session(self, pack: Pack, workers: list[DeviceProfile], progress: LoadProgress) -> Session:
+        work = workload_of(
+            pack.manifest,
+            context_tokens=min(pack.spec.context_tokens, self._settings.context_tokens),
+            n_slots=1,
+            max_pass_tokens=self._settings.max_pass_tokens,
+        )
+        term = self._cluster.bump_term()
+        request = PlanRequest(term, pack.id, pack.name, work, self._settings.wire_dtype)
+        plan = make_plan(request, self._cluster.me, workers)
+        for entry in plan.left_out:
+            log.warning("left_out device=%s reason=%r", entry.name, entry.reason)
+        links = self._links(plan)
+        log.info("loading model=%s term=%d world_size=%d", plan.model, term, plan.world_size)
+        async with self._told_to_load(plan, links) as ready:
+            share, head = await asyncio.gather(load_share(pack, plan, 0, progress), _load_head(pack))
+            await _all_ready(ready)
+        return Session(pack, plan, share, head, workers=links, calls=self._calls)
+
+    def _links(self, plan: Plan) -> dict[int, Connection]:
+        links = {}
+        for rank, part in enumerate(plan.ranks[1:], start=1):
+            connection = self._cluster.peers.get(part.device)
+            if connection is None:
+                raise DeviceLostError(f"{part.name} left while the plan was made.", hint="Try again.")
+            links[rank] = connection
+        return links
+
+    @asynccontextmanager
+    async def _told_to_load(
+        self, plan: Plan, links: Mapping[int, Connection]
+    ) -> AsyncIterator[dict[DeviceId, asyncio.Future[int]]]:
+        """While the body runs, the workers load; where it fails they are told to let go."""
+        loop = asyncio.get_running_loop()
+        ready = {connection.peer.id: loop.create_future() for connection in links.values()}
+        self._loading = _Loading(plan, ready)
+        try:
+            for connection in links.values():
+                connection.send(Load(term=plan.term, plan=plan_to_wire(plan)))
+            yield ready
+        except BaseException:
+            for connection in links.values():
+                if not connection.closed:
+                    connection.send(Unload(term=plan.term))
+            raise
+        finally:
+            self._loading = None
+            for future in ready.values():
+                future.cancel()
+
+
+async def _all_ready(ready: Mapping[DeviceId, "asyncio.Future[int]"]) -> None:
+    """Until every worker holds its share, or one of them cannot."""
+    if ready:
+        await asyncio.gather(*ready.values())
+
+
+async def _load_head(pack: Pack) -> TorchHead:
+    geometry = pack.manifest.head_geometry
+    units = page_aligned(geometry.size_bytes)
+    await read_into(pack.head_range(), units)
+    by_unit = units.reshape(geometry.n_units, geometry.stride_bytes)
+    return await asyncio.to_thread(TorchHead, pack.spec, geometry, by_unit, pack.final_norm())

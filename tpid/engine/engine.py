@@ -1,0 +1,153 @@
+"""What the API sees of everything below: answers to chats, loaded models, and the state of it all."""
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass
+
+from tpid.cluster.cluster import Cluster
+from tpid.comm.connection import Connection
+from tpid.comm.messages import Abort, Failed, Kind, Load, Loaded, Message, Unload
+from tpid.comm.tensors import StartHeader, TensorHeader
+from tpid.engine.compute_calls import ComputeCalls
+from tpid.engine.coordinator import Coordinator
+from tpid.engine.generation import Finished, GenerationRequest, GenerationStats, Text, generate
+from tpid.engine.session import Session
+from tpid.engine.settings import EngineSettings
+from tpid.engine.text import TextModel, load_text_model
+from tpid.engine.worker import Holding, Worker
+from tpid.errors import BusyError, TpidError
+from tpid.memory.resident import LoadProgress
+from tpid.pack.reader import Pack
+from tpid.pack.store import PackStore
+from tpid.plan.plan import Plan
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class EngineStatus:
+    plan: Plan | None  # that this device coordinates
+    holding: Holding | None  # what this device holds as a worker
+    busy: bool
+    waiting_requests: int
+    last: GenerationStats | None
+
+
+def no_progress(done_bytes: int, total_bytes: int) -> None:
+    return None
+
+
+class Engine:
+    """Runs one request after the other; also the handler of the cluster's frames (`tpid.cluster.cluster.Handler`)."""
+
+    def __init__(self, cluster: Cluster, store: PackStore, settings: EngineSettings) -> None:
+        self._cluster = cluster
+        self._store = store
+        self._settings = settings
+        self._calls = ComputeCalls()
+        self._coordinator = Coordinator(cluster, self._calls, settings)
+        self._worker = Worker(cluster.me.id, store.find, self._calls)
+        self._turn = asyncio.Lock()
+        self._requests = 0  # running and waiting
+        self._text: tuple[str, TextModel] | None = None
+        self._last: GenerationStats | None = None
+
+    async def run(self) -> None:
+        """Serves as a worker until cancelled; lets everything go at the end."""
+        try:
+            await self._worker.run()
+        finally:
+            self._coordinator.drop("the daemon stops")
+            self._calls.close()
+
+    async def load(self, model: str, progress: LoadProgress = no_progress) -> Plan:
+        """Have `model` ready on the cluster. Raises TpidError."""
+        async with self._session(model, progress) as session:
+            return session.plan
+
+    async def chat(self, model: str, request: GenerationRequest) -> AsyncGenerator[Text | Finished, None]:
+        """Answer a chat. Close the iterator to cancel. Raises TpidError."""
+        async with (
+            self._session(model, no_progress) as session,
+            aclosing(generate(session, self._text_model(session.pack), request)) as events,
+        ):
+            async for event in events:
+                if isinstance(event, Finished):
+                    self._last = event.stats
+                yield event
+
+    def status(self) -> EngineStatus:
+        session = self._coordinator.session
+        return EngineStatus(
+            plan=session.plan if session is not None and session.failure is None else None,
+            holding=self._worker.holding,
+            busy=self._turn.locked(),
+            waiting_requests=max(self._requests - 1, 0),
+            last=self._last,
+        )
+
+    # --- handler of the cluster's frames
+
+    def payload_buffer(
+        self, connection: Connection, kind: Kind, header: StartHeader | TensorHeader, size_bytes: int
+    ) -> memoryview | None:
+        if isinstance(header, StartHeader):
+            return self._worker.start_buffer(connection, header, size_bytes)
+        if kind is Kind.PARTIAL:
+            return self._coordinator.partial_buffer(connection, header, size_bytes)
+        return self._worker.sum_buffer(connection, header, size_bytes)
+
+    def received(
+        self,
+        connection: Connection,
+        kind: Kind,
+        message: Message | StartHeader | TensorHeader,
+        payload: memoryview | None,
+    ) -> None:
+        match message:
+            case TensorHeader() if kind is Kind.PARTIAL:
+                self._coordinator.partial(connection, message, payload)
+            case TensorHeader():
+                self._worker.sum(connection, message, payload)
+            case StartHeader():
+                self._worker.start(connection, message, payload)
+            case Load() | Unload() | Abort():
+                self._worker.received(connection, message)
+            case Loaded() | Failed():
+                self._coordinator.received(connection, message)
+
+    def peer_joined(self, connection: Connection) -> None:
+        return None
+
+    def peer_lost(self, connection: Connection, error: TpidError) -> None:
+        self._worker.peer_lost(connection, error)
+        self._coordinator.peer_lost(connection, error)
+
+    def lease_lost(self, reason: str) -> None:
+        self._coordinator.drop(reason)
+
+    @asynccontextmanager
+    async def _session(self, model: str, progress: LoadProgress) -> AsyncIterator[Session]:
+        """This device's turn: nobody else's request runs meanwhile, and the lease stays here."""
+        pack = self._store.open(model)
+        if self._requests > self._settings.max_waiting_requests:
+            raise BusyError(f"{self._requests} requests are waiting already.", hint="Try again in a moment.")
+        self._requests += 1
+        try:
+            async with self._turn:
+                await self._cluster.acquire("prompt", self._settings.cluster_wait_s)
+                self._cluster.set_busy(True)  # from here on the lease stays until the request has ended
+                try:
+                    self._worker.drop("this device coordinates now")
+                    yield await self._coordinator.session_for(pack, progress)
+                finally:
+                    self._cluster.set_busy(False)
+        finally:
+            self._requests -= 1
+
+    def _text_model(self, pack: Pack) -> TextModel:
+        if self._text is None or self._text[0] != pack.id:
+            self._text = (pack.id, load_text_model(pack))
+        return self._text[1]

@@ -1,0 +1,49 @@
+"""A rank's part of a plan, in memory and ready to compute."""
+
+from dataclasses import dataclass
+
+from tpid.comm.allreduce import Allreduce
+from tpid.compute.backend import BlockBytes
+from tpid.compute.forward import forward
+from tpid.compute.torch_backend import TorchBackend, TorchBlock
+from tpid.engine.compute_calls import ComputeCalls
+from tpid.engine.passes import drive
+from tpid.memory.resident import LoadProgress, ResidentBlocks
+from tpid.model.batch import Segment
+from tpid.model.weights import F32
+from tpid.pack.geometry import Block
+from tpid.pack.reader import Pack
+from tpid.pack.tiles import U8
+from tpid.plan.plan import Plan
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedShare:
+    plan: Plan
+    rank: int
+    backend: TorchBackend
+    blocks: ResidentBlocks[TorchBlock]
+    hidden_size: int
+    n_layers: int
+
+    async def run(self, hidden: F32, segments: tuple[Segment, ...], allreduce: Allreduce, calls: ComputeCalls) -> F32:
+        """One pass of this rank; `hidden` [n_tokens, hidden] fp32 is changed in place."""
+        walk = forward(self.backend, self.n_layers, hidden, segments)
+        return await drive(walk, len(hidden), self.blocks, allreduce, calls)
+
+
+def _ignore(done_bytes: int, total_bytes: int) -> None:
+    return None
+
+
+async def load_share(pack: Pack, plan: Plan, rank: int, progress: LoadProgress = _ignore) -> LoadedShare:
+    """Raises LoadError or PackError."""
+    share = plan.ranks[rank].share
+    backend = TorchBackend(pack.spec, share, n_slots=plan.n_slots, context_tokens=plan.context_tokens)
+
+    def prepare(block: Block, units: U8) -> TorchBlock:
+        vectors = pack.vectors(block.layer)
+        return backend.prepare(BlockBytes(block, pack.geometry(block), share.of(block.half).start, units, vectors))
+
+    blocks = await ResidentBlocks.load(pack, share, prepare, progress)
+    return LoadedShare(plan, rank, backend, blocks, pack.spec.hidden_size, pack.spec.n_layers)

@@ -1,0 +1,126 @@
+"""A loaded plan, seen from the coordinator: tokens in, logits out, whoever computes them."""
+
+import asyncio
+import logging
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from tpid.comm.allreduce import Allreduce, Alone
+from tpid.comm.connection import Connection
+from tpid.comm.messages import Abort, Kind, Message
+from tpid.comm.star import StarHub
+from tpid.comm.tensors import StartHeader
+from tpid.comm.wire_dtype import WireDtype, decode_tensor, encode_tensor, wire_bytes
+from tpid.compute.torch_backend import TorchHead
+from tpid.engine.compute_calls import ComputeCalls
+from tpid.engine.loaded import LoadedShare
+from tpid.errors import ClusterError, DeviceLostError, TpidError
+from tpid.model.batch import Segment
+from tpid.model.weights import F32
+from tpid.pack.embedding import EmbeddingRows
+from tpid.pack.reader import Pack
+from tpid.plan.plan import Plan
+
+log = logging.getLogger(__name__)
+
+
+class Session:
+    """One sequence at a time; its KV cache is kept from one request to the next."""
+
+    def __init__(
+        self,
+        pack: Pack,
+        plan: Plan,
+        share: LoadedShare,
+        head: TorchHead,
+        *,
+        workers: Mapping[int, Connection],
+        calls: ComputeCalls,
+    ) -> None:
+        self.pack = pack
+        self.plan = plan
+        self.failure: TpidError | None = None
+        self.cached_ids: list[int] = []  # tokens whose K and V are in every rank's cache, position by position
+        self._share = share
+        self._head = head
+        self._workers = workers
+        self._calls = calls
+        self._embedding = EmbeddingRows(pack)
+        self._wire_dtype = WireDtype(plan.wire_dtype)
+        self._pass_id = 0
+        self.star: Allreduce = (
+            StarHub(
+                plan.term,
+                workers,
+                hidden_size=pack.spec.hidden_size,
+                max_tokens=plan.max_pass_tokens,
+                wire_dtype=self._wire_dtype,
+            )
+            if workers
+            else Alone(pack.spec.hidden_size)
+        )
+
+    async def extend(self, ids: Sequence[int]) -> F32:
+        """Append `ids` to the cached sequence; logits [vocab] fp32 after the last of them.
+
+        Raises DeviceLostError or ClusterError where a rank failed. After an error or a cancellation the
+        cached sequence is what it was before the pass that did not end.
+        """
+        hidden = np.empty((0, self.pack.spec.hidden_size), np.float32)
+        for start in range(0, len(ids), self.plan.max_pass_tokens):
+            chunk = list(ids[start : start + self.plan.max_pass_tokens])
+            hidden = await self._pass(chunk)
+            self.cached_ids += chunk
+        logits = await self._calls.run(1, lambda: self._head.logits(hidden[-1:]))
+        row: F32 = logits[0]
+        return row
+
+    def rewind(self, n_tokens: int) -> None:
+        """Keep the first `n_tokens` of the cached sequence: later ones are overwritten by what comes next."""
+        del self.cached_ids[n_tokens:]
+
+    def fail(self, error: TpidError) -> None:
+        """The plan cannot go on: a rank is lost or has failed. Ends the pass under way."""
+        if self.failure is None:
+            self.failure = error
+            self.star.fail(error)
+
+    def tell_workers(self, message: Message) -> None:
+        """Sends to each worker that is still there."""
+        for connection in self._workers.values():
+            try:
+                connection.send(message)
+            except DeviceLostError as error:
+                log.info("tell_failed peer=%s reason=%r", connection.peer.name, error.message)
+
+    def close(self) -> None:
+        self._embedding.close()
+
+    async def _pass(self, ids: list[int]) -> F32:
+        if self.failure is not None:
+            raise self.failure
+        segments = (Segment(0, len(self.cached_ids), len(ids)),)
+        hidden = self._embedding.gather(ids)
+        self._pass_id += 1
+        header = StartHeader(self.plan.term, self._pass_id, segments, self._wire_dtype)
+        try:
+            self.star.begin(self._pass_id, len(ids))
+            if self._workers:
+                payload = self._encode(hidden)
+                for connection in self._workers.values():
+                    connection.send_tensor(Kind.START, header, payload)
+            return await self._share.run(hidden, segments, self.star, self._calls)
+        except (TpidError, asyncio.CancelledError):
+            self.tell_workers(Abort(term=self.plan.term, pass_id=self._pass_id))
+            raise
+        except (RuntimeError, MemoryError) as error:
+            self.tell_workers(Abort(term=self.plan.term, pass_id=self._pass_id))
+            raise ClusterError(f"The pass failed on this device: {error}.") from error
+
+    def _encode(self, hidden: F32) -> memoryview:
+        """The rows for the wire; `hidden` becomes what the workers will see. A copy: the pass changes `hidden`."""
+        payload = memoryview(bytearray(wire_bytes(self._wire_dtype, *hidden.shape)))
+        encode_tensor(hidden, self._wire_dtype, payload)
+        decode_tensor(payload, self._wire_dtype, hidden)
+        return payload

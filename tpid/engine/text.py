@@ -1,0 +1,30 @@
+"""A model's way with text: tokenizer, chat template, and the tokens that end an answer."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from tpid.errors import ChatTemplateError
+from tpid.model.chat_template import ChatTemplate
+from tpid.model.tokenizer import Tokenizer
+from tpid.pack.reader import Pack
+
+
+@dataclass(frozen=True, slots=True)
+class TextModel:
+    tokenizer: Tokenizer
+    template: ChatTemplate | None
+    eos_ids: frozenset[int]
+
+    def encode_chat(self, messages: Sequence[Mapping[str, object]]) -> list[int]:
+        """The prompt of a chat, as transformers' `apply_chat_template` gives it. Raises ChatTemplateError."""
+        if self.template is None:
+            raise ChatTemplateError("This model has no chat template.", hint="Use an instruct model for a chat.")
+        return self.tokenizer.encode(self.template.render(messages), add_special=False)
+
+
+def load_text_model(pack: Pack) -> TextModel:
+    """Raises PackError, TokenizerError or ChatTemplateError."""
+    tokens = pack.manifest.tokens
+    source = pack.chat_template()
+    template = ChatTemplate(source, tokens.bos_token, tokens.eos_token) if source is not None else None
+    return TextModel(Tokenizer.from_json(pack.tokenizer_json()), template, frozenset(tokens.eos_ids))

@@ -1,0 +1,1 @@
+"""Which weights are in memory, and how they get there."""

@@ -1,0 +1,34 @@
+"""Weights that are not finite numbers: a sign of damage, found before they reach a pack."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tpid.errors import ModelFileError
+from tpid.model.weights import F32, Format, HalfMatrix, Matrix, W4Matrix
+
+_EXPONENT = {Format.F16: np.uint16(0x7C00), Format.BF16: np.uint16(0x7F80)}  # all ones: infinite or NaN
+
+
+def require_finite(matrix: Matrix, where: str, first_row: int) -> None:
+    """Raises ModelFileError naming the row; `first_row` is that of the matrix's row 0 in its tensor."""
+    if isinstance(matrix, HalfMatrix):
+        mask = _EXPONENT[matrix.format]
+        bad = (matrix.bits & mask) == mask
+    else:
+        bad = ~np.isfinite(matrix.scales)
+        if isinstance(matrix, W4Matrix):
+            bad |= ~np.isfinite(matrix.minimums)
+    _refuse_first(bad, "scale or weight", where, first_row)
+
+
+def require_finite_values(values: F32, where: str, first_row: int = 0) -> None:
+    """The same for fp32 values [rows] or [rows, columns]."""
+    _refuse_first(~np.isfinite(values), "value", where, first_row)
+
+
+def _refuse_first(bad: NDArray[np.bool_], noun: str, where: str, first_row: int) -> None:
+    if bad.any():
+        row = first_row + int(bad.reshape(len(bad), -1).any(axis=1).argmax())
+        raise ModelFileError(
+            f"{where}, row {row}: a {noun} is not a finite number.", hint="The file is damaged: download it again."
+        )

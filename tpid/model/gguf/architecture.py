@@ -1,0 +1,117 @@
+"""From GGUF metadata to the architecture's numbers.
+
+Key names follow https://github.com/ggml-org/ggml/blob/master/docs/gguf.md, defaults those of llama.cpp.
+"""
+
+from collections.abc import Mapping
+
+from tpid.errors import ModelFileError, UnsupportedModelError
+from tpid.model import limits
+from tpid.model.fields import Fields
+from tpid.model.gguf.container import GgufTensor
+from tpid.model.rope import linear_factors
+from tpid.model.spec import Architecture, ModelSpec, Rope
+
+# Mistral models are of architecture "llama" in GGUF: their tensors and their block are the same.
+ARCHITECTURES: Mapping[str, Architecture] = {
+    "llama": Architecture.LLAMA,
+    "qwen2": Architecture.QWEN2,
+    "qwen3": Architecture.QWEN3,
+}
+_REFUSED: Mapping[str, str] = {
+    "expert_count": "a mixture of experts",
+    "attention.sliding_window_pattern": "a pattern of sliding windows",
+    "attention.scale": "a scale of its own in attention",
+    "embedding_scale": "a scale on its embedding",
+    "residual_scale": "a scale on its residual stream",
+    "logit_scale": "a scale on its logits",
+}
+
+
+def read_spec(
+    where: str,
+    metadata: Mapping[str, object],
+    tensors: Mapping[str, GgufTensor],
+    rope_freqs: tuple[float, ...] | None,
+) -> ModelSpec:
+    """`rope_freqs` are the values of `rope_freqs.weight`. Raises ModelFileError and UnsupportedModelError."""
+    name = Fields(metadata, where).text("general.architecture")
+    if name not in ARCHITECTURES:
+        known = ", ".join(ARCHITECTURES)
+        raise UnsupportedModelError(f"{where} is of architecture {name[:60]!r}; tpid runs {known}.")
+    fields = Fields(metadata, where, f"{name}.")
+    _refuse_unknown_kinds(fields)
+    hidden_size = fields.size("embedding_length", limits.MAX_HIDDEN)
+    n_heads = fields.size("attention.head_count", limits.MAX_HEADS)
+    head_dim = _head_dim(fields, hidden_size, n_heads)
+    embed = tensors.get("token_embd.weight")
+    if embed is None:
+        raise ModelFileError(f"{where} lacks tensor token_embd.weight.", hint="Download the model again.")
+    if embed.shape[0] > limits.MAX_VOCAB:
+        raise ModelFileError(f"{where} has a vocabulary of {embed.shape[0]} tokens, more than {limits.MAX_VOCAB}.")
+    window = fields.count("attention.sliding_window", 0)
+    return ModelSpec(
+        architecture=ARCHITECTURES[name],
+        hidden_size=hidden_size,
+        n_layers=fields.size("block_count", limits.MAX_LAYERS),
+        n_heads=n_heads,
+        n_kv_heads=fields.size("attention.head_count_kv", limits.MAX_HEADS, n_heads),
+        head_dim=head_dim,
+        ffn_size=fields.size("feed_forward_length", limits.MAX_FFN),
+        vocab_size=embed.shape[0],
+        context_tokens=fields.size("context_length", limits.MAX_CONTEXT_TOKENS),
+        norm_eps=fields.number("attention.layer_norm_rms_epsilon", limits.MIN_NORM_EPS, limits.MAX_NORM_EPS),
+        rope=_rope(fields, head_dim, rope_freqs),
+        tied_head="output.weight" not in tensors,
+        qkv_bias="blk.0.attn_q.bias" in tensors,
+        o_bias="blk.0.attn_output.bias" in tensors,
+        ffn_bias="blk.0.ffn_gate.bias" in tensors,
+        qk_norm=ARCHITECTURES[name] is Architecture.QWEN3,
+        sliding_window_tokens=window or None,
+    )
+
+
+def _head_dim(fields: Fields, hidden_size: int, n_heads: int) -> int:
+    """Explicit, or the hidden size divided among the heads; keys, values and RoPE must agree on it."""
+    head_dim = fields.size("attention.key_length", limits.MAX_HEAD_DIM, max(hidden_size // n_heads, 1))
+    if not fields.has("attention.key_length") and head_dim * n_heads != hidden_size:
+        raise ModelFileError(f"{fields.where}: {hidden_size} dimensions cannot be divided among {n_heads} heads.")
+    value_dim = fields.size("attention.value_length", limits.MAX_HEAD_DIM, head_dim)
+    if value_dim != head_dim:
+        raise UnsupportedModelError(
+            f"{fields.where} has keys of {head_dim} and values of {value_dim} dimensions; tpid needs them equal."
+        )
+    rotary_dim = fields.size("rope.dimension_count", limits.MAX_HEAD_DIM, head_dim)
+    if rotary_dim != head_dim:
+        raise UnsupportedModelError(
+            f"{fields.where} turns {rotary_dim} of {head_dim} dimensions by RoPE; tpid needs all of them."
+        )
+    return head_dim
+
+
+def _rope(fields: Fields, head_dim: int, rope_freqs: tuple[float, ...] | None) -> Rope:
+    """`rope_freqs` and linear scaling multiply, as in llama.cpp."""
+    theta = fields.number("rope.freq_base", limits.MIN_ROPE_THETA, limits.MAX_ROPE_THETA, 10_000.0)
+    kind = fields.text("rope.scaling.type", "linear")
+    if kind not in ("none", "linear"):
+        raise UnsupportedModelError(f"{fields.where} scales RoPE by {kind[:40]!r}; tpid knows linear and llama3.")
+    # 0 and absence mean no scaling; "rope.scale_linear" is the key's older name.
+    key = "rope.scaling.factor" if fields.has("rope.scaling.factor") else "rope.scale_linear"
+    factor = fields.number(key, 0.0, limits.MAX_ROPE_FACTOR, 0.0)
+    if kind == "none" or factor in (0.0, 1.0):
+        return Rope(theta, rope_freqs)
+    if rope_freqs is None:
+        return Rope(theta, linear_factors(head_dim, factor))
+    return Rope(theta, tuple(factor * freq for freq in rope_freqs))
+
+
+def _refuse_unknown_kinds(fields: Fields) -> None:
+    for key, what in _REFUSED.items():
+        if fields.has(key) and fields.raw(key) != 0:
+            raise UnsupportedModelError(f"{fields.where} has {what} ({key}), which tpid cannot run.")
+    for key in ("feed_forward_length", "attention.head_count", "attention.head_count_kv"):
+        value = fields.raw(key)
+        if isinstance(value, list):
+            raise UnsupportedModelError(f"{fields.where} has layers that differ in {key}, which tpid cannot run.")
+    if not fields.flag("attention.causal", True):
+        raise UnsupportedModelError(f"{fields.where} sees the whole text at once: not a model that generates.")

@@ -1,0 +1,88 @@
+"""A GGUF model on disk: one file, or the parts that llama.cpp's gguf-split made of it."""
+
+import re
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from tpid.errors import ModelFileError, UnsupportedModelError
+from tpid.model.fields import Fields
+from tpid.model.gguf.container import GgufContainer, GgufTensor, read_container
+from tpid.model.weightfile import WeightFile
+
+MAX_PARTS = 999
+
+_PART_NAME = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf", re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True)
+class GgufModel:
+    """`metadata` is that of the first part; a tensor's file is `files[name]`."""
+
+    metadata: Mapping[str, object]
+    tensors: Mapping[str, GgufTensor]
+    files: Mapping[str, WeightFile]
+    parts: tuple[tuple[WeightFile, int], ...]  # each with the length of its header
+
+
+def open_gguf(path: Path, stack: ExitStack) -> GgufModel:
+    """Read the headers of `path` and of the other parts, if it is one of several; `stack` closes them all.
+
+    Raises ModelFileError and UnsupportedModelError.
+    """
+    file, container = _open(path, stack)
+    count = Fields(container.metadata, str(path)).count("split.count", 1)
+    if count <= 1:
+        files = dict.fromkeys(container.tensors, file)
+        return GgufModel(container.metadata, container.tensors, files, ((file, container.header_bytes),))
+    opened = []
+    for number, part in enumerate(part_paths(path, count)):
+        file_and_header = (file, container) if part == path else _open(part, stack)
+        _check_part(part, file_and_header[1], number, count)
+        opened.append(file_and_header)
+    return _join(opened)
+
+
+def part_paths(path: Path, count: int) -> list[Path]:
+    """All parts' paths by that of one. Raises UnsupportedModelError where the name does not follow gguf-split."""
+    match = _PART_NAME.fullmatch(path.name)
+    if match is None or int(match["count"]) != count or count > MAX_PARTS:
+        raise UnsupportedModelError(
+            f"{path} is one of {count} parts, but not named as -00001-of-{count:05d}.gguf.",
+            hint="Give all parts the names that they were published under.",
+        )
+    return [path.with_name(f"{match['stem']}-{i + 1:05d}-of-{count:05d}.gguf") for i in range(count)]
+
+
+def is_later_part(path: Path) -> bool:
+    """By its name: a part of a split model, but not the first."""
+    match = _PART_NAME.fullmatch(path.name)
+    return match is not None and int(match["number"]) > 1
+
+
+def _open(path: Path, stack: ExitStack) -> tuple[WeightFile, GgufContainer]:
+    file = WeightFile(path)
+    stack.callback(file.close)
+    return file, read_container(file)
+
+
+def _check_part(path: Path, container: GgufContainer, number: int, count: int) -> None:
+    fields = Fields(container.metadata, str(path))
+    found = fields.count("split.no", 0), fields.count("split.count", 1)
+    if found != (number, count):
+        raise ModelFileError(
+            f"{path} is part {found[0] + 1} of {found[1]} by its metadata, part {number + 1} of {count} by its name."
+        )
+
+
+def _join(opened: list[tuple[WeightFile, GgufContainer]]) -> GgufModel:
+    tensors: dict[str, GgufTensor] = {}
+    files: dict[str, WeightFile] = {}
+    for file, container in opened:
+        for name, tensor in container.tensors.items():
+            if name in tensors:
+                raise ModelFileError(f"{file.path} and {files[name].path} both hold tensor {name}.")
+            tensors[name], files[name] = tensor, file
+    parts = tuple((file, container.header_bytes) for file, container in opened)
+    return GgufModel(opened[0][1].metadata, tensors, files, parts)

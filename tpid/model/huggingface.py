@@ -1,0 +1,212 @@
+"""A directory as Hugging Face publishes models: config.json and one or more safetensors files."""
+
+from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+
+from tpid.errors import ModelFileError, UnsupportedModelError
+from tpid.model.finite import require_finite, require_finite_values
+from tpid.model.halffit import scan_half_format
+from tpid.model.huggingface_config import read_spec
+from tpid.model.inventory import Shape, check_inventory, matrix_shapes, vector_shapes
+from tpid.model.jsonfile import read_json_object
+from tpid.model.limits import check_spec
+from tpid.model.source import TokenizerFiles
+from tpid.model.spec import ModelSpec
+from tpid.model.tensorfile import TensorEntry, read_header
+from tpid.model.tokenizer_files import tokenizer_files_from_directory
+from tpid.model.weightfile import U8, WeightFile, fingerprint
+from tpid.model.weights import F32, Format, HalfMatrix, Matrix, quantize
+
+CONFIG_NAME = "config.json"
+WEIGHTS_NAME = "model.safetensors"
+INDEX_NAME = "model.safetensors.index.json"
+MAX_CONFIG_BYTES = 4 << 20
+MAX_INDEX_BYTES = 64 << 20
+MAX_SHARDS = 512  # a 405B model has 191
+
+_HALVES = {"F16": Format.F16, "BF16": Format.BF16}
+_DTYPES = ("F32", *_HALVES)
+_GLOBAL = {"embed": "model.embed_tokens.weight", "head": "lm_head.weight", "final_norm": "model.norm.weight"}
+_IN_LAYER = {
+    "q": "self_attn.q_proj.weight",
+    "k": "self_attn.k_proj.weight",
+    "v": "self_attn.v_proj.weight",
+    "o": "self_attn.o_proj.weight",
+    "gate": "mlp.gate_proj.weight",
+    "up": "mlp.up_proj.weight",
+    "down": "mlp.down_proj.weight",
+    "attn_norm": "input_layernorm.weight",
+    "ffn_norm": "post_attention_layernorm.weight",
+    "q_bias": "self_attn.q_proj.bias",
+    "k_bias": "self_attn.k_proj.bias",
+    "v_bias": "self_attn.v_proj.bias",
+    "o_bias": "self_attn.o_proj.bias",
+    "gate_bias": "mlp.gate_proj.bias",
+    "up_bias": "mlp.up_proj.bias",
+    "down_bias": "mlp.down_proj.bias",
+    "q_norm": "self_attn.q_norm.weight",
+    "k_norm": "self_attn.k_norm.weight",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _Tensor:
+    name: str
+    file: WeightFile
+    entry: TensorEntry
+
+    @property
+    def where(self) -> str:
+        return f"{self.file.path}: tensor {self.name}"
+
+
+class HuggingFaceSource:
+    """A WeightSource over such a directory. Closes itself as a context manager."""
+
+    def __init__(self, directory: Path) -> None:
+        """Reads headers only. Raises ModelFileError and UnsupportedModelError."""
+        config_path = directory / CONFIG_NAME
+        self._directory = directory
+        self.spec = read_spec(read_json_object(config_path, MAX_CONFIG_BYTES), str(config_path))
+        check_spec(self.spec, str(config_path))
+        with ExitStack() as stack:
+            headers = {name: _open(directory / name, stack) for name in _weight_names(directory)}
+            self._tensors = _collect(headers.values())
+            _check_tensors(str(directory), self.spec, self._tensors)
+            config = WeightFile(config_path)
+            stack.callback(config.close)
+            shards = [(file, _header_bytes(entries)) for file, entries in headers.values()]
+            self.fingerprint = fingerprint([(config, config.size_bytes), *shards])
+            self._formats: dict[str, Format] = {}
+            self._files = stack.pop_all()
+
+    def natural_format(self, name: str) -> Format:
+        """For F32 this reads the whole matrix once, in pieces."""
+        tensor = self._tensor(name)
+        if tensor.entry.dtype in _HALVES:
+            return _HALVES[tensor.entry.dtype]
+        if name not in self._formats:
+            self._formats[name] = scan_half_format(
+                lambda start, stop: _rows(tensor, start, stop).view("<f4"), tensor.entry.shape, tensor.where
+            )
+        return self._formats[name]
+
+    def matrix(self, name: str, start_row: int, stop_row: int) -> Matrix:
+        tensor = self._tensor(name)
+        if not 0 <= start_row <= stop_row <= tensor.entry.shape[0]:
+            raise ValueError(f"rows {start_row}…{stop_row} of {name} with {tensor.entry.shape[0]} rows")
+        raw, format = _rows(tensor, start_row, stop_row), self.natural_format(name)
+        if tensor.entry.dtype == "F32":
+            matrix = quantize(raw.view("<f4").astype(np.float32, copy=False), format)
+        else:
+            matrix = HalfMatrix(raw.view("<u2").astype(np.uint16, copy=False), format)
+        require_finite(matrix, tensor.where, start_row)
+        return matrix
+
+    def vector(self, name: str) -> F32:
+        tensor = self._tensor(name)
+        raw = tensor.file.read(tensor.entry.start, tensor.entry.stop - tensor.entry.start)
+        if tensor.entry.dtype == "F32":
+            values = raw.view("<f4").astype(np.float32, copy=False)
+        else:
+            values = HalfMatrix(raw.view("<u2")[None], _HALVES[tensor.entry.dtype]).dequantize()[0]
+        require_finite_values(values, tensor.where)
+        return values
+
+    def tokenizer(self) -> TokenizerFiles:
+        return tokenizer_files_from_directory(self._directory)
+
+    def close(self) -> None:
+        self._files.close()
+
+    def __enter__(self) -> "HuggingFaceSource":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _tensor(self, name: str) -> _Tensor:
+        """A tied head is the embedding."""
+        if name == "head" and self.spec.tied_head:
+            name = "embed"
+        return self._tensors[published_name(name)]
+
+
+def published_name(name: str) -> str:
+    """The name in the safetensors files of a tensor of tpid.model.source. Raises KeyError."""
+    if name in _GLOBAL:
+        return _GLOBAL[name]
+    _, layer, kind = name.split(".")
+    return f"model.layers.{layer}.{_IN_LAYER[kind]}"
+
+
+def _weight_names(directory: Path) -> list[str]:
+    """The files that hold tensors, in the order of their names."""
+    if (directory / WEIGHTS_NAME).exists():
+        return [WEIGHTS_NAME]
+    index = directory / INDEX_NAME
+    if not index.exists():
+        raise UnsupportedModelError(
+            f"{directory} has neither {WEIGHTS_NAME} nor {INDEX_NAME}.",
+            hint="tpid reads safetensors and GGUF: take the model in one of these formats.",
+        )
+    weight_map = read_json_object(index, MAX_INDEX_BYTES).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise ModelFileError(f"{index} has no weight_map.")
+    names = set()
+    for name in weight_map.values():
+        if not isinstance(name, str) or not name.endswith(".safetensors") or "/" in name or "\0" in name:
+            raise ModelFileError(f"{index} names {str(name)[:60]!r}, which is not a safetensors file beside it.")
+        names.add(name)
+    if len(names) > MAX_SHARDS:
+        raise ModelFileError(f"{index} names {len(names)} files, more than {MAX_SHARDS}.")
+    return sorted(names)
+
+
+def _open(path: Path, stack: ExitStack) -> tuple[WeightFile, dict[str, TensorEntry]]:
+    file = WeightFile(path)
+    stack.callback(file.close)
+    with file.stream() as stream:
+        return file, read_header(stream, str(path))
+
+
+def _header_bytes(entries: Mapping[str, TensorEntry]) -> int:
+    return min((entry.start for entry in entries.values()), default=0)
+
+
+def _collect(files: Iterable[tuple[WeightFile, dict[str, TensorEntry]]]) -> dict[str, _Tensor]:
+    tensors: dict[str, _Tensor] = {}
+    for file, entries in files:
+        for name, entry in entries.items():
+            if name in tensors:
+                raise ModelFileError(f"{file.path} and {tensors[name].file.path} both hold tensor {name}.")
+            tensors[name] = _Tensor(name, file, entry)
+    return tensors
+
+
+def _check_tensors(where: str, spec: ModelSpec, tensors: Mapping[str, _Tensor]) -> None:
+    expected: dict[str, Shape] = matrix_shapes(spec) | vector_shapes(spec)
+    expected = {published_name(name): shape for name, shape in expected.items()}
+    found = {name: tensor.entry.shape for name, tensor in tensors.items()}
+    # A tied head may be stored all the same; old Llama files hold RoPE's frequencies, which follow from the spec.
+    ignored = {_GLOBAL["head"]} if spec.tied_head else set()
+    ignored |= {name for name in found if name.endswith(".rotary_emb.inv_freq")}
+    check_inventory(where, found, expected, ignored)
+    for name in expected:
+        dtype = tensors[name].entry.dtype
+        if dtype not in _DTYPES:
+            raise UnsupportedModelError(f"{tensors[name].where} is {dtype}; tpid reads {', '.join(_DTYPES)}.")
+
+
+def _rows(tensor: _Tensor, start_row: int, stop_row: int) -> U8:
+    """[rows, row_bytes] uint8."""
+    row_bytes = (tensor.entry.stop - tensor.entry.start) // tensor.entry.shape[0]
+    n_rows = stop_row - start_row
+    return tensor.file.read(tensor.entry.start + start_row * row_bytes, n_rows * row_bytes).reshape(n_rows, row_bytes)

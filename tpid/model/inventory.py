@@ -1,0 +1,81 @@
+"""Which tensors a model of a given spec has, of which shape, and whether a published model has them."""
+
+from collections.abc import Collection, Mapping
+
+from tpid.errors import ModelFileError, UnsupportedModelError
+from tpid.model.spec import ModelSpec
+
+Shape = tuple[int, ...]
+
+_NAMED_AT_MOST = 4  # names in one message
+
+
+def matrix_shapes(spec: ModelSpec) -> dict[str, Shape]:
+    """[rows = outputs, columns = inputs] by the names of tpid.model.source; no `head` where it is tied."""
+    table: dict[str, Shape] = {"embed": (spec.vocab_size, spec.hidden_size)}
+    if not spec.tied_head:
+        table["head"] = (spec.vocab_size, spec.hidden_size)
+    return table | _in_layers(spec, layer_matrix_shapes(spec))
+
+
+def layer_matrix_shapes(spec: ModelSpec) -> dict[str, tuple[int, int]]:
+    """[rows, columns] by the names that follow `layers.{i}.`"""
+    q_size, kv_size = spec.n_heads * spec.head_dim, spec.n_kv_heads * spec.head_dim
+    return {
+        "q": (q_size, spec.hidden_size),
+        "k": (kv_size, spec.hidden_size),
+        "v": (kv_size, spec.hidden_size),
+        "o": (spec.hidden_size, q_size),
+        "gate": (spec.ffn_size, spec.hidden_size),
+        "up": (spec.ffn_size, spec.hidden_size),
+        "down": (spec.hidden_size, spec.ffn_size),
+    }
+
+
+def vector_shapes(spec: ModelSpec) -> dict[str, Shape]:
+    """[size] by the names of tpid.model.source."""
+    return {"final_norm": (spec.hidden_size,)} | _in_layers(spec, layer_vector_shapes(spec))
+
+
+def layer_vector_shapes(spec: ModelSpec) -> dict[str, tuple[int]]:
+    """[size] of norms and biases by the names that follow `layers.{i}.`"""
+    q_size, kv_size = spec.n_heads * spec.head_dim, spec.n_kv_heads * spec.head_dim
+    layer = {"attn_norm": (spec.hidden_size,), "ffn_norm": (spec.hidden_size,)}
+    if spec.qkv_bias:
+        layer |= {"q_bias": (q_size,), "k_bias": (kv_size,), "v_bias": (kv_size,)}
+    if spec.o_bias:
+        layer |= {"o_bias": (spec.hidden_size,)}
+    if spec.ffn_bias:
+        layer |= {"gate_bias": (spec.ffn_size,), "up_bias": (spec.ffn_size,), "down_bias": (spec.hidden_size,)}
+    if spec.qk_norm:
+        layer |= {"q_norm": (spec.head_dim,), "k_norm": (spec.head_dim,)}
+    return layer
+
+
+def check_inventory(
+    where: str, found: Mapping[str, Shape], expected: Mapping[str, Shape], ignored: Collection[str]
+) -> None:
+    """Compare the published tensors `found` with those `expected`, both by their published names.
+
+    A tensor that is not expected is refused: to leave it out would make the model answer wrongly.
+    Raises ModelFileError, or UnsupportedModelError for tensors too many.
+    """
+    missing = [name for name in expected if name not in found]
+    if missing:
+        raise ModelFileError(f"{where} lacks {_listed(missing)}.", hint="Download the model again.")
+    for name, shape in expected.items():
+        if found[name] != shape:
+            raise ModelFileError(f"{where}: tensor {name} has shape {found[name]}, its model needs {shape}.")
+    unexpected = [name for name in found if name not in expected and name not in ignored]
+    if unexpected:
+        raise UnsupportedModelError(f"{where} has {_listed(unexpected)}, which tpid does not know how to use.")
+
+
+def _in_layers(spec: ModelSpec, layer: Mapping[str, Shape]) -> dict[str, Shape]:
+    return {f"layers.{i}.{name}": shape for i in range(spec.n_layers) for name, shape in layer.items()}
+
+
+def _listed(names: list[str]) -> str:
+    noun = "tensor" if len(names) == 1 else f"{len(names)} tensors:"
+    more = ", …" if len(names) > _NAMED_AT_MOST else ""
+    return f"{noun} {', '.join(names[:_NAMED_AT_MOST])}{more}"

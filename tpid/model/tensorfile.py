@@ -1,0 +1,145 @@
+"""The header of a safetensors file: reading it with suspicion, writing it so that direct I/O works.
+
+Layout: 8 bytes little endian n, n bytes of JSON (may end in spaces), then the tensors' bytes without holes.
+https://huggingface.co/docs/safetensors#format
+"""
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import BinaryIO, TypeGuard
+
+from tpid.errors import ModelFileError, UnsupportedModelError
+from tpid.model.jsonfile import parse_json_object
+
+MAX_HEADER_BYTES = 100_000_000  # the format's own limit
+MAX_TENSORS = 1 << 17  # a mixture of experts has some 50 000; bounds what a header's JSON can cost in memory
+MAX_DIMS = 8
+
+DTYPE_BYTES: Mapping[str, int] = {
+    "BOOL": 1,
+    "U8": 1,
+    "I8": 1,
+    "F8_E4M3": 1,
+    "F8_E5M2": 1,
+    "F8_E8M0": 1,
+    "U16": 2,
+    "I16": 2,
+    "F16": 2,
+    "BF16": 2,
+    "U32": 4,
+    "I32": 4,
+    "F32": 4,
+    "U64": 8,
+    "I64": 8,
+    "F64": 8,
+}
+_LENGTH_BYTES = 8
+_METADATA = "__metadata__"
+
+
+@dataclass(frozen=True, slots=True)
+class TensorEntry:
+    """A tensor's bytes are start…stop of the file."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    stop: int
+
+
+def read_header(file: BinaryIO, where: str | None = None) -> dict[str, TensorEntry]:
+    """The tensors of a safetensors file, in the order of their bytes; `file` must be seekable.
+
+    `where` names it in errors, its own name by default.
+    Raises ModelFileError where the file is not sound, UnsupportedModelError for dtypes of less than a byte.
+    """
+    where = where or str(getattr(file, "name", "the file"))
+    try:
+        file_bytes = file.seek(0, 2)
+        file.seek(0)
+        length = int.from_bytes(file.read(_LENGTH_BYTES), "little")
+        data_start = _LENGTH_BYTES + length
+        if file_bytes < _LENGTH_BYTES or data_start > file_bytes:
+            raise ModelFileError(f"{where} ends within its header.", hint="Download it again.")
+        if length > MAX_HEADER_BYTES:
+            raise ModelFileError(f"{where} has a header of {length} bytes, more than {MAX_HEADER_BYTES}.")
+        text = file.read(length)
+    except OSError as error:
+        raise ModelFileError(f"{where} cannot be read: {error.strerror}.") from error
+    if len(text) < length or not text.startswith(b"{"):
+        raise ModelFileError(f"{where} is not a safetensors file.")
+    header = parse_json_object(text, f"The header of {where}")
+    entries = {name: _entry(where, name, value, data_start) for name, value in header.items() if name != _METADATA}
+    return _check_ranges(where, entries, data_start, file_bytes)
+
+
+def build_header(
+    tensors: Iterable[tuple[str, str, tuple[int, ...]]],
+    metadata: Mapping[str, str] | None = None,
+    align: int = 4096,
+) -> bytes:
+    """All bytes before the first tensor's, a multiple of `align`.
+
+    `tensors` gives (name, dtype, shape) in the order of their bytes, which follow each other without holes.
+    """
+    header: dict[str, object] = {} if metadata is None else {_METADATA: dict(metadata)}
+    stop = 0
+    for name, dtype, shape in tensors:
+        if name in header or name == _METADATA:
+            raise ValueError(f"tensor name {name!r} is taken")
+        start, stop = stop, stop + math.prod(shape) * DTYPE_BYTES[dtype]
+        header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [start, stop]}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    total = -(-(_LENGTH_BYTES + len(text)) // align) * align
+    length = total - _LENGTH_BYTES
+    return length.to_bytes(_LENGTH_BYTES, "little") + text.ljust(length)
+
+
+def _entry(where: str, name: str, value: object, data_start: int) -> TensorEntry:
+    if not isinstance(value, dict):
+        raise ModelFileError(f"{where} describes tensor {name} by something that is not an object.")
+    dtype, shape, offsets = value.get("dtype"), value.get("shape"), value.get("data_offsets")
+    if not isinstance(dtype, str) or not _are_sizes(shape, MAX_DIMS):
+        raise ModelFileError(f"{where} gives tensor {name} no sound dtype and shape.")
+    if not _are_sizes(offsets, 2) or len(offsets) != 2:
+        raise ModelFileError(f"{where} gives tensor {name} no sound data_offsets.")
+    if dtype not in DTYPE_BYTES:
+        raise UnsupportedModelError(f"{where} stores tensor {name} as {dtype[:40]}, which tpid cannot read.")
+    start, stop = offsets
+    size_bytes = math.prod(shape) * DTYPE_BYTES[dtype]
+    if stop - start != size_bytes:
+        raise ModelFileError(
+            f"{where} gives tensor {name} {stop - start} bytes, but {dtype} {tuple(shape)} takes {size_bytes}."
+        )
+    return TensorEntry(dtype, tuple(shape), data_start + start, data_start + stop)
+
+
+def _are_sizes(value: object, max_length: int) -> TypeGuard[list[int]]:
+    """A short list of whole numbers that fit 63 bits."""
+    return (
+        isinstance(value, list)
+        and len(value) <= max_length
+        and all(isinstance(n, int) and not isinstance(n, bool) and 0 <= n < 1 << 63 for n in value)
+    )
+
+
+def _check_ranges(
+    where: str, entries: dict[str, TensorEntry], data_start: int, file_bytes: int
+) -> dict[str, TensorEntry]:
+    """As the format asks: tensors overlap nowhere and leave no hole, and the file ends where the last one does."""
+    if len(entries) > MAX_TENSORS:
+        raise ModelFileError(f"{where} lists {len(entries)} tensors, more than {MAX_TENSORS}.")
+    ordered = dict(sorted(entries.items(), key=lambda item: (item[1].start, item[1].stop)))
+    end = data_start
+    for name, entry in ordered.items():
+        if entry.start != end:
+            fault = "overlaps the one before it" if entry.start < end else "leaves a hole before it"
+            raise ModelFileError(f"{where}: tensor {name} {fault}.")
+        end = entry.stop
+    if end > file_bytes:
+        raise ModelFileError(f"{where} ends {end - file_bytes} bytes too early.", hint="Download it again.")
+    if end < file_bytes:
+        raise ModelFileError(f"{where} has {file_bytes - end} bytes after its last tensor.")
+    return ordered
