@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import asdict
 from pathlib import Path
@@ -22,14 +22,10 @@ from tpid.pack.store import Damaged, PackStore, check_name, name_from_path
 
 
 class ModelEndpoints:
-    def __init__(
-        self, engine: Engine, store: PackStore, imports: Imports, packs_changed: Callable[[], Awaitable[None]]
-    ) -> None:
-        """`packs_changed` is awaited after an import, so that the other devices learn of it."""
+    def __init__(self, engine: Engine, store: PackStore, imports: Imports) -> None:
         self._engine = engine
         self._store = store
         self._imports = imports
-        self._packs_changed = packs_changed
 
     async def list_packs(self, request: web.Request) -> web.Response:
         found = await asyncio.to_thread(self._store.scan)
@@ -86,7 +82,7 @@ class ModelEndpoints:
         async with aclosing(self._imports.run(name, arguments)) as lines:
             async for line in lines:
                 if "pack" in line:
-                    await self._packs_changed()
+                    await self._engine.tell_packs()
                 yield line
 
 

@@ -93,7 +93,7 @@ class Config(BaseModel):
     context_tokens: int = Field(
         default=4096,
         ge=16,
-        description="Longest sequence, prompt and answer together, unless the model ends earlier; its memory is planned.",
+        description="Longest sequence, prompt and answer together, unless the model ends earlier; memory is planned.",
     )
     prefill_tokens: int = Field(
         default=128,

@@ -25,9 +25,5 @@ def make_profile(config: Config, id: DeviceId, store: PackStore) -> DeviceProfil
         threads=config.threads,
         read_bytes_s=measure_read_bytes_s(),
         backend="torch",
-        packs=pack_ids(store),
+        packs=tuple(item.id for item in store.scan() if isinstance(item, Pack)),
     )
-
-
-def pack_ids(store: PackStore) -> tuple[str, ...]:
-    return tuple(item.id for item in store.scan() if isinstance(item, Pack))

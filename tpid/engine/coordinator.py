@@ -46,7 +46,6 @@ class Coordinator:
 
     async def session_for(self, pack: Pack, progress: LoadProgress) -> Session:
         """A session over all devices that gave their lease. Raises ClusterError, PackError or LoadError."""
-        await self._cluster.settled(self._settings.cluster_wait_s)
         lease = self._cluster.lease
         if lease is None:
             raise NotCoordinatorError("The lease was lost before the plan was made.", hint="Try again.")

@@ -4,11 +4,11 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tpid.cluster.cluster import Cluster
 from tpid.comm.connection import Connection
-from tpid.comm.messages import Abort, Failed, Kind, Load, Loaded, Message, Unload
+from tpid.comm.messages import Abort, Device, Failed, Kind, Load, Loaded, Message, Unload
 from tpid.comm.tensors import StartHeader, TensorHeader
 from tpid.engine.compute_calls import ComputeCalls
 from tpid.engine.coordinator import Coordinator
@@ -53,11 +53,14 @@ class Engine:
         self._requests = 0  # running and waiting
         self._text: tuple[str, TextModel] | None = None
         self._last: GenerationStats | None = None
+        self._rescan = asyncio.Event()
 
     async def run(self) -> None:
         """Serves as a worker until cancelled; lets everything go at the end."""
         try:
-            await self._worker.run()
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._worker.run(), name="worker")
+                tasks.create_task(self._keep_packs_known(), name="packs")
         finally:
             self._coordinator.drop("the daemon stops")
             self._calls.close()
@@ -77,6 +80,12 @@ class Engine:
                 if isinstance(event, Finished):
                     self._last = event.stats
                 yield event
+
+    async def tell_packs(self) -> None:
+        """Look at the disk again and tell the others which packs are here."""
+        found = await asyncio.to_thread(self._store.scan)
+        packs = tuple(item.id for item in found if isinstance(item, Pack))
+        self._cluster.update_profile(replace(self._cluster.me, packs=packs))
 
     def status(self) -> EngineStatus:
         session = self._coordinator.session
@@ -117,6 +126,8 @@ class Engine:
                 self._worker.received(connection, message)
             case Loaded() | Failed():
                 self._coordinator.received(connection, message)
+            case Device():  # a pack may have come into a directory that both devices use
+                self._rescan.set()
 
     def peer_joined(self, connection: Connection) -> None:
         return None
@@ -128,6 +139,9 @@ class Engine:
     def lease_lost(self, reason: str) -> None:
         self._coordinator.drop(reason)
 
+    def lease_changed(self) -> None:
+        self._worker.coordinated_by(self._cluster.coordinator)
+
     @asynccontextmanager
     async def _session(self, model: str, progress: LoadProgress) -> AsyncIterator[Session]:
         """This device's turn: nobody else's request runs meanwhile, and the lease stays here."""
@@ -138,14 +152,18 @@ class Engine:
         try:
             async with self._turn:
                 await self._cluster.acquire("prompt", self._settings.cluster_wait_s)
-                self._cluster.set_busy(True)  # from here on the lease stays until the request has ended
-                try:
-                    self._worker.drop("this device coordinates now")
+                try:  # busy: the lease stays here until the request has ended
                     yield await self._coordinator.session_for(pack, progress)
                 finally:
                     self._cluster.set_busy(False)
         finally:
             self._requests -= 1
+
+    async def _keep_packs_known(self) -> None:
+        while True:
+            await self._rescan.wait()
+            self._rescan.clear()
+            await self.tell_packs()
 
     def _text_model(self, pack: Pack) -> TextModel:
         if self._text is None or self._text[0] != pack.id:

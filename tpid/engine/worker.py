@@ -58,6 +58,7 @@ class Worker:
 
     def __init__(self, me: DeviceId, find_pack: Callable[[PackId], Pack], calls: ComputeCalls) -> None:
         self._me = me
+        self._coordinator: DeviceId | None = None
         self._find_pack = find_pack
         self._calls = calls
         self._jobs: asyncio.Queue[_LoadJob | _PassJob | _UnloadJob] = asyncio.Queue(MAX_JOBS)
@@ -88,7 +89,11 @@ class Worker:
     def received(self, connection: Connection, message: Message) -> None:
         """LOAD, UNLOAD or ABORT. Raises RemoteProtocolError."""
         match message:
-            case Load(plan=wire):
+            case Load(term=term, plan=wire):
+                if connection.peer.id != self._coordinator:
+                    reason = "It has given its lease to another device."
+                    self._tell(connection, Failed(term=term, code="not_coordinator", reason=reason))
+                    return
                 self._newest_load = _LoadJob(connection, plan_from_wire(wire))
                 self._put(self._newest_load)
             case Unload():
@@ -129,10 +134,14 @@ class Worker:
                 self._leaf.fail(error)
             self._put(_UnloadJob(f"the coordinator is lost: {error.message}"))
 
-    def drop(self, reason: str) -> None:
-        """Let go of what is held, because this device has something else to do."""
-        self._newest_load = None
-        self._put(_UnloadJob(reason))
+    def coordinated_by(self, coordinator: DeviceId | None) -> None:
+        """Whose lease this device has given: what it holds for another is let go."""
+        if coordinator == self._coordinator:
+            return
+        self._coordinator = coordinator
+        if self._newest_load is not None or self._hub is not None:
+            self._newest_load = None
+            self._put(_UnloadJob("the coordinator has changed"))
 
     def _put(self, job: _LoadJob | _PassJob | _UnloadJob) -> None:
         try:

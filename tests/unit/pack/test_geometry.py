@@ -1,0 +1,89 @@
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tpid.model.spec import Architecture, ModelSpec, Rope
+from tpid.model.weights import Format
+from tpid.pack.geometry import (
+    ALIGN_BYTES,
+    MIN_FFN_UNITS,
+    attn_geometry,
+    ffn_geometry,
+    ffn_unit_columns,
+    vocab_geometry,
+)
+
+SMOLLM2 = ModelSpec(
+    architecture=Architecture.LLAMA,
+    hidden_size=576,
+    n_layers=30,
+    n_heads=9,
+    n_kv_heads=3,
+    head_dim=64,
+    ffn_size=1536,
+    vocab_size=49152,
+    context_tokens=8192,
+    norm_eps=1e-5,
+    rope=Rope(100000.0),
+    tied_head=True,
+)
+
+
+@given(st.integers(1, 100_000))
+def test_ffn_units_cover_the_ffn_with_less_than_a_tile_to_spare(ffn_size: int) -> None:
+    width = ffn_unit_columns(ffn_size)
+    n_units = -(-ffn_size // width)
+    assert width % 32 == 0
+    assert n_units * width - ffn_size < 32
+    assert n_units >= MIN_FFN_UNITS or width == 32
+
+
+@pytest.mark.parametrize(
+    ("ffn_size", "width"),
+    [(1536, 32), (5632, 128), (11008, 256), (14336, 256), (28672, 512), (4864, 32 * 2)],
+)
+def test_ffn_unit_widths_of_well_known_models(ffn_size: int, width: int) -> None:
+    assert ffn_unit_columns(ffn_size) == width
+
+
+def test_an_attention_unit_is_one_kv_group_with_its_query_heads() -> None:
+    geometry = attn_geometry(SMOLLM2, dict.fromkeys("qkvo", Format.W4))
+    assert geometry.n_units == 3
+    assert [(m.name, m.rows, m.columns) for m in geometry.matrices] == [
+        ("q", 192, 576),
+        ("k", 64, 576),
+        ("v", 64, 576),
+        ("o", 576, 192),
+    ]
+    assert geometry.matrix("k").offset_bytes == 192 * 576 * 5 // 8
+
+
+@given(
+    st.sampled_from(list(Format)),
+    st.integers(1, 5).map(lambda n: n * 8),
+    st.integers(1, 300),
+    st.integers(1, 4),
+    st.integers(1, 4),
+)
+def test_matrices_of_a_unit_lie_behind_each_other_and_strides_are_aligned(
+    format: Format, head_dim: int, hidden: int, groups: int, kv_heads: int
+) -> None:
+    spec = replace(
+        SMOLLM2,
+        hidden_size=hidden,
+        head_dim=head_dim,
+        n_kv_heads=kv_heads,
+        n_heads=kv_heads * groups,
+        ffn_size=hidden * 3,
+        vocab_size=hidden + 1,
+    )
+    formats = dict.fromkeys(("q", "k", "v", "o", "gate", "up", "down"), format)
+    for geometry in (attn_geometry(spec, formats), ffn_geometry(spec, formats), vocab_geometry(spec, format)):
+        offset = 0
+        for matrix in geometry.matrices:
+            assert matrix.offset_bytes == offset
+            offset += matrix.size_bytes
+        assert offset <= geometry.stride_bytes < offset + ALIGN_BYTES
+        assert geometry.stride_bytes % ALIGN_BYTES == 0

@@ -1,0 +1,107 @@
+"""`make demo`: two daemons on this machine, one model between them, and a chat. Ends what it started.
+
+Each daemon is a process with a state directory of its own; they share a directory of models, as two devices
+with a network drive would. Everything lies in `.demo` and stays there, so that a second run starts at once.
+"""
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from http.client import HTTPConnection
+from pathlib import Path
+from socket import AF_UNIX, socket
+from typing import Any
+
+MODEL = "smollm2-135m"
+DIRECTORY = Path(".demo")
+START_TIMEOUT_S = 60.0
+STOP_TIMEOUT_S = 10.0
+POLL_S = 0.1
+
+
+def main() -> int:
+    # Unix sockets have short paths, a checkout may have a long one.
+    with tempfile.TemporaryDirectory(prefix="tpid-demo-") as sockets, contextlib.ExitStack() as stack:
+        laptop = stack.enter_context(_daemon("laptop", "user", Path(sockets)))
+        _wait_until(laptop, "is up", lambda status: True)
+        if not (DIRECTORY / "models" / MODEL).exists():
+            pulled = _tpictl(laptop, "pull", MODEL)
+            if pulled != 0:
+                return pulled
+        stack.enter_context(_daemon("desktop", "helper", Path(sockets)))
+        _wait_until(laptop, "has found the other", _two_devices)
+        return _tpictl(laptop, "chat", MODEL, "--stats")
+
+
+@contextlib.contextmanager
+def _daemon(name: str, role: str, sockets: Path) -> Iterator[Path]:
+    """A daemon, from start to end; gives its control socket."""
+    directory = (DIRECTORY / name).resolve()
+    directory.mkdir(parents=True, exist_ok=True)
+    control = sockets / f"{name}.sock"
+    settings = {
+        "name": name,
+        "role": role,
+        "cluster": f"demo-{os.getpid()}",
+        "state_dir": str(directory / "state"),
+        "models_dir": str((DIRECTORY / "models").resolve()),
+        "socket": str(control),
+        "port": 0,
+        "threads": max((os.cpu_count() or 2) // 2, 1),
+    }
+    config = directory / "tpid.toml"
+    config.write_text("".join(f"{key} = {json.dumps(value)}\n" for key, value in settings.items()))
+    with (directory / "log").open("wb") as log:
+        # In a session of its own: Ctrl-C in the chat is not for the daemons.
+        process = subprocess.Popen(
+            [sys.executable, "-m", "tpid.daemon.main", "--config", str(config)], stderr=log, start_new_session=True
+        )
+    try:
+        yield control
+    finally:
+        process.terminate()
+        try:
+            process.wait(STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _wait_until(control: Path, what: str, condition: Any) -> None:
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while time.monotonic() < deadline:
+        with contextlib.suppress(OSError, ValueError):
+            if condition(_status(control)):
+                return
+        time.sleep(POLL_S)
+    sys.exit(f"After {START_TIMEOUT_S:g} s no daemon {what}; see the logs in {DIRECTORY}.")
+
+
+def _two_devices(status: dict[str, Any]) -> bool:
+    return sum(device["granted"] for device in status["cluster"]["devices"]) == 2
+
+
+def _status(control: Path) -> dict[str, Any]:
+    connection = HTTPConnection("localhost")
+    connection.sock = socket(AF_UNIX)
+    with contextlib.closing(connection):
+        connection.sock.connect(str(control))
+        connection.request("GET", "/tpid/status")
+        status: dict[str, Any] = json.load(connection.getresponse())
+        return status
+
+
+def _tpictl(control: Path, *arguments: str) -> int:
+    command = [sys.executable, "-m", "tpictl.main", *arguments]
+    return subprocess.call(command, env=os.environ | {"TPID_SOCKET": str(control)})
+
+
+if __name__ == "__main__":
+    with contextlib.suppress(KeyboardInterrupt):
+        sys.exit(main())
+    sys.exit(130)

@@ -1,0 +1,50 @@
+"""`tpid`: reads the configuration and runs the daemon."""
+
+import argparse
+import logging
+import sys
+from pathlib import Path
+
+import uvloop
+
+from tpid import __version__
+from tpid.daemon.config import Config, load_config
+from tpid.errors import TpidError
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="tpid", description="Serves large language models together with the other devices of this home."
+    )
+    parser.add_argument("--config", type=Path, metavar="FILE", help="a TOML file; see docs/configuration.md")
+    parser.add_argument("--version", action="version", version=f"tpid {__version__}")
+    arguments = parser.parse_args()
+    try:
+        config = load_config(arguments.config)
+        _set_up_logging(config)
+        # Imported here, so that --help and a faulty configuration do not wait for torch.
+        from tpid.daemon.service import run  # noqa: PLC0415
+
+        uvloop.run(run(config))
+    except* TpidError as group:
+        sys.exit(f"tpid: {_first(group)}")
+
+
+def _set_up_logging(config: Config) -> None:
+    logging.basicConfig(
+        level=config.log_level.upper(),
+        stream=sys.stderr,
+        format=f"%(asctime)s %(levelname)s device={config.name} %(name)s %(message)s",
+    )
+
+
+def _first(group: BaseExceptionGroup[TpidError]) -> BaseException:
+    """The first leaf of nested groups."""
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
+if __name__ == "__main__":
+    main()
