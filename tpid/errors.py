@@ -24,7 +24,8 @@
     │   ├── NotCoordinatorError     this device may not, or cannot now, coordinate
     │   ├── MemoryPlanError         the devices together cannot hold the model
     │   ├── LoadError               a device could not load its share
-    │   └── PassDroppedError        the coordinator has given up a pass: a request was cancelled
+    │   ├── PassDroppedError        the coordinator has given up a pass: a request was cancelled
+    │   └── RefusedError            a hello was refused, by the peer or by this device
     └── DaemonUnreachableError      tpictl finds no daemon
 
 Each leaf is one thing that an owner can act on. `code` is stable: scripts may
@@ -143,6 +144,16 @@ class LoadError(ClusterError):
 
 class PassDroppedError(ClusterError):
     code = "pass_dropped"
+
+
+class RefusedError(ClusterError):
+    """`reason_code` is "other_cluster", "self", or the code of the error that the listener's owner refused with."""
+
+    code = "refused"
+
+    def __init__(self, message: str, *, reason_code: str, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.reason_code = reason_code
 
 
 class DaemonUnreachableError(TpidError):

@@ -10,6 +10,7 @@ from tpid.cluster.cluster import Cluster
 from tpid.comm.connection import Connection
 from tpid.comm.messages import Failed, Load, Loaded, Message, Unload
 from tpid.comm.tensors import TensorHeader
+from tpid.comm.wire_dtype import WireDtype
 from tpid.compute.torch_backend import TorchHead
 from tpid.device import DeviceId, DeviceProfile
 from tpid.engine.compute_calls import ComputeCalls
@@ -112,7 +113,11 @@ class Coordinator:
             max_pass_tokens=self._settings.max_pass_tokens,
         )
         term = self._cluster.bump_term()
-        request = PlanRequest(term, pack.id, pack.name, work, self._settings.wire_dtype)
+        wire_dtype = WireDtype(self._settings.wire_dtype)
+        if not wire_dtype.accepts(pack.spec.hidden_size):
+            log.warning("wire_dtype_unfit dtype=%s hidden_size=%d instead=fp32", wire_dtype, pack.spec.hidden_size)
+            wire_dtype = WireDtype.FP32
+        request = PlanRequest(term, pack.id, pack.name, work, wire_dtype)
         plan = make_plan(request, self._cluster.me, workers)
         for entry in plan.left_out:
             log.warning("left_out device=%s reason=%r", entry.name, entry.reason)

@@ -1,0 +1,1 @@
+"""Who is there, who coordinates: identity, discovery, membership and election."""

@@ -1,0 +1,436 @@
+"""The cluster as the engine sees it: who is connected, who coordinates, and the lease of this device.
+
+    the engine calls        when
+    ----------------------  --------------------------------------------------------------------------
+    `acquire()`             before a request: returns with the lease, and busy
+    `bump_term()`           before a new plan
+    `set_busy(False)`       after the last request: from now on the lease may go to another device
+
+    the cluster calls       when
+    ----------------------  --------------------------------------------------------------------------
+    `peer_joined/lost`      a connection is up, or has ended
+    `received`              any frame but those of leases and heartbeats
+    `lease_lost`            this device was the coordinator and is no longer (never while it is busy)
+    `lease_changed`         anything in `coordinator`, `lease` or `term` is new; an idle coordinator's term
+                            may grow by itself, so a plan is good only for the term that it was made in
+
+Order of the end: leases back, no more dialling, goodbye to all, mDNS off, listener closed.
+"""
+
+import asyncio
+import contextlib
+import logging
+import random
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Literal, Protocol, Self
+
+from tpid.cluster.address import Address, parse_address
+from tpid.cluster.backoff import Backoff
+from tpid.cluster.changed import Changed
+from tpid.cluster.discovery import LOOPBACK, Discovery
+from tpid.cluster.election import Election
+from tpid.cluster.lease import (
+    LEASE_MESSAGES,
+    Action,
+    BumpTerm,
+    Busy,
+    Disconnect,
+    ElectionSettings,
+    Event,
+    Lease,
+    LeaseLost,
+    Leave,
+    PeerJoined,
+    PeerLost,
+    Received,
+    Send,
+    Tick,
+    Want,
+)
+from tpid.cluster.lease import Changed as LeaseChanged
+from tpid.cluster.membership import Membership
+from tpid.cluster.status import ClusterStatus, DeviceStatus, SightedDevice
+from tpid.comm.connection import Connection
+from tpid.comm.listener import Listener
+from tpid.comm.messages import Device, Hello, Kind, Message
+from tpid.comm.settings import CommSettings
+from tpid.comm.tensors import StartHeader, TensorHeader
+from tpid.device import DeviceId, DeviceProfile, Role
+from tpid.errors import DeviceLostError, LocalProtocolError, NotCoordinatorError, TpidError
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterSettings:
+    """Until pairing exists, all of it stays on the loopback interface."""
+
+    name: str  # of the cluster: 1 to 63 printable characters
+    host: str = "127.0.0.1"  # to listen on
+    port: int = 0  # 0: any free one; mDNS tells it
+    static_peers: tuple[str, ...] = ()  # host:port each, for networks without multicast
+    mdns: bool = True
+    mdns_interfaces: tuple[str, ...] = LOOPBACK
+    comm: CommSettings = field(default_factory=CommSettings)
+    election: ElectionSettings = field(default_factory=ElectionSettings)
+    backoff: Backoff = field(default_factory=Backoff)
+
+
+class Handler(Protocol):
+    """What the engine does with what happens. All are called on the event loop and must not block."""
+
+    def payload_buffer(
+        self, connection: Connection, kind: Kind, header: StartHeader | TensorHeader, size_bytes: int
+    ) -> memoryview | None: ...
+
+    def received(
+        self,
+        connection: Connection,
+        kind: Kind,
+        message: Message | StartHeader | TensorHeader,
+        payload: memoryview | None,
+    ) -> None: ...
+
+    def peer_joined(self, connection: Connection) -> None: ...
+
+    def peer_lost(self, connection: Connection, error: TpidError) -> None: ...
+
+    def lease_lost(self, reason: str) -> None: ...
+
+    def lease_changed(self) -> None: ...
+
+
+class Cluster:
+    """Use as `async with Cluster(settings, profile) as cluster`. One task may hold it; all calls are on its loop."""
+
+    def __init__(
+        self, settings: ClusterSettings, profile: DeviceProfile, *, chance: random.Random | None = None
+    ) -> None:
+        """Raises ConfigError for a static peer that is no address. `chance` is for the jitter of dialling."""
+        self._settings = settings
+        self._profile = profile
+        self._static_peers: tuple[Address, ...] = tuple(parse_address(text) for text in settings.static_peers)
+        self._changed = Changed()
+        self._election = Election(profile.id, profile.role, settings.election)
+        self._membership = Membership(
+            profile.id,
+            self._hello,
+            self,
+            self._changed,
+            settings.comm,
+            settings.backoff,
+            chance or random.Random(),
+        )
+        self._discovery = Discovery(
+            settings.name, profile, self._membership, self._changed.notify, settings.mdns_interfaces
+        )
+        self._handler: Handler | None = None
+        self._waiting_prompts = 0
+        self._actions: deque[Action] = deque()
+        self._performing = False
+        self._rearm = asyncio.Event()
+        self._listener: Listener | None = None
+        self._tasks = asyncio.TaskGroup()
+        self._own_tasks: list[asyncio.Task[None]] = []
+
+    # --- life
+
+    async def __aenter__(self) -> Self:
+        """Raises ListenError."""
+        self._listener = await Listener.listen(
+            self._settings.host,
+            self._settings.port,
+            hello=self._hello,
+            accept=self._membership.accept,
+            on_connection=self._membership.adopt,
+            settings=self._settings.comm,
+        )
+        await self._tasks.__aenter__()
+        self._own_tasks.append(self._tasks.create_task(self._keep_time(), name="election-timer"))
+        if self._settings.mdns:
+            discovery = self._discovery.run(self._listener.port)
+            self._own_tasks.append(self._tasks.create_task(discovery, name="discovery"))
+        self._membership.start(self._tasks, self._static_peers)
+        self._feed(Tick())
+        _logger.info("cluster_up device=%s cluster=%s port=%d", self.me.id, self._settings.name, self.port)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self._feed(Leave())
+            await self._membership.stop("it shuts down")
+        finally:
+            for task in reversed(self._own_tasks):  # discovery takes its announcement back
+                task.cancel()
+            try:
+                await self._tasks.__aexit__(kind, error, trace)
+            finally:
+                if self._listener is not None:
+                    await self._listener.close()
+                _logger.info("cluster_down device=%s cluster=%s", self.me.id, self._settings.name)
+
+    def set_handler(self, handler: Handler) -> None:
+        """Frames that come before are refused, so call it before the cluster is entered."""
+        self._handler = handler
+
+    # --- what is
+
+    @property
+    def me(self) -> DeviceProfile:
+        return self._profile
+
+    @property
+    def port(self) -> int:
+        """Where this device listens."""
+        return self._listener.port if self._listener else 0
+
+    @property
+    def peers(self) -> Mapping[DeviceId, Connection]:
+        return self._membership.peers
+
+    @property
+    def coordinator(self) -> DeviceId | None:
+        """Whose lease this device has given: only its frames count."""
+        return self._election.coordinator
+
+    @property
+    def term(self) -> int:
+        """Of the lease that this device has given; 0 without one."""
+        return self._election.term
+
+    @property
+    def lease(self) -> Lease | None:
+        """What this device may plan with; None unless it coordinates."""
+        return self._election.lease
+
+    async def wait_for(self, predicate: Callable[[], bool]) -> None:
+        """Wait until `predicate`, about this cluster, is true."""
+        await self._changed.wait_for(predicate)
+
+    async def settled(self) -> None:
+        """Wait until this device coordinates and every connected device has answered its campaign."""
+        await self._changed.wait_for(lambda: self._election.holding and not self._election.unanswered)
+
+    def status(self) -> ClusterStatus:
+        sighted = (s for s in self._membership.sightings.values() if s.device_id not in self.peers)
+        return ClusterStatus(
+            cluster=self._settings.name,
+            devices=self._device_status(),
+            coordinator=self.coordinator,
+            term=self.term,
+            busy=self._election.busy,
+            discovery=self._discovery.state if self._settings.mdns else "disabled",
+            sighted=tuple(
+                SightedDevice(s.device_id, s.advert.name, str(s.address), s.advert.protocol_version, s.advert.version)
+                for s in sighted
+            ),
+            failed=tuple(self._membership.failed),
+            n_other_clusters=self._discovery.n_other_clusters,
+            n_unreadable=self._discovery.n_unreadable,
+        )
+
+    def _device_status(self) -> tuple[DeviceStatus, ...]:
+        granted = self.lease.devices if self.lease else frozenset[DeviceId]()
+        mine = self._profile
+        me = DeviceStatus(
+            profile=mine,
+            address=str(Address(self._settings.host, self.port)),
+            rtt_s=None,
+            is_me=True,
+            coordinates=self.coordinator == mine.id,
+            granted=mine.id in granted,
+        )
+        others = (
+            DeviceStatus(
+                profile=connection.peer,
+                address=connection.peer_address,
+                rtt_s=connection.rtt_s,
+                is_me=False,
+                coordinates=self.coordinator == peer_id,
+                granted=peer_id in granted,
+            )
+            for peer_id, connection in self.peers.items()
+        )
+        return (me, *sorted(others, key=lambda device: (device.profile.name, device.profile.id)))
+
+    # --- what the engine does
+
+    async def acquire(self, reason: Literal["prompt", "idle"] = "prompt", wait_s: float = 10.0) -> Lease:
+        """Become the coordinator over all connected devices.
+
+        For a prompt, this device is busy when the call returns, until `set_busy(False)`. Raises
+        NotCoordinatorError: this is a helper; another device is busy; a device does not answer. May be cancelled.
+        """
+        if self.me.role is not Role.USER:
+            raise NotCoordinatorError(
+                f"Device {self.me.name} is a helper: it computes for others and takes no prompts.",
+                hint="Type on a device of role user.",
+            )
+        prompt = reason == "prompt"
+        if prompt:
+            self._wait_with_prompt(1)
+        try:
+            async with asyncio.timeout(wait_s):
+                await self._changed.wait_for(lambda: self._election.ready)
+            if prompt:
+                self._feed(Busy(True))
+            return self._held_lease()
+        except TimeoutError:
+            raise self._why_not(wait_s) from None
+        finally:
+            if prompt:
+                self._wait_with_prompt(-1)
+
+    def bump_term(self) -> int:
+        """A new term, for a new plan. Raises LocalProtocolError unless this device coordinates."""
+        self._feed(BumpTerm())
+        return self._held_lease().term
+
+    def set_busy(self, busy: bool) -> None:
+        """Raises LocalProtocolError for busy without the lease."""
+        self._feed(Busy(busy))
+
+    def update_profile(self, profile: DeviceProfile) -> None:
+        """Tell the others what is new. Raises LocalProtocolError where id or role differ: these never change."""
+        if (profile.id, profile.role) != (self.me.id, self.me.role):
+            raise LocalProtocolError("The id and role of a device do not change while it runs.")
+        if profile == self._profile:
+            return
+        self._profile = profile
+        self._discovery.update(profile)
+        for connection in list(self.peers.values()):
+            with contextlib.suppress(DeviceLostError):  # `lost` tells
+                connection.send(Device(profile=profile))
+        self._changed.notify()
+
+    def _held_lease(self) -> Lease:
+        lease = self._election.lease
+        if lease is None:
+            raise LocalProtocolError("This device does not hold the lease.")
+        return lease
+
+    def _wait_with_prompt(self, more: int) -> None:
+        self._waiting_prompts += more
+        self._feed(Want(self._waiting_prompts > 0))
+
+    def _why_not(self, wait_s: float) -> NotCoordinatorError:
+        waited = f"this device has waited {wait_s:g} s for it"
+        holder = self.coordinator
+        if holder is not None and holder != self.me.id:
+            return NotCoordinatorError(
+                f"Device {self._name(holder)} coordinates and is busy; {waited}.",
+                hint="Try again when it has answered.",
+            )
+        if self._election.unanswered:
+            names = ", ".join(sorted(self._name(d) for d in self._election.unanswered))
+            return NotCoordinatorError(f"No answer about the lease came from {names}; {waited}.")
+        if self._election.refusing:
+            refusing = sorted(
+                f"{self._name(d)} (held by {self._name(h)})" for d, h in self._election.refusing.items()
+            )
+            return NotCoordinatorError(
+                f"The lease is not given by {', '.join(refusing)}; {waited}.",
+                hint="Try again when the holder has answered.",
+            )
+        return NotCoordinatorError(f"No device coordinates; {waited}.", hint="Try again.")
+
+    def _name(self, device_id: DeviceId) -> str:
+        connection = self.peers.get(device_id)
+        if connection is not None:
+            return connection.peer.name
+        return self.me.name if device_id == self.me.id else device_id
+
+    def _hello(self) -> Hello:
+        return Hello(cluster=self._settings.name, profile=self._profile)
+
+    # --- the owner of connections
+
+    def joined(self, connection: Connection) -> None:
+        self._feed(PeerJoined(connection.peer.id, connection.peer.role))
+        if self._handler is not None:
+            self._handler.peer_joined(connection)
+
+    def payload_buffer(
+        self, connection: Connection, kind: Kind, header: StartHeader | TensorHeader, size_bytes: int
+    ) -> memoryview | None:
+        if self._handler is None:
+            return None
+        return self._handler.payload_buffer(connection, kind, header, size_bytes)
+
+    def received(
+        self,
+        connection: Connection,
+        kind: Kind,
+        message: Message | StartHeader | TensorHeader,
+        payload: memoryview | None,
+    ) -> None:
+        if self.peers.get(connection.peer.id) is not connection:
+            return  # another connection took its place
+        if isinstance(message, LEASE_MESSAGES):
+            self._feed(Received(connection.peer.id, message))
+            return
+        if kind is Kind.DEVICE:
+            self._changed.notify()
+        if self._handler is not None:
+            self._handler.received(connection, kind, message, payload)
+
+    def lost(self, connection: Connection, error: TpidError) -> None:
+        if self._membership.forget(connection, error):
+            self._feed(PeerLost(connection.peer.id))
+            if self._handler is not None:
+                self._handler.peer_lost(connection, error)
+
+    # --- the election's shell
+
+    async def _keep_time(self) -> None:
+        while True:
+            self._rearm.clear()
+            try:
+                async with asyncio.timeout_at(self._election.next_deadline()):
+                    await self._rearm.wait()
+            except TimeoutError:
+                self._feed(Tick())
+
+    def _feed(self, event: Event) -> None:
+        """Raises what the machine raises; what is done about its actions cannot fail."""
+        now = asyncio.get_running_loop().time()
+        self._actions.extend(self._election.handle(event, now))
+        self._rearm.set()
+        if self._performing:
+            return  # a handler called back: the loop below goes on with its actions
+        self._performing = True
+        try:
+            while self._actions:
+                self._perform(self._actions.popleft())
+        finally:
+            self._performing = False
+
+    def _perform(self, action: Action) -> None:
+        match action:
+            case Send(peer_id, message):
+                connection = self.peers.get(peer_id)
+                if connection is not None:
+                    with contextlib.suppress(DeviceLostError):  # `lost` tells
+                        connection.send(message)
+            case Disconnect(peer_id, reason):
+                connection = self.peers.get(peer_id)
+                if connection is not None:
+                    connection.abort(DeviceLostError(f"Device {connection.peer.name} was cut off: {reason}."))
+            case LeaseLost(reason):
+                _logger.info("lease_lost device=%s reason=%s", self.me.id, reason)
+                if self._handler is not None:
+                    self._handler.lease_lost(reason)
+            case LeaseChanged():
+                lease = self.lease
+                granted = len(lease.devices) if lease else 0
+                _logger.debug(
+                    "lease device=%s holder=%s term=%d granted=%d", self.me.id, self.coordinator, self.term, granted
+                )
+                self._changed.notify()
+                if self._handler is not None:
+                    self._handler.lease_changed()

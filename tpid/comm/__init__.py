@@ -1,0 +1,1 @@
+"""Frames, connections and the allreduce: how devices speak. docs/protocol.md is the specification."""

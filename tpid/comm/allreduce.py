@@ -1,0 +1,76 @@
+"""The allreduce of a plan: each rank gives a partial, all get the sum. `tpid.comm.star` is the way it is done."""
+
+from __future__ import annotations
+
+from typing import Final, Protocol
+
+import numpy as np
+
+from tpid.comm.messages import Kind
+from tpid.comm.tensors import TensorHeader
+from tpid.comm.wire_dtype import F32
+from tpid.errors import RemoteProtocolError, TpidError
+
+STEP_TIMEOUT_S: Final = 120.0  # a peer that is alive and does not compute; far above a prefill block from a slow disk
+
+
+class Link(Protocol):
+    """What an allreduce needs of a `tpid.comm.connection.Connection`."""
+
+    def send_tensor(self, kind: Kind, header: TensorHeader, payload: memoryview | None, /) -> None: ...
+
+
+class Allreduce(Protocol):
+    """What the engine sees. A view that `reduce` returns may be read, not written, until the reduce after the next."""
+
+    def begin(self, pass_id: int, n_tokens: int) -> None:
+        """A pass of `n_tokens` rows; passes are numbered upwards. Call it before the peers can know of the pass."""
+        ...
+
+    async def reduce(self, step: int, partial: F32 | None) -> F32:
+        """The sum over all ranks of fp32 [n_tokens, hidden]; None where this rank has nothing to add.
+
+        Steps count from 0 in each pass. `partial` must not change until this returns. Raises what `fail` was given,
+        and DeviceLostError after `step_timeout_s`. Where it raises or is cancelled the pass is lost: the next is
+        begun with `begin`.
+        """
+        ...
+
+    def fail(self, error: TpidError) -> None:
+        """End the pass: a waiting reduce raises `error`, and so does a later one before the next `begin`."""
+        ...
+
+    def payload_buffer(self, link: Link, header: TensorHeader, size_bytes: int) -> memoryview | None:
+        """For a `Receiver`: where the payload goes; None to skip it. Raises RemoteProtocolError."""
+        ...
+
+    def received(self, link: Link, header: TensorHeader, payload: memoryview | None) -> None:
+        """For a `Receiver`: a PARTIAL (at the hub) or a SUM (at a leaf) is complete. Raises RemoteProtocolError."""
+        ...
+
+
+class Alone:
+    """A plan of one rank: the partial is the sum."""
+
+    def __init__(self, hidden_size: int) -> None:
+        self._hidden_size = hidden_size
+        self._n_tokens = 0
+        self._failure: TpidError | None = None
+
+    def begin(self, pass_id: int, n_tokens: int) -> None:
+        self._n_tokens = n_tokens
+        self._failure = None
+
+    async def reduce(self, step: int, partial: F32 | None) -> F32:
+        if self._failure is not None:
+            raise self._failure
+        return np.zeros((self._n_tokens, self._hidden_size), np.float32) if partial is None else partial
+
+    def fail(self, error: TpidError) -> None:
+        self._failure = error
+
+    def payload_buffer(self, link: Link, header: TensorHeader, size_bytes: int) -> memoryview | None:
+        raise RemoteProtocolError("A tensor came from a device, but the plan has no other device.")
+
+    def received(self, link: Link, header: TensorHeader, payload: memoryview | None) -> None:
+        raise RemoteProtocolError("A tensor came from a device, but the plan has no other device.")

@@ -1,0 +1,79 @@
+"""Who may connect: the hello of both sides, without a socket.
+
+The dialler says HELLO; the listener answers HELLO or REFUSE; the dialler, where the answer does not please it,
+sends REFUSE. The version was compared before, in the prefix. So both sides always know why there is no connection.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from tpid.comm.messages import PROTOCOL_VERSION, Bye, Hello, Message, Refuse
+from tpid.device import DeviceProfile
+from tpid.errors import DeviceLostError, RefusedError, RemoteProtocolError, TpidError, VersionMismatchError
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What follows from what was received: `send` first; then either `peer` is known or `error` ends it."""
+
+    send: Message | None = None
+    peer: DeviceProfile | None = None
+    error: TpidError | None = None
+
+
+class Handshake:
+    """One side of the hello. `accept` is the listener's owner's say: it raises a TpidError to refuse."""
+
+    def __init__(
+        self, hello: Hello, *, dialled: bool, peer_address: str, accept: Callable[[Hello], None] | None = None
+    ) -> None:
+        self.dialled = dialled
+        self.peer_address = peer_address
+        self._hello = hello
+        self._accept = accept
+
+    def start(self) -> Hello | None:
+        """What this side sends before it has received anything."""
+        return self._hello if self.dialled else None
+
+    def received(self, message: Message) -> Outcome:
+        """The peer's first message."""
+        device = f"The device at {self.peer_address}"
+        match message:
+            case Hello():
+                return self._hello_received(message)
+            case Refuse(code=code, reason=reason):
+                return Outcome(error=RefusedError(f"{device} refused the connection: {reason}", reason_code=code))
+            case Bye(reason=reason):
+                return Outcome(error=DeviceLostError(f"{device} left before its hello: {reason}"))
+            case _:
+                error = RemoteProtocolError(f"{device} sent {type(message).__name__} before its hello.")
+                return Outcome(send=Refuse(code=error.code, reason=error.message), error=error)
+
+    def unreadable(self, error: TpidError) -> Refuse | None:
+        """What to answer where the bytes themselves were refused; nothing to a peer that is no tpid."""
+        if isinstance(error, VersionMismatchError):
+            name = self._hello.profile.name
+            return Refuse(code=error.code, reason=f"Device {name} speaks version {PROTOCOL_VERSION}.")
+        return None
+
+    def _hello_received(self, theirs: Hello) -> Outcome:
+        try:
+            self._check(theirs)
+            if self._accept is not None:
+                self._accept(theirs)
+        except RefusedError as error:
+            return Outcome(send=Refuse(code=error.reason_code, reason=str(error)), error=error)
+        except TpidError as error:
+            return Outcome(send=Refuse(code=error.code, reason=str(error)), error=error)
+        return Outcome(send=None if self.dialled else self._hello, peer=theirs.profile)
+
+    def _check(self, theirs: Hello) -> None:
+        if theirs.cluster != self._hello.cluster:
+            raise RefusedError(
+                f"Device {theirs.profile.name} at {self.peer_address} is in cluster {theirs.cluster!r}, "
+                f"device {self._hello.profile.name} in cluster {self._hello.cluster!r}.",
+                reason_code="other_cluster",
+            )
+        if theirs.profile.id == self._hello.profile.id:
+            raise RefusedError(f"The device at {self.peer_address} is this device itself.", reason_code="self")

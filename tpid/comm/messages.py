@@ -1,0 +1,205 @@
+"""Every message of the protocol: its number, its header, and what it is for.
+
+Control messages are validated by pydantic. START, PARTIAL and SUM carry tensors and are
+checked by hand, because they pass twice a layer: see `tpid.comm.tensors`.
+"""
+
+import re
+from enum import IntEnum
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from tpid.device import DeviceProfile
+
+PROTOCOL_VERSION: Final = 1
+
+MAX_TEXT_CHARS: Final = 2000
+MAX_NAME_CHARS: Final = 255  # the longest host name
+MAX_PACKS: Final = 1000
+_DEVICE_ID: Final = re.compile(r"[0-9a-f]{32}")
+
+
+def _one_line(text: str) -> str:
+    """Texts end up in logs and terminals: no control characters, and never longer than anyone reads."""
+    return "".join(char if char.isprintable() else " " for char in text[:MAX_TEXT_CHARS])
+
+
+def _plausible(profile: DeviceProfile) -> DeviceProfile:
+    """What the planner divides by, and what people are shown, must be what it says."""
+    if not _DEVICE_ID.fullmatch(profile.id):
+        raise ValueError("the device id is not 32 hex digits")
+    texts = (profile.name, profile.version, profile.backend, *profile.packs)
+    if not all(0 < len(text) <= MAX_NAME_CHARS and text.isprintable() for text in texts):
+        raise ValueError(f"a text of the profile is empty, not printable or longer than {MAX_NAME_CHARS}")
+    if len(profile.packs) > MAX_PACKS:
+        raise ValueError(f"the profile names {len(profile.packs)} packs, more than {MAX_PACKS}")
+    sizes = (profile.ram_bytes, profile.budget_bytes, profile.disk_free_bytes, profile.threads)
+    if not all(0 <= size < 2**63 for size in sizes) or not 0 <= profile.read_bytes_s < 2**63:
+        raise ValueError("a number of the profile is negative or too large")
+    return profile
+
+
+Term = Annotated[int, Field(ge=0, lt=2**63, strict=True)]
+PassId = Annotated[int, Field(ge=0, lt=2**63, strict=True)]
+Text = Annotated[str, AfterValidator(_one_line)]
+Profile = Annotated[DeviceProfile, AfterValidator(_plausible)]
+
+
+class Kind(IntEnum):
+    HELLO = 1
+    REFUSE = 2
+    BYE = 3
+    PING = 4
+    PONG = 5
+    DEVICE = 6
+
+    CAMPAIGN = 16
+    GRANT = 17
+    DENY = 18
+    RENEW = 19
+    RELEASE = 20
+
+    LOAD = 32
+    LOADED = 33
+    UNLOAD = 34
+    FAILED = 35
+
+    START = 48
+    PARTIAL = 49
+    SUM = 50
+    ABORT = 51
+
+
+class Message(BaseModel):
+    """A control message; unknown fields are refused, so that a change of meaning needs a new version."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Hello(Message):
+    """First frame of both sides."""
+
+    cluster: Annotated[str, Field(min_length=1, max_length=63), AfterValidator(_one_line)]
+    profile: Profile
+
+
+class Refuse(Message):
+    """Instead of going on after a hello; the connection closes behind it."""
+
+    code: Text
+    reason: Text
+
+
+class Bye(Message):
+    """An orderly end of the connection."""
+
+    reason: Text
+
+
+class Ping(Message):
+    """Heartbeat; `sent_s` is the sender's monotonic clock and comes back in the pong."""
+
+    sent_s: float
+
+
+class Pong(Message):
+    sent_s: float
+
+
+class Device(Message):
+    """The sender's profile has changed."""
+
+    profile: Profile
+
+
+class Campaign(Message):
+    """Asks the receiver for its lease."""
+
+    term: Term
+    reason: Literal["idle", "prompt"]
+
+
+class Grant(Message):
+    """The receiver holds the sender's lease for `ttl_s` from now, unless it is renewed."""
+
+    term: Term
+    ttl_s: Annotated[float, Field(gt=0, le=600)]
+
+
+class Deny(Message):
+    """The lease is another's; `highest_term` is the highest that the sender has seen."""
+
+    term: Term
+    holder: Text | None
+    highest_term: Term
+
+
+class Renew(Message):
+    """The holder of the lease is alive; answered by Grant or Deny."""
+
+    term: Term
+
+
+class Release(Message):
+    """The holder gives the lease back."""
+
+    term: Term
+
+
+class Load(Message):
+    """Coordinator to worker: hold your share of this plan."""
+
+    term: Term
+    plan: dict[str, Any]  # a tpid.plan.Plan
+
+
+class Loaded(Message):
+    """Worker to coordinator: the share is in memory; passes of this term may start."""
+
+    term: Term
+    held_bytes: Annotated[int, Field(ge=0, lt=2**63, strict=True)]
+
+
+class Unload(Message):
+    """Coordinator to worker: let the share go."""
+
+    term: Term
+
+
+class Failed(Message):
+    """Worker to coordinator: the load or the pass of this term has failed here."""
+
+    term: Term
+    code: Text
+    reason: Text
+
+
+class Abort(Message):
+    """Coordinator to worker: drop this pass; its tokens are not part of any sequence."""
+
+    term: Term
+    pass_id: PassId
+
+
+CONTROL_MESSAGES: Final[dict[Kind, type[Message]]] = {
+    Kind.HELLO: Hello,
+    Kind.REFUSE: Refuse,
+    Kind.BYE: Bye,
+    Kind.PING: Ping,
+    Kind.PONG: Pong,
+    Kind.DEVICE: Device,
+    Kind.CAMPAIGN: Campaign,
+    Kind.GRANT: Grant,
+    Kind.DENY: Deny,
+    Kind.RENEW: Renew,
+    Kind.RELEASE: Release,
+    Kind.LOAD: Load,
+    Kind.LOADED: Loaded,
+    Kind.UNLOAD: Unload,
+    Kind.FAILED: Failed,
+    Kind.ABORT: Abort,
+}
+
+KIND_OF: Final[dict[type[Message], Kind]] = {message: kind for kind, message in CONTROL_MESSAGES.items()}
+TENSOR_KINDS: Final = frozenset({Kind.START, Kind.PARTIAL, Kind.SUM})

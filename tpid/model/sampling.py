@@ -1,0 +1,173 @@
+"""Choosing the next token from its logits.
+
+Filters, their order and their rounding are those of transformers' logits processors.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tpid.errors import ModelFileError, RequestError
+from tpid.model.weights import F32
+
+MIN_TEMPERATURE, MAX_TEMPERATURE = 0.01, 100.0
+MAX_TOP_K = 1 << 31
+MIN_REPETITION_PENALTY, MAX_REPETITION_PENALTY = 0.01, 100.0
+MIN_SEED, MAX_SEED = -(1 << 63), (1 << 64) - 1
+
+F64 = NDArray[np.float64]
+_Ids = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingParams:
+    """Raises RequestError where a value is out of range."""
+
+    temperature: float = 0.0  # 0 is greedy: the filters below then make no difference
+    top_k: int = 0  # keep the k likeliest; 0 keeps all
+    top_p: float = 1.0  # keep the likeliest that together have this probability
+    min_p: float = 0.0  # keep those at least this probable, as a part of the likeliest one's probability
+    repetition_penalty: float = 1.0  # divides (where negative: multiplies) the logits of tokens seen before
+    seed: int | None = None  # the same seed gives the same tokens, None a new one each time
+
+    def __post_init__(self) -> None:
+        if self.temperature != 0:
+            _check_number("temperature", self.temperature, MIN_TEMPERATURE, MAX_TEMPERATURE, or_else="0 or ")
+        _check_integer("top_k", self.top_k, 0, MAX_TOP_K)
+        _check_number("top_p", self.top_p, 0, 1)
+        _check_number("min_p", self.min_p, 0, 1)
+        _check_number("repetition_penalty", self.repetition_penalty, MIN_REPETITION_PENALTY, MAX_REPETITION_PENALTY)
+        if self.seed is not None:
+            _check_integer("seed", self.seed, MIN_SEED, MAX_SEED)
+
+
+class Sampler:
+    """One for each answer.
+
+    `previous_ids`, prompt and answer so far, may only grow from call to call: each call looks at the new ones alone.
+    A shorter one starts over.
+    """
+
+    def __init__(self, params: SamplingParams) -> None:
+        self._params = params
+        seed = None if params.seed is None else params.seed % (1 << 64)
+        self._random = np.random.Generator(np.random.PCG64(seed))
+        self._seen = _SeenIds()
+
+    def sample(self, logits: F32, previous_ids: Sequence[int]) -> int:
+        """`logits`: fp32 [vocab], left unchanged. Raises ModelFileError where one is not finite."""
+        scores = self._penalized(logits, previous_ids)
+        if self._params.temperature == 0:
+            return int(scores.argmax())
+        ids, probabilities = _filtered(scores, self._params)
+        cumulative = probabilities.cumsum()
+        index = cumulative.searchsorted(self._random.random() * cumulative[-1], side="right")
+        return int(ids[min(index, len(ids) - 1)])
+
+    def probabilities(self, logits: F32, previous_ids: Sequence[int]) -> F64:
+        """[vocab], the distribution that `sample` draws from; draws nothing. Raises as `sample`."""
+        scores = self._penalized(logits, previous_ids)
+        result = np.zeros(len(scores))
+        if self._params.temperature == 0:
+            result[scores.argmax()] = 1.0
+            return result
+        ids, probabilities = _filtered(scores, self._params)
+        result[ids] = probabilities
+        return result
+
+    def _penalized(self, logits: F32, previous_ids: Sequence[int]) -> F32:
+        """The finite logits, scaled by penalty and temperature."""
+        params = self._params
+        scores = logits
+        with np.errstate(over="ignore", invalid="ignore"):  # what overflows is refused below
+            if params.repetition_penalty != 1:
+                ids = self._seen.update(previous_ids, len(logits))
+                chosen = logits[ids]
+                scores = logits.copy()
+                scores[ids] = np.where(
+                    chosen < 0, chosen * params.repetition_penalty, chosen / params.repetition_penalty
+                )
+            if params.temperature not in (0, 1):
+                scores = scores / np.float32(params.temperature)
+        finite = np.isfinite(scores)
+        if not finite.all():
+            raise ModelFileError(
+                f"{int((~finite).sum())} of {len(scores)} logits are not finite numbers.",
+                hint="The weights or the arithmetic of a device are damaged: verify the pack on each device.",
+            )
+        return scores
+
+
+class _SeenIds:
+    """The distinct ids of a growing sequence, in time that does not depend on its length."""
+
+    def __init__(self) -> None:
+        self._n_read = 0
+        self._is_seen = np.zeros(0, np.bool_)
+        self._ids: _Ids = np.zeros(0, np.int64)
+        self._n_ids = 0
+
+    def update(self, sequence: Sequence[int], vocab_size: int) -> _Ids:
+        """All ids of `sequence`, each below `vocab_size`."""
+        if len(sequence) < self._n_read or len(self._is_seen) != vocab_size:
+            self._n_read = self._n_ids = 0
+            self._is_seen = np.zeros(vocab_size, np.bool_)
+            self._ids = np.zeros(vocab_size, np.int64)
+        new = np.unique(np.asarray(sequence[self._n_read :], np.int64))
+        new = new[~self._is_seen[new]]
+        self._is_seen[new] = True
+        self._ids[self._n_ids : self._n_ids + len(new)] = new
+        self._n_ids += len(new)
+        self._n_read = len(sequence)
+        return self._ids[: self._n_ids]
+
+
+def _filtered(scores: F32, params: SamplingParams) -> tuple[_Ids, F64]:
+    """The ids that survive, ascending, and their probabilities, which add up to 1."""
+    ids: _Ids = np.arange(len(scores))
+    if 0 < params.top_k < len(scores):
+        kth = np.partition(scores, len(scores) - params.top_k)[len(scores) - params.top_k]
+        ids = np.flatnonzero(scores >= kth)  # ties with the last one stay
+        scores = scores[ids]
+    if params.top_p < 1:
+        kept = _top_p(_softmax(scores), params.top_p)
+        ids, scores = ids[kept], scores[kept]
+    probabilities = _softmax(scores)
+    if params.min_p > 0:
+        single = probabilities.astype(np.float32)
+        kept = np.flatnonzero(single >= np.float32(params.min_p) * single.max())
+        ids, probabilities = ids[kept], probabilities[kept]
+        probabilities /= probabilities.sum()
+    return ids, probabilities
+
+
+def _top_p(probabilities: F64, top_p: float) -> _Ids:
+    """Ascending indices of what stays when the least likely go that together have 1 - `top_p` at most."""
+    # Those below this bound go anyway, all of them together have less than 1 - top_p: no need to sort them.
+    bound = (1 - top_p) / len(probabilities) * (1 - 1e-6)
+    candidates = np.flatnonzero(probabilities >= bound)
+    ascending = candidates[probabilities[candidates].argsort(kind="stable")]
+    below = 1 - probabilities[candidates].sum()
+    cumulative = (probabilities[ascending].cumsum() + below).astype(np.float32)
+    first = min(int(cumulative.searchsorted(np.float32(1 - top_p), side="right")), len(ascending) - 1)
+    return np.sort(ascending[first:])
+
+
+def _softmax(scores: F32) -> F64:
+    result: F64 = np.exp(scores.astype(np.float64) - scores.max())
+    result /= result.sum()
+    return result
+
+
+def _check_number(name: str, value: float, low: float, high: float, or_else: str = "") -> None:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number or not low <= value <= high or not math.isfinite(value):
+        raise RequestError(f"{name} is {str(value)[:40]}, but must be {or_else}a number from {low:g} to {high:g}.")
+
+
+def _check_integer(name: str, value: int, low: int, high: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise RequestError(f"{name} is {str(value)[:40]}, but must be a whole number from {low} to {high}.")
