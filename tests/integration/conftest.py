@@ -56,6 +56,9 @@ class Daemon:
     def status(self) -> Any:
         return self.request("/tpid/status")[1]
 
+    def stream(self, prompt: str, **options: Any) -> "Stream":
+        return Stream(self, chat_body(prompt, stream=True, **options))
+
     def chat(self, prompt: str | list[dict[str, str]], **options: Any) -> Any:
         """A whole answer; fails on an error."""
         status, answer = self.request("/v1/chat/completions", chat_body(prompt, **options))
@@ -91,6 +94,33 @@ def chat_body(prompt: str | list[dict[str, str]], **options: Any) -> dict[str, A
     return {"model": "smollm2-135m", "messages": messages, "temperature": 0} | options
 
 
+class Stream:
+    """An answer as it comes; closing it cancels the request."""
+
+    def __init__(self, daemon: Daemon, body: dict[str, Any]) -> None:
+        self._connection = daemon.connect()
+        self._connection.request("POST", "/v1/chat/completions", json.dumps(body))
+        self._response = self._connection.getresponse()
+        assert self._response.status == 200, self._response.read()
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        for line in self._response:
+            if line.startswith(b"data: ") and line.strip() != b"data: [DONE]":
+                yield json.loads(line[6:])
+
+    def texts(self) -> Iterator[str]:
+        """The pieces of text; fails on an error."""
+        for event in self:
+            assert "error" not in event, event
+            text = event["choices"][0]["delta"].get("content")
+            if text:
+                yield text
+
+    def close(self) -> None:
+        self._response.close()
+        self._connection.close()
+
+
 @dataclass
 class Home:
     """All daemons of a test; they share a directory of models."""
@@ -104,7 +134,7 @@ class Home:
         return self.directory / "models"
 
     def add_model(self, pack: Pack) -> None:
-        shutil.copytree(pack.directory, self.models_dir / pack.directory.name, copy_function=os.link)
+        shutil.copytree(pack.directory, self.models_dir / pack.directory.name, copy_function=_link_or_copy)
 
     def write_config(self, name: str, **settings: Any) -> Path:
         directory = self.directory / name
@@ -168,3 +198,24 @@ def model_home(home: Home, smollm2: Pack) -> Home:
     """With SmolLM2 on its shelf."""
     home.add_model(smollm2)
     return home
+
+
+@pytest.fixture(scope="module")
+def shared_daemon(smollm2: Pack) -> Iterator[Daemon]:
+    """One daemon for tests that leave it as it was."""
+    with tempfile.TemporaryDirectory(prefix="tpid-test-") as directory:
+        here = Home(Path(directory))
+        here.models_dir.mkdir()
+        here.add_model(smollm2)
+        (daemon,) = here.start("shared")
+        try:
+            yield daemon
+        finally:
+            daemon.stop()
+
+
+def _link_or_copy(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)

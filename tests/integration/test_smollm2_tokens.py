@@ -30,9 +30,7 @@ CHATS: dict[str, list[dict[str, str]]] = {
         {"role": "system", "content": SYSTEM},
         {"role": "user", "content": "Why do whales live so long?"},
     ],
-    "multilingual": [
-        {"role": "user", "content": "Traduis en allemand: «Où est la gare?» 日本語でも、по-русски тоже. 🚉"}
-    ],
+    "multilingual": [{"role": "user", "content": "Traduis: «Où est la gare?» 日本語でも、по-русски тоже. 🚉"}],
     "code": [{"role": "user", "content": "Write a Python function that returns the n-th Fibonacci number."}],
     "second turn": [
         {"role": "user", "content": "Name three colours."},

@@ -46,17 +46,22 @@ async def serving(app: web.Application, path: Path) -> AsyncIterator[None]:
     runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=SHUTDOWN_TIMEOUT_S)
     await runner.setup()
     try:
-        before = os.umask(0o177)
-        try:
-            await web.UnixSite(runner, str(path)).start()
-        except OSError as error:
-            raise ListenError(f"The control socket {path} cannot be made: {error.strerror}.") from error
-        finally:
-            os.umask(before)
+        await _listen(runner, path)
         log.info("api_ready socket=%s", path)
         yield
     finally:
         await runner.cleanup()
+        path.unlink(missing_ok=True)
+
+
+async def _listen(runner: web.AppRunner, path: Path) -> None:
+    before = os.umask(0o177)
+    try:
+        await web.UnixSite(runner, str(path)).start()
+    except OSError as error:
+        raise ListenError(f"The control socket {path} cannot be made: {error.strerror}.") from error
+    finally:
+        os.umask(before)
 
 
 def _make_way(path: Path) -> None:

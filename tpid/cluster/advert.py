@@ -1,17 +1,17 @@
 """What a device tells over mDNS: a TXT record, written and read. Anybody can send one, so reading is total.
 
-    key      value
-    -------  -----------------------------------------------------------------
-    id       device id: 32 hexadecimal digits; also the name of the service
-    name     of the device, for people: 1 to 63 printable characters
-    cluster  1 to 63 printable characters
-    role     user, helper
-    v        version of the protocol
-    ver      version of tpid
-    ram      bytes installed
-    disk     bytes free where the packs are
-    threads  that compute
-    read     measured bytes of weights that a decode step goes through in a second
+key      value
+-------  -----------------------------------------------------------------
+id       device id: 32 hexadecimal digits; also the name of the service
+name     of the device, for people: 1 to 63 printable characters
+cluster  1 to 63 printable characters
+role     user, helper
+v        version of the protocol
+ver      version of tpid
+ram      bytes installed
+disk     bytes free where the packs are
+threads  that compute
+read     measured bytes of weights that a decode step goes through in a second
 """
 
 import re

@@ -23,22 +23,20 @@ import logging
 import random
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Literal, Protocol, Self
+from typing import Literal, Self
 
 from tpid.cluster.address import Address, parse_address
-from tpid.cluster.backoff import Backoff
 from tpid.cluster.changed import Changed
-from tpid.cluster.discovery import LOOPBACK, Discovery
+from tpid.cluster.discovery import Discovery
 from tpid.cluster.election import Election
+from tpid.cluster.handler import Handler
 from tpid.cluster.lease import (
     LEASE_MESSAGES,
     Action,
     BumpTerm,
     Busy,
     Disconnect,
-    ElectionSettings,
     Event,
     Lease,
     LeaseLost,
@@ -52,55 +50,18 @@ from tpid.cluster.lease import (
 )
 from tpid.cluster.lease import Changed as LeaseChanged
 from tpid.cluster.membership import Membership
+from tpid.cluster.settings import ClusterSettings
 from tpid.cluster.status import ClusterStatus, DeviceStatus, SightedDevice
 from tpid.comm.connection import Connection
 from tpid.comm.listener import Listener
 from tpid.comm.messages import Device, Hello, Kind, Message
-from tpid.comm.settings import CommSettings
 from tpid.comm.tensors import StartHeader, TensorHeader
 from tpid.device import DeviceId, DeviceProfile, Role
 from tpid.errors import DeviceLostError, LocalProtocolError, NotCoordinatorError, TpidError
 
+__all__ = ["Cluster", "ClusterSettings", "Handler"]
+
 _logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class ClusterSettings:
-    """Until pairing exists, all of it stays on the loopback interface."""
-
-    name: str  # of the cluster: 1 to 63 printable characters
-    host: str = "127.0.0.1"  # to listen on
-    port: int = 0  # 0: any free one; mDNS tells it
-    static_peers: tuple[str, ...] = ()  # host:port each, for networks without multicast
-    mdns: bool = True
-    mdns_interfaces: tuple[str, ...] = LOOPBACK
-    comm: CommSettings = field(default_factory=CommSettings)
-    election: ElectionSettings = field(default_factory=ElectionSettings)
-    backoff: Backoff = field(default_factory=Backoff)
-
-
-class Handler(Protocol):
-    """What the engine does with what happens. All are called on the event loop and must not block."""
-
-    def payload_buffer(
-        self, connection: Connection, kind: Kind, header: StartHeader | TensorHeader, size_bytes: int
-    ) -> memoryview | None: ...
-
-    def received(
-        self,
-        connection: Connection,
-        kind: Kind,
-        message: Message | StartHeader | TensorHeader,
-        payload: memoryview | None,
-    ) -> None: ...
-
-    def peer_joined(self, connection: Connection) -> None: ...
-
-    def peer_lost(self, connection: Connection, error: TpidError) -> None: ...
-
-    def lease_lost(self, reason: str) -> None: ...
-
-    def lease_changed(self) -> None: ...
 
 
 class Cluster:
@@ -116,13 +77,13 @@ class Cluster:
         self._changed = Changed()
         self._election = Election(profile.id, profile.role, settings.election)
         self._membership = Membership(
-            profile.id,
-            self._hello,
-            self,
-            self._changed,
-            settings.comm,
-            settings.backoff,
-            chance or random.Random(),
+            me=profile.id,
+            hello=self._hello,
+            owner=self,
+            changed=self._changed,
+            settings=settings.comm,
+            backoff=settings.backoff,
+            chance=chance or random.Random(),
         )
         self._discovery = Discovery(
             settings.name, profile, self._membership, self._changed.notify, settings.mdns_interfaces
@@ -168,6 +129,8 @@ class Cluster:
             for task in reversed(self._own_tasks):  # discovery takes its announcement back
                 task.cancel()
             try:
+                if kind is not asyncio.CancelledError:  # the group would wrap what is not about its tasks
+                    kind = error = trace = None
                 await self._tasks.__aexit__(kind, error, trace)
             finally:
                 if self._listener is not None:
@@ -276,7 +239,7 @@ class Cluster:
             self._wait_with_prompt(1)
         try:
             async with asyncio.timeout(wait_s):
-                await self._changed.wait_for(lambda: self._election.ready)
+                await self._changed.wait_for(lambda: self._election.ready or self._election.busy)
             if prompt:
                 self._feed(Busy(True))
             return self._held_lease()
@@ -330,9 +293,7 @@ class Cluster:
             names = ", ".join(sorted(self._name(d) for d in self._election.unanswered))
             return NotCoordinatorError(f"No answer about the lease came from {names}; {waited}.")
         if self._election.refusing:
-            refusing = sorted(
-                f"{self._name(d)} (held by {self._name(h)})" for d, h in self._election.refusing.items()
-            )
+            refusing = sorted(f"{self._name(d)} (held by {self._name(h)})" for d, h in self._election.refusing.items())
             return NotCoordinatorError(
                 f"The lease is not given by {', '.join(refusing)}; {waited}.",
                 hint="Try again when the holder has answered.",

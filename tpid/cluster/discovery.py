@@ -156,9 +156,7 @@ class Discovery:
             parsed_addresses=self._interfaces,
         )
 
-    def _announced(
-        self, zeroconf: Zeroconf, name: str, change: ServiceStateChange, tasks: asyncio.TaskGroup
-    ) -> None:
+    def _announced(self, zeroconf: Zeroconf, name: str, change: ServiceStateChange, tasks: asyncio.TaskGroup) -> None:
         if change is ServiceStateChange.Removed:
             self._forget(name)
             return

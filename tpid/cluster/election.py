@@ -163,14 +163,10 @@ class Election:
             or (self._slot is not None and self._slot.term == self._claim_term),
             "only a holder has grants": not self._peers.granted or self.holding,
             "only a holder is busy": not self._busy or self.holding,
-            "a claim without the slot waits for a prompt": self._claim_term is None
-            or self.holding
-            or self._wanted,
-            "the slot is a connected device's": self._slot is None
-            or self._slot.holder in {*self._peers, self._me},
+            "a claim without the slot waits for a prompt": self._claim_term is None or self.holding or self._wanted,
+            "the slot is a connected device's": self._slot is None or self._slot.holder in {*self._peers, self._me},
             "who waits is connected": self._waiting.keys() <= set(self._peers),
-            "no term is above the highest": max(self._claim_term or 0, self._last_granted[0])
-            <= self._highest_term,
+            "no term is above the highest": max(self._claim_term or 0, self._last_granted[0]) <= self._highest_term,
             "a user device without coordinator will campaign": self._role is Role.HELPER
             or self._left
             or self._slot is not None
@@ -210,8 +206,7 @@ class Election:
         highest = max(message.term, message.highest_term if isinstance(message, Deny) else 0)
         if highest > self._highest_term + MAX_TERM_JUMP:
             raise RemoteProtocolError(
-                f"Device {peer_id} sends term {highest}, which no election can have reached "
-                f"after {self._highest_term}."
+                f"Device {peer_id} sends term {highest}, which no election can have reached after {self._highest_term}."
             )
 
     def _view(self) -> tuple[object, ...]:

@@ -1,10 +1,10 @@
 """Which device this is: 128 random bits, made once, kept in the state directory.
 
-    file        what happens
-    ----------  --------------------------------------------------------------
-    missing     a new id is written aside, then linked into place, mode 0600
-    sound       its id
-    damaged     ConfigError: a new id would make this a stranger to the others
+file        what happens
+----------  --------------------------------------------------------------
+missing     a new id is written aside, then linked into place, mode 0600
+sound       its id
+damaged     ConfigError: a new id would make this a stranger to the others
 """
 
 import os

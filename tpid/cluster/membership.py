@@ -1,16 +1,16 @@
 """Connections to the other devices: one a pair, dialled, kept, dialled again.
 
-    who dials                      when
-    -----------------------------  -----------------------------------------------------------------
-    the device with the lower id   mDNS shows the other one and they are not connected
-    who has it as a static peer    not connected to the device at that address
-    after a failure or a loss      backoff with chance, cut short when mDNS announces the device again
-    nobody                         a device of another protocol version; our own address
+who dials                      when
+-----------------------------  -----------------------------------------------------------------
+the device with the lower id   mDNS shows the other one and they are not connected
+who has it as a static peer    not connected to the device at that address
+after a failure or a loss      backoff with chance, cut short when mDNS announces the device again
+nobody                         a device of another protocol version; our own address
 
-    two connections of one pair    which stays
-    -----------------------------  -----------------------------------------------------------------
-    dialled by both                the one that the lower id dialled; both ends know which
-    dialled twice by one           the newer: who dials has lost the older
+two connections of one pair    which stays
+-----------------------------  -----------------------------------------------------------------
+dialled by both                the one that the lower id dialled; both ends know which
+dialled twice by one           the newer: who dials has lost the older
 """
 
 import asyncio
@@ -62,6 +62,7 @@ class Membership:
 
     def __init__(
         self,
+        *,
         me: DeviceId,
         hello: Callable[[], Hello],
         owner: Owner,

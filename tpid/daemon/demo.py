@@ -83,7 +83,7 @@ def _wait_until(control: Path, what: str, condition: Any) -> None:
 
 
 def _two_devices(status: dict[str, Any]) -> bool:
-    return sum(device["granted"] for device in status["cluster"]["devices"]) == 2
+    return sum(bool(device["granted"]) for device in status["cluster"]["devices"]) == 2
 
 
 def _status(control: Path) -> dict[str, Any]:

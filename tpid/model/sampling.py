@@ -149,7 +149,7 @@ def _top_p(probabilities: F64, top_p: float) -> _Ids:
     # Those below this bound go anyway, all of them together have less than 1 - top_p: no need to sort them.
     bound = (1 - top_p) / len(probabilities) * (1 - 1e-6)
     candidates = np.flatnonzero(probabilities >= bound)
-    ascending = candidates[probabilities[candidates].argsort(kind="stable")]
+    ascending = candidates[(-probabilities[candidates]).argsort(kind="stable")[::-1]]  # of equals the lower id stays
     below = 1 - probabilities[candidates].sum()
     cumulative = (probabilities[ascending].cumsum() + below).astype(np.float32)
     first = min(int(cumulative.searchsorted(np.float32(1 - top_p), side="right")), len(ascending) - 1)

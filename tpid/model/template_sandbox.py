@@ -23,10 +23,12 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 
 MAX_STEPS = 500_000  # turns of loops and calls in one rendering
-MAX_VALUE_CHARS = 1 << 25  # of one string, items of one list
+MAX_VALUE_CHARS = 1 << 25  # of one string
 MAX_MADE_CHARS = 1 << 28  # of all strings made in one rendering
+LIST_ITEM_CHARS = 16  # a list's item counts as so many characters: it takes as much memory
 MAX_INTEGER_BITS = 4096
-MAX_NUMBER_ARGUMENT = 100_000  # widths, depths, counts: as Jinja limits `range`
+MAX_NUMBER_ARGUMENT = 100_000  # widths and counts: as Jinja limits `range`
+MAX_JSON_INDENT = 64
 
 _WIDE_FIELD = re.compile(r"\d{6}|\*|:[^}]*\{")  # in a format string: a width to make a giant of a small value
 _SIZED = {"batch", "center", "expandtabs", "indent", "ljust", "rjust", "slice", "tojson", "wordwrap", "zfill"}
@@ -45,7 +47,7 @@ class Budget:
             raise SecurityError(f"it takes more than {MAX_STEPS} steps")
 
     def make(self, size: int) -> None:
-        """Before a string of `size` characters, or a list of `size` items, is made."""
+        """Before a string of `size` characters is made."""
         self._chars -= size
         if size > MAX_VALUE_CHARS or self._chars < 0:
             raise SecurityError(f"it makes a text of {size} characters, which is too much")
@@ -70,8 +72,11 @@ class TemplateSandbox(ImmutableSandboxedEnvironment):
     intercepted_binops = frozenset({"+", "*", "**", "%"})
 
     def __init__(self, now: Callable[[], datetime]) -> None:
-        super().__init__(trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationTag, loopcontrols])
-        self.filters = {name: _guard_filter(filter) for name, filter in (self.filters | {"tojson": _tojson}).items()}
+        super().__init__(
+            trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationTag, loopcontrols], finalize=_shown
+        )
+        filters = self.filters | {"tojson": _tojson}
+        self.filters = {name: _guard_filter(name, filter) for name, filter in filters.items()}
         self.filters |= {_TURNS: _Turns, _CONCAT: _concat}
         self.globals |= {
             "raise_exception": _raise_exception,
@@ -179,14 +184,14 @@ class _Turns:
         return len(self._items)  # type: ignore[arg-type]  # TypeError where it has none, as without us
 
 
+_GROWING = (str, list, tuple)
 _TURNS, _CONCAT = "tpid turns", "tpid concat"  # filters that no template can name
 
 
 @pass_eval_context
 def _concat(context: EvalContext, items: list[Any]) -> str:
-    texts = [item if isinstance(item, str) else str(item) for item in items]
-    _budget.get().make(sum(map(len, texts)))
-    return markup_join(items) if context.autoescape else str_join(texts)
+    _budget.get().make(sum(map(_text_size, items)))
+    return markup_join(items) if context.autoescape else str_join(items)
 
 
 def _replace_concats(node: nodes.Node) -> None:
@@ -209,7 +214,7 @@ def _measured(node: Any) -> Any:
     return nodes.Filter(items, _CONCAT, [], [], None, None, lineno=node.lineno)
 
 
-def _guard_filter(filter: Callable[..., Any]) -> Callable[..., Any]:
+def _guard_filter(name: str, filter: Callable[..., Any]) -> Callable[..., Any]:
     """Its numbers and the text it makes are measured; marks for Jinja, such as pass_environment, stay."""
 
     @wraps(filter)
@@ -218,13 +223,20 @@ def _guard_filter(filter: Callable[..., Any]) -> Callable[..., Any]:
         budget.step()
         own = args[1:] if hasattr(filter, "jinja_pass_arg") else args
         if own:
-            _measure_call(filter.__name__.removeprefix("do_"), own[0], own[1:], kwargs)
+            _measure_call(name, own[0], own[1:], kwargs)
         result = filter(*args, **kwargs)
         if isinstance(result, str | list):
-            budget.make(len(result))
+            budget.make(_size(result))
         return result
 
     return guarded
+
+
+def _shown(value: Any) -> Any:
+    """What a template writes: a value that holds itself many times would become a giant."""
+    if not isinstance(value, str):
+        _budget.get().make(_text_size(value))
+    return value
 
 
 def _measure_call(name: str, owner: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
@@ -233,27 +245,44 @@ def _measure_call(name: str, owner: Any, args: tuple[Any, ...], kwargs: Mapping[
     numbers = [abs(value) for value in values if type(value) is int] if name in _SIZED else []
     if numbers and max(numbers) > MAX_NUMBER_ARGUMENT:
         raise SecurityError(f"it calls {name} with {str(max(numbers))[:40]}, more than {MAX_NUMBER_ARGUMENT}")
-    size = len(owner) if isinstance(owner, str | list | tuple | dict) else 1
-    if isinstance(owner, str):
-        texts = [value for value in values if isinstance(value, str)]
-        size = max([size, *numbers])
-        if name == "replace" and len(texts) == 2:
-            size = len(owner) + owner.count(texts[0]) * len(texts[1])
-        elif name in ("expandtabs", "indent"):
-            per_line = max([8, *numbers, *map(len, texts)])
-            size = len(owner) + (owner.count("\t") + owner.count("\n") + 1) * per_line
-        elif name == "join" and values:
-            size = _joined_size(owner, values[0])
-        elif name in ("format", "format_map"):
-            n_fields = max(owner.count("{"), owner.count("%"))
-            size = len(_checked_format(owner)) + sum(map(_text_size, values)) * n_fields
-        elif name == "translate":
-            raise SecurityError("it uses 'translate', which is not allowed")
+    if name == "tojson":
+        _measure_json(owner, values, numbers)
     elif name == "join":
-        size = _joined_size(str(values[0]) if values else "", owner)
-    elif name == "tojson":
-        size = 0  # bounded by the data, which is ours
-    _budget.get().make(size)
+        separator, items = (owner, values[0] if values else ()) if isinstance(owner, str) else (values, owner)
+        _measure_join(separator, items)
+    elif isinstance(owner, str):
+        _budget.get().make(_string_size(name, owner, values, numbers))
+    elif name in ("string", "format", "indent", "replace", "upper", "lower", "trim", "escape", "e"):
+        _budget.get().make(_text_size(owner))  # filters that turn anything into a string
+
+
+def _string_size(name: str, owner: str, values: tuple[Any, ...], numbers: list[int]) -> int:
+    """At most so many characters does the method or filter `name` make of the string `owner`."""
+    texts = [value for value in values if isinstance(value, str)]
+    if name == "replace" and len(texts) == 2:
+        return len(owner) + owner.count(texts[0]) * len(texts[1])
+    if name in ("expandtabs", "indent"):
+        per_line = max([8, *numbers, *map(len, texts)])
+        return len(owner) + (owner.count("\t") + owner.count("\n") + 1) * per_line
+    if name in ("format", "format_map"):
+        n_fields = max(owner.count("{"), owner.count("%"))
+        return len(_checked_format(owner)) + sum(map(_text_size, values)) * n_fields
+    if name == "translate":
+        raise SecurityError("it uses 'translate', which is not allowed")
+    return max([len(owner), *numbers])
+
+
+def _measure_json(value: Any, arguments: tuple[Any, ...], numbers: list[int]) -> None:
+    indents = [*numbers, *(len(argument) for argument in arguments if isinstance(argument, str))]
+    if indents and max(indents) > MAX_JSON_INDENT:
+        raise SecurityError(f"it indents JSON by {max(indents)}, more than {MAX_JSON_INDENT}")
+    _budget.get().make(_text_size(value))
+
+
+def _measure_join(separator: Any, items: Any) -> None:
+    """Items that are made lazily were counted when they were made."""
+    if isinstance(items, list | tuple | dict | str):
+        _budget.get().make(_text_size(separator) * len(items) + _text_size(items))
 
 
 def _measure_operation(operator: str, left: Any, right: Any) -> None:
@@ -261,30 +290,32 @@ def _measure_operation(operator: str, left: Any, right: Any) -> None:
     budget.step()
     if operator == "%" and isinstance(left, str):
         budget.make(len(_checked_format(left)) + _text_size(right) * max(1, left.count("%")))
-    elif operator == "+" and isinstance(left, str | list | tuple) and isinstance(right, str | list | tuple):
-        budget.make(len(left) + len(right))
+    elif operator == "+" and isinstance(left, _GROWING) and isinstance(right, _GROWING):
+        budget.make(_size(left) + _size(right))
     elif operator == "*":
         for factor, times in ((left, right), (right, left)):
-            if isinstance(factor, str | list | tuple) and isinstance(times, int):
-                budget.make(len(factor) * max(0, times))
+            if isinstance(factor, _GROWING) and isinstance(times, int):
+                budget.make(_size(factor) * max(0, times))
     if operator in ("*", "**") and isinstance(left, int) and isinstance(right, int):
         bits = left.bit_length() * max(0, right) if operator == "**" else left.bit_length() + right.bit_length()
         if bits > MAX_INTEGER_BITS:
             raise SecurityError(f"it computes a number of {bits} bits, more than {MAX_INTEGER_BITS}")
 
 
-def _joined_size(separator: str, items: Any) -> int:
-    if not isinstance(items, list | tuple | dict | str):
-        return 0  # lazily made: its items were counted, the result is too
-    return len(separator) * len(items) + sum(_text_size(item) for item in items)
+def _size(value: str | list[Any] | tuple[Any, ...]) -> int:
+    return len(value) if isinstance(value, str) else len(value) * LIST_ITEM_CHARS
 
 
 def _text_size(value: Any) -> int:
+    """Of the text that shows `value`, roughly. Each value in it is a step, so the measuring is bounded too."""
+    _budget.get().step()
     if isinstance(value, str):
         return len(value)
     if isinstance(value, list | tuple):
-        return sum(map(_text_size, value)) + 2 * len(value)
-    return 64
+        return sum(map(_text_size, value)) + LIST_ITEM_CHARS
+    if isinstance(value, dict):
+        return sum(_text_size(key) + _text_size(item) for key, item in value.items()) + LIST_ITEM_CHARS
+    return LIST_ITEM_CHARS
 
 
 def _checked_format(text: str) -> str:
