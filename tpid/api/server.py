@@ -40,7 +40,7 @@ def make_app(chat: ChatEndpoint, models: ModelEndpoints, status: StatusEndpoint)
 
 @asynccontextmanager
 async def serving(app: web.Application, path: Path) -> AsyncIterator[None]:
-    """Serve `app` on the Unix socket `path`, for its owner only. Raises ListenError."""
+    """Serve `app` on the Unix socket `path`; the process's umask says who may connect. Raises ListenError."""
     _make_way(path)
     # Cancelling the handler of a client that went away is what ends an answer on Ctrl-C.
     runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=SHUTDOWN_TIMEOUT_S)
@@ -55,13 +55,10 @@ async def serving(app: web.Application, path: Path) -> AsyncIterator[None]:
 
 
 async def _listen(runner: web.AppRunner, path: Path) -> None:
-    before = os.umask(0o177)
     try:
         await web.UnixSite(runner, str(path)).start()
     except OSError as error:
         raise ListenError(f"The control socket {path} cannot be made: {error.strerror}.") from error
-    finally:
-        os.umask(before)
 
 
 def _make_way(path: Path) -> None:

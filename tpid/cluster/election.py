@@ -140,12 +140,12 @@ class Election:
     def handle(self, event: Event, now: float) -> list[Action]:
         """Take one event; `now` never goes back.
 
-        Raises RemoteProtocolError, with nothing changed, for a message that its sender may not send.
+        Raises, with nothing changed: RemoteProtocolError for a message that its sender may not send,
+        LocalProtocolError for what only a holder, or only a user device, may do.
         """
         if isinstance(event, Received):
-            if event.peer not in self._peers:
-                return []  # of a connection that was cut here
             self._check(event.peer, event.message)
+        self._check_own(event)
         before = self._view()
         self._actions = []
         self._pass_deadlines(now)
@@ -185,22 +185,20 @@ class Election:
                 self._joined(peer_id, role, now)
             case PeerLost(peer_id):
                 self._forget(peer_id, now)
-            case Received(peer_id, message) if peer_id in self._peers:  # not cut a moment ago
+            case Received(peer_id, message) if peer_id in self._peers:
                 self._received(peer_id, message, now)
             case Want(wanted):
                 self._want(wanted, now)
             case Busy(busy):
-                if busy and not self.holding:
-                    raise LocalProtocolError("A device that does not hold the lease cannot be busy with it.")
                 self._busy = busy
             case BumpTerm():
-                if not self.holding:
-                    raise LocalProtocolError("Only the holder of the lease can raise its term.")
                 self._raise_term(now)
             case Leave():
                 self._leave()
 
     def _check(self, peer_id: DeviceId, message: LeaseMessage) -> None:
+        if peer_id not in self._peers:
+            return  # the connection was cut here: `_take` drops the message
         if isinstance(message, Campaign | Renew) and self._peers[peer_id].role is not Role.USER:
             raise RemoteProtocolError(f"Helper {peer_id} asks for the lease, which helpers never may.")
         highest = max(message.term, message.highest_term if isinstance(message, Deny) else 0)
@@ -208,6 +206,15 @@ class Election:
             raise RemoteProtocolError(
                 f"Device {peer_id} sends term {highest}, which no election can have reached after {self._highest_term}."
             )
+
+    def _check_own(self, event: Event) -> None:
+        match event:
+            case Want(wanted=True) if self._role is not Role.USER or self._left:
+                raise LocalProtocolError("This device may not ask for the lease.")
+            case Busy(busy=True) if not self.holding:
+                raise LocalProtocolError("A device that does not hold the lease cannot be busy with it.")
+            case BumpTerm() if not self.holding:
+                raise LocalProtocolError("Only the holder of the lease can raise its term.")
 
     def _view(self) -> tuple[object, ...]:
         slot = self._slot
@@ -254,8 +261,8 @@ class Election:
         holder = self.coordinator
         if self._claim_term is None or holder is None or holder == self._me:
             return
-        peer = self._peers[holder]
-        if peer.asked is None and peer.answered_term != self._claim_term:
+        open_already = self._peers.is_open(holder, self._claim_term)
+        if not open_already and self._peers[holder].answered_term != self._claim_term:
             self._ask(holder, now)
 
     def _yield_to_waiting(self, now: float) -> None:
@@ -290,8 +297,6 @@ class Election:
             self._take_own_slot(now)
 
     def _want(self, wanted: bool, now: float) -> None:
-        if wanted and (self._role is not Role.USER or self._left):
-            raise LocalProtocolError("This device may not ask for the lease.")
         if wanted == self._wanted:
             return
         self._wanted = wanted
@@ -377,14 +382,14 @@ class Election:
             return  # our RELEASE is on its way
         peer.ask_again = False
         peer.answered_term = message.term
-        if self.coordinator not in (None, self._me, peer_id):
-            self._send(peer_id, Release(term=message.term))  # the slot went to another meanwhile
+        if self.coordinator not in (None, self._me):
+            self._send(peer_id, Release(term=message.term))  # without the own slot there is nothing to hold
             return
         peer.denied_by = None
         until = request.sent_at + message.ttl_s
         peer.granted_until = until if until > now else None
         if not self.holding:
-            self._take_own_slot(now)  # who grants us its own slot does not hold ours any more
+            self._take_own_slot(now)  # who had our slot gave it back, and grants us its own
 
     def _denied(self, peer_id: DeviceId, message: Deny, now: float) -> None:
         self._highest_term = max(self._highest_term, message.highest_term)

@@ -35,7 +35,8 @@ def main() -> int:
                 return pulled
         stack.enter_context(_daemon("desktop", "helper", Path(sockets)))
         _wait_until(laptop, "has found the other", _two_devices)
-        return _tpictl(laptop, "chat", MODEL, "--stats")
+        # The statistics belong to what the demo shows: on stdout, behind the answer.
+        return _tpictl(laptop, "chat", MODEL, "--stats", stderr=subprocess.STDOUT)
 
 
 @contextlib.contextmanager
@@ -96,9 +97,9 @@ def _status(control: Path) -> dict[str, Any]:
         return status
 
 
-def _tpictl(control: Path, *arguments: str) -> int:
+def _tpictl(control: Path, *arguments: str, stderr: int | None = None) -> int:
     command = [sys.executable, "-m", "tpictl.main", *arguments]
-    return subprocess.call(command, env=os.environ | {"TPID_SOCKET": str(control)})
+    return subprocess.call(command, env=os.environ | {"TPID_SOCKET": str(control)}, stderr=stderr)
 
 
 if __name__ == "__main__":

@@ -48,22 +48,22 @@ class ChatTemplate:
         `messages`, `tools` and `variables` are made of JSON's types. Raises ChatTemplateError, with the template's own
         words where it refuses the messages.
         """
-        given: dict[str, object] = {
-            **self._tokens,
-            "documents": None,
-            **{name: _plain(value) for name, value in variables.items()},
-            "messages": [_message(message) for message in messages],
-            "tools": _plain(tools),
-            "add_generation_prompt": add_generation_prompt,
-        }
         try:
+            given: dict[str, object] = {
+                **self._tokens,
+                "documents": None,
+                **{name: _plain(value) for name, value in variables.items()},
+                "messages": [_message(message) for message in messages],
+                "tools": _plain(tools),
+                "add_generation_prompt": add_generation_prompt,
+            }
             with counting(Budget()):
                 return _join(self._template.generate(given))
         except ChatTemplateError:
             raise
         except TemplateError as error:
             raise ChatTemplateError(f"The chat template refuses the messages: {_one_line(error)}.") from error
-        except Exception as error:  # a template runs expressions on our data: anything may come of it
+        except Exception as error:  # a template computes with what a request holds: anything may come of it
             raise ChatTemplateError(
                 f"The chat template failed with {type(error).__name__}: {_one_line(error)}."
             ) from error

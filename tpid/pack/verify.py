@@ -5,6 +5,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from safetensors import SafetensorError, safe_open
+
 from tpid.errors import PackError
 from tpid.pack.geometry import UnitGeometry, UnitRange
 from tpid.pack.manifest import TEMPLATE_NAME, TOKENIZER_NAME, layer_path
@@ -31,7 +33,12 @@ def vectors_digest(vectors: dict[str, U8]) -> str:
 
 
 def verify_pack(pack: Pack, progress: ProgressCallback = lambda _: None) -> None:
-    """Read every byte of the pack. Raises PackError at the first that is not as it was written."""
+    """Read every byte of the pack. Raises PackError at the first that is not as it was written.
+
+    Each tensor file must also open with the plain safetensors library, as the format promises.
+    """
+    for path in sorted(pack.directory.rglob("*.safetensors")):
+        _open_plainly(path)
     for name, expected in ((TOKENIZER_NAME, pack.manifest.tokenizer), (TEMPLATE_NAME, pack.manifest.chat_template)):
         if expected is not None and digest(read_file(pack.directory / name)) != expected:
             raise _damaged(pack.directory / name, "its content")
@@ -65,6 +72,14 @@ def _verify_vectors(pack: Pack) -> None:
             raise _damaged(pack.directory / layer_path(layer), "a norm or bias")
     if digest(pack.final_norm().view("u1")) != pack.manifest.final_norm:
         raise _damaged(pack.embed_range().path, "the final norm")
+
+
+def _open_plainly(path: Path) -> None:
+    try:
+        with safe_open(path, framework="numpy") as file:
+            file.keys()
+    except (SafetensorError, OSError) as error:
+        raise PackError(f"{path} does not open as safetensors: {error}.", hint="Import the model again.") from error
 
 
 def read_file(path: Path) -> bytes:
