@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import psutil
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from tpid.device import Role
 from tpid.errors import ConfigError
@@ -29,6 +29,7 @@ def parse_size(value: object) -> object:
     return int(float(match[1]) * _UNITS[match[2].upper()])
 
 
+HomePath = Annotated[Path, AfterValidator(Path.expanduser)]
 Size = Annotated[int, BeforeValidator(parse_size), Field(gt=0)]
 
 
@@ -64,14 +65,14 @@ class Config(BaseModel):
         pattern=r"^[A-Za-z0-9._-]{1,63}$",
         description="Only devices with the same word here find each other.",
     )
-    state_dir: Path = Field(
+    state_dir: HomePath = Field(
         default_factory=default_state_dir, description="Identity and packs. Default: systemd's or the XDG directory."
     )
-    models_dir: Path | None = Field(
+    models_dir: HomePath | None = Field(
         default=None,
         description="Packs, one directory each; may be shared by several daemons. Default: state_dir/models.",
     )
-    socket: Path | None = Field(
+    socket: HomePath | None = Field(
         default=None, description="Unix socket of the API. Default: systemd's or the XDG runtime directory."
     )
     port: int = Field(default=7474, ge=0, le=65535, description="TCP port for the other devices; 0 takes any free one.")
