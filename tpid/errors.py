@@ -26,6 +26,7 @@
     │   ├── LoadError               a device could not load its share
     │   ├── PassDroppedError        the coordinator has given up a pass: a request was cancelled
     │   └── RefusedError            a hello was refused, by the peer or by this device
+    ├── NumericError                the model computed what is not a number
     └── DaemonUnreachableError      tpictl finds no daemon
 
 Each leaf is one thing that an owner can act on. `code` is stable: scripts may
@@ -154,6 +155,10 @@ class RefusedError(ClusterError):
     def __init__(self, message: str, *, reason_code: str, hint: str | None = None) -> None:
         super().__init__(message, hint=hint)
         self.reason_code = reason_code
+
+
+class NumericError(TpidError):
+    code = "numeric"
 
 
 class DaemonUnreachableError(TpidError):

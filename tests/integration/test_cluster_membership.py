@@ -308,6 +308,29 @@ def test_another_protocol_version_is_reported_by_name_and_not_dialled(cluster_na
     run(test())
 
 
+def test_an_announcement_that_no_tpid_made_is_counted(cluster_name: str) -> None:
+    async def test() -> None:
+        mdns = AsyncZeroconf(interfaces=["127.0.0.1"])
+        try:
+            await mdns.async_register_service(
+                AsyncServiceInfo(
+                    SERVICE_TYPE,
+                    f"{cluster_name}.{SERVICE_TYPE}",
+                    port=9,
+                    properties={"id": b"\xff\xfe", "v": None},
+                    server=f"{cluster_name}.local.",
+                    parsed_addresses=["127.0.0.1"],
+                )
+            )
+            async with make(cluster_name, profile("laptop")) as cluster:
+                await cluster.wait_for(lambda: cluster.status().n_unreadable >= 1)
+                assert cluster.status().sighted == ()
+        finally:
+            await mdns.async_close()
+
+    run(test())
+
+
 def test_trouble_with_mdns_does_not_stop_the_rest(cluster_name: str) -> None:
     async def test() -> None:
         # An address that no interface here has: nothing is ever sent.

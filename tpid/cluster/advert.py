@@ -82,6 +82,11 @@ def decode_advert(properties: Mapping[bytes, bytes | None]) -> Advert:
     )
 
 
+def is_cluster_name(text: str) -> bool:
+    """Whether a cluster can be called so: it must arrive as it is."""
+    return _printable(text) == text and text != ""
+
+
 def _printable(text: str) -> str:
     return "".join(c if c.isprintable() else "?" for c in text).encode()[:180].decode(errors="ignore")[:MAX_TEXT_CHARS]
 

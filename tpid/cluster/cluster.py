@@ -27,6 +27,7 @@ from types import TracebackType
 from typing import Literal, Self
 
 from tpid.cluster.address import Address, parse_address
+from tpid.cluster.advert import is_cluster_name
 from tpid.cluster.changed import Changed
 from tpid.cluster.discovery import Discovery
 from tpid.cluster.election import Election
@@ -57,7 +58,7 @@ from tpid.comm.listener import Listener
 from tpid.comm.messages import Device, Hello, Kind, Message
 from tpid.comm.tensors import StartHeader, TensorHeader
 from tpid.device import DeviceId, DeviceProfile, Role
-from tpid.errors import DeviceLostError, LocalProtocolError, NotCoordinatorError, TpidError
+from tpid.errors import ConfigError, DeviceLostError, LocalProtocolError, NotCoordinatorError, TpidError
 
 __all__ = ["Cluster", "ClusterSettings", "Handler"]
 
@@ -70,7 +71,11 @@ class Cluster:
     def __init__(
         self, settings: ClusterSettings, profile: DeviceProfile, *, chance: random.Random | None = None
     ) -> None:
-        """Raises ConfigError for a static peer that is no address. `chance` is for the jitter of dialling."""
+        """Raises ConfigError for a bad name or address. `chance` is for the jitter of dialling."""
+        if not is_cluster_name(settings.name):
+            raise ConfigError(
+                f"{settings.name!r} cannot be the name of a cluster.", hint="Use 1 to 63 printable characters."
+            )
         self._settings = settings
         self._profile = profile
         self._static_peers: tuple[Address, ...] = tuple(parse_address(text) for text in settings.static_peers)

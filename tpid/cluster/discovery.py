@@ -167,6 +167,7 @@ class Discovery:
             info = AsyncServiceInfo(SERVICE_TYPE, name)
         except ZeroconfError:
             self._unreadable.add(name)
+            self._on_change()
             return
         if info.load_from_cache(zeroconf):
             self._resolved(name, info)
@@ -189,6 +190,7 @@ class Discovery:
             _logger.debug("mdns_unreadable service=%r reason=%s", name, error)
             self._forget(name)
             self._unreadable.add(name)
+            self._on_change()
             return
         if advert.id == self._profile.id:
             return

@@ -3,14 +3,12 @@
 `handle(event, now) -> actions`; `next_deadline()` says when the next `Tick` is due. Every device has one
 slot: the lease that it has given, to itself or to another. A holder is a device that has its own slot.
 
-Rules:
-
     situation of the receiver          CAMPAIGN(T) from X is answered by
     ---------------------------------  ----------------------------------------------------------------
     slot free, or X's already          GRANT, if T is new here; otherwise DENY with the highest term, and
                                        the slot is kept for X, who raises its term and asks again
-    slot is another's                  DENY naming the holder; X is told by RELEASE when the slot is free
-    holder, busy                       DENY; X gets the lease as soon as the holder is idle
+    slot is another's                  DENY naming the holder, and RELEASE(T) when the slot is free
+    holder, busy                       DENY; X is next as soon as the holder is idle
     holder, idle; X has a prompt       RELEASE to all grantors, then as if the slot were free
     holder, idle; X is idle too        the same if X wins the tie: higher term, then lower id; else DENY
     holder with a prompt; so has X     the same tie
@@ -20,6 +18,9 @@ Rules:
     ---------------------------------  ----------------------------------------------------------------
     user device, slot free, no prompt  after a short delay takes its own slot and campaigns ("idle")
     user device with a prompt          slot free: takes it and campaigns at all; slot given: asks its holder
+    …when that holder is lost          takes its own slot at once
+    …when that holder gives back       with a GRANT or a RELEASE of its own term it is next and takes its
+                                       slot; otherwise another is next: waits for its campaign, or the delay
     holder                             every third of the time to live: RENEW to grantors, CAMPAIGN to others
     holder, refused for its term       idle: raises its term and asks again; busy: later
     helper                             gives its slot, never asks
@@ -27,8 +28,9 @@ Rules:
 
 What makes it safe: one slot a device; at most one request is open for each peer and term, so an answer
 belongs to one request; the holder counts the time to live from when it sent the request, the grantor from
-when the request came; the terms that a device grants grow, and two holders never share one.
-A request that stays unanswered for the time to live ends the connection.
+when the request came; the terms that a device grants grow, and two holders never share one there.
+What makes it end: who gave way does not raise its term until it is next, so prompts cannot overtake each
+other for ever. A request that stays unanswered for the time to live ends the connection.
 """
 
 import math
@@ -37,7 +39,6 @@ from typing import Literal
 
 from tpid.cluster.answers import Answers, Request
 from tpid.cluster.lease import (
-    MAX_TERM_JUMP,
     Action,
     BumpTerm,
     Busy,
@@ -55,10 +56,11 @@ from tpid.cluster.lease import (
     Send,
     Slot,
     Want,
+    check_message,
 )
 from tpid.comm.messages import Campaign, Deny, Grant, Release, Renew
 from tpid.device import DeviceId, Role
-from tpid.errors import LocalProtocolError, RemoteProtocolError
+from tpid.errors import LocalProtocolError
 
 
 class Election:
@@ -143,9 +145,7 @@ class Election:
         Raises, with nothing changed: RemoteProtocolError for a message that its sender may not send,
         LocalProtocolError for what only a holder, or only a user device, may do.
         """
-        if isinstance(event, Received):
-            self._check(event.peer, event.message)
-        self._check_own(event)
+        self._check(event)
         before = self._view()
         self._actions = []
         self._pass_deadlines(now)
@@ -185,7 +185,7 @@ class Election:
                 self._joined(peer_id, role, now)
             case PeerLost(peer_id):
                 self._forget(peer_id, now)
-            case Received(peer_id, message) if peer_id in self._peers:
+            case Received(peer_id, message) if peer_id in self._peers:  # else its connection was cut here
                 self._received(peer_id, message, now)
             case Want(wanted):
                 self._want(wanted, now)
@@ -196,19 +196,10 @@ class Election:
             case Leave():
                 self._leave()
 
-    def _check(self, peer_id: DeviceId, message: LeaseMessage) -> None:
-        if peer_id not in self._peers:
-            return  # the connection was cut here: `_take` drops the message
-        if isinstance(message, Campaign | Renew) and self._peers[peer_id].role is not Role.USER:
-            raise RemoteProtocolError(f"Helper {peer_id} asks for the lease, which helpers never may.")
-        highest = max(message.term, message.highest_term if isinstance(message, Deny) else 0)
-        if highest > self._highest_term + MAX_TERM_JUMP:
-            raise RemoteProtocolError(
-                f"Device {peer_id} sends term {highest}, which no election can have reached after {self._highest_term}."
-            )
-
-    def _check_own(self, event: Event) -> None:
+    def _check(self, event: Event) -> None:
         match event:
+            case Received(peer_id, message) if peer_id in self._peers:
+                check_message(peer_id, self._peers[peer_id].role, message, self._highest_term)
             case Want(wanted=True) if self._role is not Role.USER or self._left:
                 raise LocalProtocolError("This device may not ask for the lease.")
             case Busy(busy=True) if not self.holding:

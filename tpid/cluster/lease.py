@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from tpid.comm.messages import Campaign, Deny, Grant, Release, Renew
 from tpid.device import DeviceId, Role
+from tpid.errors import RemoteProtocolError
 
 LeaseMessage = Campaign | Grant | Deny | Renew | Release
 LEASE_MESSAGES = (Campaign, Grant, Deny, Renew, Release)
@@ -37,6 +38,17 @@ class Lease:
 
     term: int
     devices: frozenset[DeviceId]
+
+
+def check_message(peer: DeviceId, role: Role, message: LeaseMessage, highest_term: int) -> None:
+    """Raises RemoteProtocolError for what no device, or no helper, may send; `highest_term`: seen so far."""
+    if role is not Role.USER and isinstance(message, Campaign | Renew):
+        raise RemoteProtocolError(f"Helper {peer} asks for the lease, which helpers never may.")
+    term = max(message.term, message.highest_term if isinstance(message, Deny) else 0)
+    if term > highest_term + MAX_TERM_JUMP:
+        raise RemoteProtocolError(
+            f"Device {peer} sends term {term}, which no election can have reached after {highest_term}."
+        )
 
 
 # --- events

@@ -142,7 +142,7 @@ class Renew(Message):
 
 
 class Release(Message):
-    """The holder gives the lease back."""
+    """The holder gives the lease back; to a waiting candidate, with its own term: ask again, or you are next."""
 
     term: Term
 

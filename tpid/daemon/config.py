@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import psutil
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from tpid.device import Role
 from tpid.errors import ConfigError
@@ -17,47 +17,69 @@ from tpid.errors import ConfigError
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 # What is left to the owner: a browser and a desktop still run.
 DEFAULT_BUDGET_FRACTION = 0.5
+MAX_NAME_CHARS = 63  # of a label in mDNS
 
 
 def parse_size(value: object) -> object:
     """ "2G", "512 MiB" or a number of bytes -> bytes; anything else as it is, for pydantic to refuse."""
     if not isinstance(value, str):
         return value
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?\s*", value, re.IGNORECASE)
+    match = re.fullmatch(r"\s*([0-9]{1,15}(?:\.[0-9]{1,15})?)\s*([KMGT]?)(?:i?B)?\s*", value, re.IGNORECASE | re.ASCII)
     if match is None:
         raise ValueError(f"{value!r} is not a size such as 2G or 512M")
     return int(float(match[1]) * _UNITS[match[2].upper()])
 
 
-HomePath = Annotated[Path, AfterValidator(Path.expanduser)]
-Size = Annotated[int, BeforeValidator(parse_size), Field(gt=0)]
+def parse_path(value: object) -> object:
+    """`~` is the owner's home, as in a shell; anything but a string as it is, for pydantic to refuse."""
+    if not isinstance(value, str):
+        return value
+    if not value.strip() or "\0" in value:
+        raise ValueError(f"{value!r} is not a path")
+    try:
+        return Path(value).expanduser()
+    except RuntimeError as error:
+        raise ValueError(f"{value!r} is in the home of a user that is not known") from error
+
+
+# At most 1 PiB: it must fit 64 bits when the other devices are told.
+Size = Annotated[int, BeforeValidator(parse_size), Field(gt=0, le=1 << 50)]
+HomePath = Annotated[Path, BeforeValidator(parse_path)]
 
 
 def default_state_dir() -> Path:
     """systemd's directory, else the XDG one."""
-    if "STATE_DIRECTORY" in os.environ:
+    if os.environ.get("STATE_DIRECTORY"):
         return Path(os.environ["STATE_DIRECTORY"].split(":")[0])
     home = os.environ.get("XDG_STATE_HOME")
     return (Path(home) if home else Path.home() / ".local" / "state") / "tpid"
 
 
 def default_socket(state_dir: Path) -> Path:
-    if "RUNTIME_DIRECTORY" in os.environ:
+    if os.environ.get("RUNTIME_DIRECTORY"):
         return Path(os.environ["RUNTIME_DIRECTORY"].split(":")[0]) / "tpid.sock"
     runtime = os.environ.get("XDG_RUNTIME_DIR")
     return Path(runtime) / "tpid" / "tpid.sock" if runtime else state_dir / "tpid.sock"
 
 
+def default_name() -> str:
+    return platform.node()[:MAX_NAME_CHARS] or "device"
+
+
 class Config(BaseModel):
     """Every field has a default that fits a device at home; an empty file is a good one."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, validate_default=True)
 
     name: str = Field(
-        default_factory=platform.node, min_length=1, max_length=63, description="What people call this device."
+        default_factory=default_name,
+        min_length=1,
+        max_length=MAX_NAME_CHARS,
+        description="What people call this device. Default: its host name.",
     )
     role: Role = Field(
         default=Role.USER,
+        strict=False,
         description="`user`: somebody types here, may coordinate. `helper`: lends memory and cores, never coordinates.",
     )
     cluster: str = Field(
@@ -77,11 +99,13 @@ class Config(BaseModel):
     )
     port: int = Field(default=7474, ge=0, le=65535, description="TCP port for the other devices; 0 takes any free one.")
     peers: tuple[str, ...] = Field(
-        default=(), description="Devices to dial without mDNS, as host:port; loopback only until pairing exists."
+        default=(),
+        strict=False,
+        description="Devices to dial without mDNS, as host:port; loopback only until pairing exists.",
     )
     discovery: bool = Field(default=True, description="Find and be found by mDNS.")
     threads: int = Field(
-        default_factory=lambda: psutil.cpu_count(logical=False) or 1,
+        default_factory=lambda: psutil.cpu_count(logical=False) or psutil.cpu_count() or 1,
         ge=1,
         le=1024,
         description="Cores that compute. Default: the physical ones.",
@@ -94,6 +118,7 @@ class Config(BaseModel):
     context_tokens: int = Field(
         default=4096,
         ge=16,
+        le=1 << 30,
         description="Longest sequence, prompt and answer together, unless the model ends earlier; memory is planned.",
     )
     prefill_tokens: int = Field(
@@ -140,11 +165,13 @@ def load_config(path: Path | None) -> Config:
         try:
             data = tomllib.loads(path.read_text(encoding="utf-8"))
         except OSError as error:
-            raise ConfigError(f"{path} cannot be read: {error.strerror}.") from error
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{path} is not TOML: {error}.") from error
+            raise ConfigError(f"{path} cannot be read: {error.strerror}.", hint="Check --config.") from error
+        except (ValueError, RecursionError) as error:  # bad TOML, bad UTF-8, numbers of thousands of digits
+            raise ConfigError(f"{path} is not TOML: {error}.", hint="See docs/configuration.md.") from error
     try:
         return Config.model_validate(data)
+    except RuntimeError as error:  # Path.home() of a user without one
+        raise ConfigError("There is no home directory to keep state in.", hint="Set state_dir.") from error
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])

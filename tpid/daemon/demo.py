@@ -36,7 +36,7 @@ def main() -> int:
         stack.enter_context(_daemon("desktop", "helper", Path(sockets)))
         _wait_until(laptop, "has found the other", _two_devices)
         # The statistics belong to what the demo shows: on stdout, behind the answer.
-        return _tpictl(laptop, "chat", MODEL, "--stats", stderr=subprocess.STDOUT)
+        return _tpictl(laptop, "chat", MODEL, "--temperature", "0", "--stats", stderr=subprocess.STDOUT)
 
 
 @contextlib.contextmanager

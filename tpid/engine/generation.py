@@ -1,5 +1,6 @@
 """From a chat to an answer: template, tokens, prefill of what is new, decode until something ends it."""
 
+import asyncio
 import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -63,7 +64,7 @@ async def generate(
 
     Raises ChatTemplateError, ContextOverflowError, and what `Session.extend` raises.
     """
-    prompt = text_model.encode_chat(request.messages)
+    prompt = await asyncio.to_thread(text_model.encode_chat, request.messages)  # a hostile template takes seconds
     budget = _token_budget(len(prompt), request.max_tokens, session.plan.context_tokens)
     sampler = Sampler(request.sampling)
     decoder = StreamDecoder(text_model.tokenizer)
@@ -72,17 +73,18 @@ async def generate(
     started = time.perf_counter()
     cached = _reuse(session, prompt)
     logits = await session.extend(prompt[cached:])
-    ids: list[int] = []
+    sequence, n_answer = list(prompt), 0
     stats = GenerationStats(len(prompt), cached, 0, 0.0, 0.0)
     reason: FinishReason = "length"
     first_at = started
     while True:
-        id = sampler.sample(logits, [*prompt, *ids])
+        id = sampler.sample(logits, sequence)
         now = time.perf_counter()
-        if not ids:
+        if n_answer == 0:
             first_at = now
-        ids.append(id)
-        stats = replace(stats, completion_tokens=len(ids), ttft_s=first_at - started, decode_s=now - first_at)
+        sequence.append(id)
+        n_answer += 1
+        stats = replace(stats, completion_tokens=n_answer, ttft_s=first_at - started, decode_s=now - first_at)
         if id in text_model.eos_ids:
             reason = "stop"
             break
@@ -92,7 +94,7 @@ async def generate(
         if stopped:
             yield Finished("stop", stats)
             return
-        if len(ids) >= budget:
+        if n_answer >= budget:
             break
         logits = await session.extend([id])
 

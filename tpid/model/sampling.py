@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from tpid.errors import ModelFileError, RequestError
+from tpid.errors import NumericError, RequestError
 from tpid.model.weights import F32
 
 MIN_TEMPERATURE, MAX_TEMPERATURE = 0.01, 100.0
@@ -58,7 +58,7 @@ class Sampler:
         self._seen = _SeenIds()
 
     def sample(self, logits: F32, previous_ids: Sequence[int]) -> int:
-        """`logits`: fp32 [vocab], left unchanged. Raises ModelFileError where one is not finite."""
+        """`logits`: fp32 [vocab], left unchanged. Raises NumericError where one is not finite."""
         scores = self._penalized(logits, previous_ids)
         if self._params.temperature == 0:
             return int(scores.argmax())
@@ -94,7 +94,7 @@ class Sampler:
                 scores = scores / np.float32(params.temperature)
         finite = np.isfinite(scores)
         if not finite.all():
-            raise ModelFileError(
+            raise NumericError(
                 f"{int((~finite).sum())} of {len(scores)} logits are not finite numbers.",
                 hint="The weights or the arithmetic of a device are damaged: verify the pack on each device.",
             )

@@ -30,7 +30,10 @@ MAX_INTEGER_BITS = 4096
 MAX_NUMBER_ARGUMENT = 100_000  # widths and counts: as Jinja limits `range`
 MAX_JSON_INDENT = 64
 
-_WIDE_FIELD = re.compile(r"\d{6}|\*|:[^}]*\{")  # in a format string: a width to make a giant of a small value
+# Fields of format strings with a width or precision that makes a giant of a small value, or that is a value itself.
+_WIDE_PERCENT = re.compile(r"%[-+ #]*\d*\.?(\d{6}|\*)")
+_WIDE_NAMED = re.compile(r"\)[-+ #]*\d*\.?\d{6}")  # after %(name)
+_WIDE_BRACE = re.compile(r"\{[^{}:]*:[^{}]{0,16}(\d{6}|\{)")
 _SIZED = {"batch", "center", "expandtabs", "indent", "ljust", "rjust", "slice", "tojson", "wordwrap", "zfill"}
 
 
@@ -80,7 +83,7 @@ class TemplateSandbox(ImmutableSandboxedEnvironment):
         self.filters |= {_TURNS: _Turns, _CONCAT: _concat}
         self.globals |= {
             "raise_exception": _raise_exception,
-            "strftime_now": lambda format: now().strftime(_checked_format(format)),
+            "strftime_now": lambda format: now().strftime(_checked(_WIDE_PERCENT, format)),
             "dict": _Dict(),
             "namespace": _Namespace,
         }
@@ -109,7 +112,7 @@ class TemplateSandbox(ImmutableSandboxedEnvironment):
             return None
 
         def measured(*args: Any, **kwargs: Any) -> str:
-            _measure_call("format", value.__self__, args, kwargs)
+            _measure_format(_WIDE_BRACE, value.__self__, (*args, *kwargs.values()))
             return wrapped(*args, **kwargs)
 
         return measured
@@ -250,6 +253,8 @@ def _measure_call(name: str, owner: Any, args: tuple[Any, ...], kwargs: Mapping[
     elif name == "join":
         separator, items = (owner, values[0] if values else ()) if isinstance(owner, str) else (values, owner)
         _measure_join(separator, items)
+    elif name == "format" and isinstance(owner, str):
+        _measure_format(_WIDE_PERCENT, owner, values)
     elif isinstance(owner, str):
         _budget.get().make(_string_size(name, owner, values, numbers))
     elif name in ("string", "format", "indent", "replace", "upper", "lower", "trim", "escape", "e"):
@@ -264,9 +269,6 @@ def _string_size(name: str, owner: str, values: tuple[Any, ...], numbers: list[i
     if name in ("expandtabs", "indent"):
         per_line = max([8, *numbers, *map(len, texts)])
         return len(owner) + (owner.count("\t") + owner.count("\n") + 1) * per_line
-    if name in ("format", "format_map"):
-        n_fields = max(owner.count("{"), owner.count("%"))
-        return len(_checked_format(owner)) + sum(map(_text_size, values)) * n_fields
     if name == "translate":
         raise SecurityError("it uses 'translate', which is not allowed")
     return max([len(owner), *numbers])
@@ -289,7 +291,7 @@ def _measure_operation(operator: str, left: Any, right: Any) -> None:
     budget = _budget.get()
     budget.step()
     if operator == "%" and isinstance(left, str):
-        budget.make(len(_checked_format(left)) + _text_size(right) * max(1, left.count("%")))
+        _measure_format(_WIDE_PERCENT, left, (right,))
     elif operator == "+" and isinstance(left, _GROWING) and isinstance(right, _GROWING):
         budget.make(_size(left) + _size(right))
     elif operator == "*":
@@ -318,8 +320,14 @@ def _text_size(value: Any) -> int:
     return LIST_ITEM_CHARS
 
 
-def _checked_format(text: str) -> str:
-    if _WIDE_FIELD.search(text):
+def _measure_format(wide: re.Pattern[str], text: str, values: tuple[Any, ...]) -> None:
+    """Each field may show each value."""
+    n_fields = max(1, text.count("%" if wide is _WIDE_PERCENT else "{"))
+    _budget.get().make(len(_checked(wide, text)) + sum(map(_text_size, values)) * n_fields)
+
+
+def _checked(wide: re.Pattern[str], text: str) -> str:
+    if wide.search(text) or (wide is _WIDE_PERCENT and "%(" in text and _WIDE_NAMED.search(text)):
         raise SecurityError("it formats with a width that is not allowed")
     return text
 

@@ -75,11 +75,8 @@ def _from_tokenizer_json(path: Path, settings: "_Settings") -> _Parts:
     with library_errors(f"Reading {path}"):
         tokenizer = tokenizers.Tokenizer.from_buffer(data)
         _add_missing(tokenizer, settings, path)
-        bos, eos = settings.token("bos_token"), settings.token("eos_token")
-        add_bos, add_eos = settings.flag("add_bos_token"), settings.flag("add_eos_token")
-        if add_bos is not None or add_eos is not None or tokenizer.post_processor is None:
-            _surround(tokenizer, bos if add_bos else None, eos if add_eos else None)
-    return tokenizer, bos, eos
+    # add_bos_token and add_eos_token have no say here, as in transformers: tokenizer.json says what is added.
+    return tokenizer, settings.token("bos_token"), settings.token("eos_token")
 
 
 def _from_sentencepiece(path: Path, settings: "_Settings") -> _Parts:
@@ -95,7 +92,6 @@ def _from_sentencepiece(path: Path, settings: "_Settings") -> _Parts:
 
 
 def _surround(tokenizer: tokenizers.Tokenizer, bos: str | None, eos: str | None) -> None:
-    """As transformers does where the settings say it, whatever tokenizer.json says."""
     bos_id = tokenizer.token_to_id(bos) if bos is not None else None
     eos_id = tokenizer.token_to_id(eos) if eos is not None else None
     add_bos_eos(
