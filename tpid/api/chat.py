@@ -1,6 +1,7 @@
 """POST /v1/chat/completions, as OpenAI's API has it: whole, or streamed as server-sent events."""
 
 import json
+import logging
 import secrets
 import time
 from collections.abc import AsyncGenerator
@@ -10,11 +11,13 @@ from typing import Any
 from aiohttp import web
 
 from tpid.api.bodies import ChatBody
-from tpid.api.faults import describe, parse
+from tpid.api.faults import INTERNAL_FAULT, describe, parse
 from tpid.engine.engine import Engine
 from tpid.engine.generation import Finished, GenerationRequest, GenerationStats, Text
 from tpid.errors import TpidError
 from tpid.model.sampling import SamplingParams
+
+log = logging.getLogger(__name__)
 
 
 class ChatEndpoint:
@@ -81,6 +84,9 @@ async def _stream(
         await response.write(b"data: [DONE]\n\n")
     except TpidError as error:
         await _send(response, {"error": describe(error)})
+    except Exception:
+        log.exception("answer_failed model=%s", body.model)
+        await _send(response, {"error": INTERNAL_FAULT})
     return response
 
 

@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 Body = TypeVar("Body", bound=BaseModel)
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
+INTERNAL_FAULT = {"code": "internal", "message": "The daemon has met a fault of its own.", "hint": "See its log."}
+
 # The first that fits; leaves before their bases.
 _STATUS: tuple[tuple[type[TpidError], HTTPStatus], ...] = (
     (ModelNotFoundError, HTTPStatus.NOT_FOUND),
@@ -68,5 +70,4 @@ async def faults(request: web.Request, handler: Handler) -> web.StreamResponse:
         return web.json_response({"error": fault}, status=error.status)
     except Exception:
         log.exception("request_failed path=%s", request.path)
-        fault = {"code": "internal", "message": "The daemon has met a fault of its own.", "hint": "See its log."}
-        return web.json_response({"error": fault}, status=500)
+        return web.json_response({"error": INTERNAL_FAULT}, status=HTTPStatus.INTERNAL_SERVER_ERROR)

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import asdict
@@ -11,7 +12,7 @@ from typing import Any
 from aiohttp import web
 
 from tpid.api.bodies import ImportBody, LoadBody, PullBody
-from tpid.api.faults import describe, parse
+from tpid.api.faults import INTERNAL_FAULT, describe, parse
 from tpid.api.imports import Imports
 from tpid.engine.engine import Engine
 from tpid.errors import TpidError
@@ -19,6 +20,8 @@ from tpid.model.catalogue import CATALOGUE
 from tpid.pack.fetch import catalogue_entry
 from tpid.pack.reader import Pack
 from tpid.pack.store import Damaged, PackStore, check_name, name_from_path
+
+log = logging.getLogger(__name__)
 
 
 class ModelEndpoints:
@@ -60,18 +63,21 @@ class ModelEndpoints:
                 lines.put_nowait({"plan": asdict(await self._engine.load(body.model, progress))})
             except TpidError as error:
                 lines.put_nowait({"error": describe(error)})
+            except Exception:
+                log.exception("load_failed model=%s", body.model)
+                lines.put_nowait({"error": INTERNAL_FAULT})
 
         async def until_done() -> AsyncGenerator[dict[str, Any], None]:
-            async with asyncio.TaskGroup() as group:
-                task = group.create_task(load(), name="load")
-                try:
-                    while True:
-                        line = await lines.get()
-                        yield line
-                        if "plan" in line or "error" in line:
-                            return
-                finally:
-                    task.cancel()
+            task = asyncio.create_task(load(), name="load")
+            try:
+                while True:
+                    line = await lines.get()
+                    yield line
+                    if "plan" in line or "error" in line:
+                        return
+            finally:
+                task.cancel()
+                await asyncio.wait([task])
 
         return await _stream_lines(request, until_done())
 

@@ -51,7 +51,7 @@ async def serving(app: web.Application, path: Path) -> AsyncIterator[None]:
         yield
     finally:
         await runner.cleanup()
-        path.unlink(missing_ok=True)
+        _remove(path)
 
 
 async def _listen(runner: web.AppRunner, path: Path) -> None:
@@ -59,6 +59,10 @@ async def _listen(runner: web.AppRunner, path: Path) -> None:
         await web.UnixSite(runner, str(path)).start()
     except OSError as error:
         raise ListenError(f"The control socket {path} cannot be made: {error.strerror}.") from error
+
+
+def _remove(path: Path) -> None:
+    path.unlink(missing_ok=True)
 
 
 def _make_way(path: Path) -> None:
@@ -78,7 +82,7 @@ def _make_way(path: Path) -> None:
         try:
             probe.connect(str(path))
         except OSError:
-            path.unlink(missing_ok=True)
+            _remove(path)
             return
     raise ListenError(
         f"Another tpid already answers on {path}.", hint="Stop it first, or set another `socket` in the configuration."

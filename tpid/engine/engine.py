@@ -72,14 +72,13 @@ class Engine:
 
     async def chat(self, model: str, request: GenerationRequest) -> AsyncGenerator[Text | Finished, None]:
         """Answer a chat. Close the iterator to cancel. Raises TpidError."""
-        async with (
-            self._session(model, no_progress) as session,
-            aclosing(generate(session, self._text_model(session.pack), request)) as events,
-        ):
-            async for event in events:
-                if isinstance(event, Finished):
-                    self._last = event.stats
-                yield event
+        async with self._session(model, no_progress) as session:
+            text_model = await self._text_model(session.pack)
+            async with aclosing(generate(session, text_model, request)) as events:
+                async for event in events:
+                    if isinstance(event, Finished):
+                        self._last = event.stats
+                    yield event
 
     async def tell_packs(self) -> None:
         """Look at the disk again and tell the others which packs are here."""
@@ -165,7 +164,7 @@ class Engine:
             self._rescan.clear()
             await self.tell_packs()
 
-    def _text_model(self, pack: Pack) -> TextModel:
+    async def _text_model(self, pack: Pack) -> TextModel:
         if self._text is None or self._text[0] != pack.id:
-            self._text = (pack.id, load_text_model(pack))
+            self._text = (pack.id, await asyncio.to_thread(load_text_model, pack))
         return self._text[1]

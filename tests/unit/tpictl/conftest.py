@@ -1,0 +1,281 @@
+"""A daemon that follows a script: aiohttp on a Unix socket in a thread, with bodies and answers of the real form."""
+
+import asyncio
+import json
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from tpid.api.bodies import ChatBody, ImportBody, LoadBody, PullBody
+from tpid.cluster.status import ClusterStatus, DeviceStatus, FailedDial, SightedDevice
+from tpid.device import DeviceId, DeviceProfile, Role
+from tpid.model.catalogue import CATALOGUE
+from tpid.pack.geometry import Share, UnitRange
+from tpid.pack.manifest import PackId
+from tpid.plan.plan import LeftOut, Plan, Rank
+
+START_TIMEOUT_S = 30.0
+GIB = 1 << 30
+LAPTOP, DESKTOP, PHONE = (DeviceId(character * 32) for character in "abc")
+
+
+@dataclass
+class FakeDaemon:
+    """Set the fields, then call; `requests` has what came."""
+
+    path: Path
+    status: dict[str, Any]
+    models: dict[str, Any]
+    plan: dict[str, Any]
+    pieces: list[str] = field(default_factory=lambda: ["Hel", "lö, ", "world."])
+    load_lines: list[dict[str, Any]] = field(default_factory=list)
+    import_lines: list[dict[str, Any]] = field(default_factory=list)
+    refusal: tuple[int, bytes] | None = None  # of everything: status and body
+    hang_after: int | None = None  # pieces; then nothing until the client is gone
+    die_after: int | None = None  # pieces; then the connection is cut
+    fail_after: int | None = None  # pieces; then an error
+    write_bytes: int | None = None  # how much of an answer is written at once
+    requests: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
+    hanging: threading.Event = field(default_factory=threading.Event)
+    client_gone: threading.Event = field(default_factory=threading.Event)
+
+    def body(self, target: str) -> dict[str, Any]:
+        """Of the last request to `target`."""
+        return [body for path, body in self.requests if path == target][-1]
+
+    # --- life
+
+    def start(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._up = threading.Event()
+        self._thread = threading.Thread(target=self._loop.run_until_complete, args=(self._serve(),))
+        self._thread.start()
+        assert self._up.wait(START_TIMEOUT_S)
+
+    def stop(self) -> None:
+        self._loop.call_soon_threadsafe(self._stopped.set)
+        self._thread.join()
+        self._loop.close()
+
+    async def _serve(self) -> None:
+        self._stopped = asyncio.Event()
+        app = web.Application(client_max_size=32 << 20, middlewares=[self._refuse])
+        app.router.add_get("/tpid/status", self._status)
+        app.router.add_get("/tpid/models", self._models)
+        app.router.add_post("/tpid/load", self._load)
+        app.router.add_post("/tpid/import", self._import)
+        app.router.add_post("/tpid/pull", self._pull)
+        app.router.add_post("/v1/chat/completions", self._chat)
+        runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=0.1)
+        await runner.setup()
+        await web.UnixSite(runner, str(self.path)).start()
+        self._up.set()
+        await self._stopped.wait()
+        await runner.cleanup()
+
+    # --- handlers
+
+    @web.middleware
+    async def _refuse(self, request: web.Request, handler: Callable[..., Any]) -> Any:
+        if self.refusal is not None:
+            status, body = self.refusal
+            return web.Response(status=status, body=body, content_type="application/json")
+        return await handler(request)
+
+    async def _status(self, request: web.Request) -> web.Response:
+        return web.json_response(self.status)
+
+    async def _models(self, request: web.Request) -> web.Response:
+        return web.json_response(self.models)
+
+    async def _load(self, request: web.Request) -> web.StreamResponse:
+        await self._take(request, LoadBody)
+        return await self._lines(request, [*self.load_lines, {"plan": self.plan}])
+
+    async def _import(self, request: web.Request) -> web.StreamResponse:
+        await self._take(request, ImportBody)
+        return await self._lines(request, self.import_lines)
+
+    async def _pull(self, request: web.Request) -> web.StreamResponse:
+        await self._take(request, PullBody)
+        return await self._lines(request, self.import_lines)
+
+    async def _chat(self, request: web.Request) -> web.StreamResponse:
+        body = await self._take(request, ChatBody)
+        assert body.stream
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        await self._event(response, {"choices": [_choice({"role": "assistant", "content": ""})]})
+        for number, piece in enumerate([*self.pieces, None]):
+            if number == self.hang_after:
+                await self._hang()
+            if number == self.die_after:
+                request.transport.abort()  # type: ignore[union-attr]
+                return response
+            if number == self.fail_after:
+                fault = {"code": "device_lost", "message": "desktop is gone.", "hint": "Switch it on."}
+                await self._event(response, {"error": fault})
+                return response
+            if piece is not None:
+                await self._event(response, {"choices": [_choice({"content": piece})]})
+        await self._event(response, {"choices": [_choice({}, "stop")], **_numbers(len(self.pieces))})
+        await self._write(response, b"data: [DONE]\n\n")
+        return response
+
+    async def _take(self, request: web.Request, kind: Any) -> Any:
+        """The body, as the real daemon checks it."""
+        data = await request.read()
+        self.requests.append((request.path, json.loads(data)))
+        return kind.model_validate_json(data)
+
+    async def _lines(self, request: web.Request, lines: list[dict[str, Any]]) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson"})
+        await response.prepare(request)
+        for number, line in enumerate(lines):
+            if number == self.hang_after:
+                await self._hang()
+            await self._write(response, json.dumps(line).encode() + b"\n")
+        return response
+
+    async def _event(self, response: web.StreamResponse, data: dict[str, Any]) -> None:
+        await self._write(response, b"data: " + json.dumps(data, ensure_ascii=False).encode() + b"\n\n")
+
+    async def _write(self, response: web.StreamResponse, data: bytes) -> None:
+        step = self.write_bytes or len(data)
+        for start in range(0, len(data), step):
+            await response.write(data[start : start + step])
+
+    async def _hang(self) -> None:
+        self.hanging.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            self.client_gone.set()
+
+
+def _choice(delta: dict[str, str], finish_reason: str | None = None) -> dict[str, Any]:
+    return {"index": 0, "delta": delta, "finish_reason": finish_reason}
+
+
+def _numbers(completion_tokens: int) -> dict[str, Any]:
+    usage = {
+        "prompt_tokens": 34,
+        "completion_tokens": completion_tokens,
+        "total_tokens": 34 + completion_tokens,
+        "prompt_tokens_details": {"cached_tokens": 20},
+    }
+    return {"usage": usage, "timings": {"ttft_s": 0.431, "tpot_s": 0.042, "tokens_s": 23.8}}
+
+
+def _profile(id: DeviceId, name: str, role: Role, gib: int) -> DeviceProfile:
+    return DeviceProfile(
+        id=id,
+        name=name,
+        role=role,
+        version="0.1.0",
+        ram_bytes=gib * GIB,
+        budget_bytes=gib * GIB // 2,
+        disk_free_bytes=100 * GIB,
+        threads=4,
+        read_bytes_s=8e9,
+        backend="torch",
+    )
+
+
+@pytest.fixture
+def plan_json() -> dict[str, Any]:
+    """A plan of the real kind: laptop coordinates, desktop helps, phone is left out."""
+    plan = Plan(
+        term=7,
+        pack=PackId("0" * 64),
+        model="smollm2-135m",
+        ranks=(
+            Rank(LAPTOP, "laptop", Share(UnitRange(0, 1), UnitRange(0, 18)), 300 << 20),
+            Rank(DESKTOP, "desktop", Share(UnitRange(1, 3), UnitRange(18, 48)), 200 << 20),
+        ),
+        left_out=(LeftOut(PHONE, "phone", "it does not have this model"),),
+        context_tokens=4096,
+        max_pass_tokens=128,
+        n_slots=1,
+        wire_dtype="fp32",
+    )
+    return _as_sent(asdict(plan))
+
+
+@pytest.fixture
+def status_json(plan_json: dict[str, Any]) -> dict[str, Any]:
+    """What the real daemon would tell: one device left out, one refused, one sighted."""
+    devices = (
+        DeviceStatus(_profile(LAPTOP, "laptop", Role.USER, 8), "127.0.0.1:7474", None, True, True, True),
+        DeviceStatus(_profile(DESKTOP, "desktop", Role.HELPER, 32), "127.0.0.1:41002", 0.00018, False, False, True),
+        DeviceStatus(_profile(PHONE, "phone", Role.HELPER, 4), "127.0.0.1:41003", None, False, False, True),
+    )
+    cluster = ClusterStatus(
+        cluster="home",
+        devices=devices,
+        coordinator=LAPTOP,
+        term=7,
+        busy=True,
+        discovery="on: announced on 127.0.0.1",
+        sighted=(SightedDevice(DeviceId("d" * 32), "tablet", "127.0.0.1:41004", 1, "0.1.0"),),
+        failed=(FailedDial("127.0.0.1:41005", "attic", "version_mismatch", "It speaks version 2."),),
+        n_other_clusters=1,
+        n_unreadable=0,
+    )
+    last = {"prompt_tokens": 34, "cached_tokens": 20, "completion_tokens": 3, "ttft_s": 0.431, "decode_s": 0.084}
+    return _as_sent(
+        {
+            "cluster": asdict(cluster),
+            "plan": plan_json,
+            "holding": None,
+            "busy": True,
+            "waiting_requests": 2,
+            "last": last | {"tpot_s": 0.042, "tokens_s": 23.8},
+            "memory_bytes": 700 << 20,
+        }
+    )
+
+
+@pytest.fixture
+def models_json() -> dict[str, Any]:
+    sound = {
+        "name": "smollm2-135m",
+        "id": "0" * 64,
+        "architecture": "llama",
+        "layers": 30,
+        "hidden_size": 576,
+        "context_tokens": 8192,
+        "formats": ["w4"],
+        "size_bytes": 98 << 20,
+    }
+    return {"models": [sound], "catalogue": {name: asdict(entry) for name, entry in CATALOGUE.items()}}
+
+
+@pytest.fixture
+def short_directory() -> Iterator[Path]:
+    """Unix sockets have short paths; pytest's own directories may be too deep."""
+    with tempfile.TemporaryDirectory(prefix="tpictl-") as directory:
+        yield Path(directory)
+
+
+@pytest.fixture
+def daemon(
+    short_directory: Path, status_json: dict[str, Any], models_json: dict[str, Any], plan_json: dict[str, Any]
+) -> Iterator[FakeDaemon]:
+    fake = FakeDaemon(short_directory / "tpid.sock", status_json, models_json, plan_json)
+    fake.start()
+    try:
+        yield fake
+    finally:
+        fake.stop()
+
+
+def _as_sent(data: dict[str, Any]) -> dict[str, Any]:
+    sent: dict[str, Any] = json.loads(json.dumps(data))
+    return sent

@@ -1,0 +1,229 @@
+"""What the daemon answers, as far as tpictl reads it. Units are in the names; times in seconds."""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from tpictl.printable import printable_line
+
+Line = Annotated[str, printable_line]  # names and reasons come from other devices too
+
+
+# --- the plan
+
+
+@dataclass(frozen=True, slots=True)
+class UnitRange:
+    start: int
+    stop: int
+
+    @property
+    def n_units(self) -> int:
+        return self.stop - self.start
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    attn: UnitRange  # KV groups
+    ffn: UnitRange
+
+
+@dataclass(frozen=True, slots=True)
+class Rank:
+    device: str
+    name: Line
+    share: Share
+    memory_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    device: str
+    name: Line
+    reason: Line
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    term: int
+    model: Line
+    ranks: tuple[Rank, ...]
+    left_out: tuple[LeftOut, ...]
+    context_tokens: int
+    wire_dtype: Line
+
+    @property
+    def n_attn_units(self) -> int:
+        return sum(rank.share.attn.n_units for rank in self.ranks)
+
+    @property
+    def n_ffn_units(self) -> int:
+        return sum(rank.share.ffn.n_units for rank in self.ranks)
+
+
+# --- status
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    id: str
+    name: Line
+    role: Line
+    version: Line
+    ram_bytes: int
+    budget_bytes: int
+    threads: int
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    profile: Profile
+    address: Line
+    rtt_s: float | None
+    is_me: bool
+    coordinates: bool
+    granted: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Sighted:
+    name: Line
+    address: Line
+    version: Line
+
+
+@dataclass(frozen=True, slots=True)
+class FailedDial:
+    address: Line
+    name: Line | None
+    reason: Line
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    cluster: Line
+    devices: tuple[Device, ...]
+    coordinator: str | None
+    term: int
+    discovery: Line
+    sighted: tuple[Sighted, ...]
+    failed: tuple[FailedDial, ...]
+    n_other_clusters: int = 0
+    n_unreadable: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Holding:
+    """What this device computes for another one."""
+
+    model: Line
+    rank: int
+    coordinator: Line  # its name
+    read_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class LastAnswer:
+    ttft_s: float
+    tokens_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """GET /tpid/status"""
+
+    cluster: Cluster
+    plan: Plan | None
+    holding: Holding | None
+    busy: bool
+    waiting_requests: int
+    last: LastAnswer | None
+    memory_bytes: int
+
+
+# --- models
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A sound pack has all fields, a damaged one its name and why."""
+
+    name: Line
+    damaged: Line | None = None
+    architecture: Line = ""
+    layers: int = 0
+    context_tokens: int = 0
+    formats: tuple[Line, ...] = ()
+    size_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class CatalogueModel:
+    about: Line
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Models:
+    """GET /tpid/models"""
+
+    models: tuple[Model, ...]
+    catalogue: dict[str, CatalogueModel]
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """A line of POST /tpid/load, /tpid/import and /tpid/pull."""
+
+    stage: Line
+    done_bytes: int
+    total_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Imported:
+    """The last line of an import."""
+
+    name: Line
+    size_bytes: int
+
+
+# --- chat
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    content: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    delta: Delta
+    finish_reason: Line | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PromptDetails:
+    cached_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    prompt_tokens: int
+    completion_tokens: int
+    prompt_tokens_details: PromptDetails = PromptDetails()
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    ttft_s: float
+    tpot_s: float | None  # None for a single token
+    tokens_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """An event of POST /v1/chat/completions; the last one has usage and timings."""
+
+    choices: tuple[Choice, ...]
+    usage: Usage | None = None
+    timings: Timings | None = None

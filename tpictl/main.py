@@ -1,0 +1,198 @@
+"""`tpictl`: the commands and their options. Each command's work is imported when it runs, for a fast start."""
+
+import os
+import sys
+from enum import StrEnum
+from io import TextIOWrapper
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tpictl.client import Client
+from tpictl.outcome import reporting
+from tpictl.paths import socket_path
+from tpid import __version__
+
+app = typer.Typer(
+    name="tpictl",
+    help="Talk to the large language models that your devices serve together.",
+    epilog="Begin with: tpictl pull smollm2-135m, then tpictl chat",
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+class WeightFormat(StrEnum):
+    """As tpid.model.weights has them, which tpictl must not import."""
+
+    W4 = "w4"
+    W8 = "w8"
+    F16 = "f16"
+    BF16 = "bf16"
+
+
+SocketOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--socket", metavar="PATH", help="The daemon's socket. Default: $TPID_SOCKET, else where tpid puts it."
+    ),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object, for scripts.")]
+FormatOption = Annotated[
+    WeightFormat | None, typer.Option("--format", help="Store the weights in this format. Default: the source's own.")
+]
+ReplaceOption = Annotated[bool, typer.Option("--replace", help="Take the place of a model that has this name.")]
+
+
+def main() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal that cannot show a character is no error
+    app()
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"tpictl {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version and leave.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def chat(
+    model: Annotated[
+        str | None, typer.Argument(metavar="MODEL", help="Default: the only one on this device.", show_default=False)
+    ] = None,
+    *,
+    system: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="System message: how the model shall answer.")
+    ] = None,
+    temperature: Annotated[float | None, typer.Option(help="0 always takes the likeliest token.")] = None,
+    top_k: Annotated[int | None, typer.Option(help="Sample from the k likeliest tokens; 0: from all.")] = None,
+    top_p: Annotated[float | None, typer.Option(help="Sample from the likeliest tokens that make up p.")] = None,
+    min_p: Annotated[
+        float | None, typer.Option(help="Drop tokens less likely than this fraction of the likeliest.")
+    ] = None,
+    repetition_penalty: Annotated[float | None, typer.Option(help="Above 1: repeat less.")] = None,
+    seed: Annotated[int | None, typer.Option(help="The same seed gives the same answer.")] = None,
+    max_tokens: Annotated[int | None, typer.Option(help="Longest answer. Default: what the context holds.")] = None,
+    stop: Annotated[
+        list[str] | None, typer.Option(metavar="TEXT", help="End the answer before TEXT; may be repeated.")
+    ] = None,
+    stats: Annotated[
+        bool | None,
+        typer.Option(
+            "--stats/--no-stats",
+            help="Print the plan and the times on stderr. Default: on a terminal, not in a pipe.",
+            show_default=False,
+        ),
+    ] = None,
+    json: JsonOption = False,
+    socket: SocketOption = None,
+) -> None:
+    """Chat with a model; from a pipe, answer what is on standard input.
+
+    \b
+    Examples:
+      tpictl chat smollm2-135m --temperature 0.2
+      echo "Why is the sky blue?" | tpictl chat --stats
+    """
+    with reporting(as_json=json):
+        from tpictl.chat import ChatOptions, run_chat  # noqa: PLC0415
+        from tpictl.sampling import Sampling  # noqa: PLC0415
+
+        sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty, seed, max_tokens, tuple(stop or ()))
+        run_chat(_client(socket), ChatOptions(model, system, sampling, stats, json))
+
+
+@app.command()
+def status(
+    watch: Annotated[bool, typer.Option("--watch", help="Look again each second, until Ctrl-C.")] = False,
+    json: JsonOption = False,
+    socket: SocketOption = None,
+) -> None:
+    """Show the devices, who computes what, and who is missing and why.
+
+    \b
+    Example:
+      tpictl status --watch
+    """
+    with reporting(as_json=json):
+        from tpictl.status import run_status  # noqa: PLC0415
+
+        run_status(_client(socket), watch=watch, as_json=json)
+
+
+@app.command()
+def models(json: JsonOption = False, socket: SocketOption = None) -> None:
+    """List the models on this device, and those that can be pulled.
+
+    \b
+    Example:
+      tpictl models
+    """
+    with reporting(as_json=json):
+        from tpictl.models import run_models  # noqa: PLC0415
+
+        run_models(_client(socket), as_json=json)
+
+
+@app.command()
+def pull(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A name that `tpictl models` lists.")],
+    format: FormatOption = None,
+    replace: ReplaceOption = False,
+    json: JsonOption = False,
+    socket: SocketOption = None,
+) -> None:
+    """Fetch a model of the catalogue onto this device.
+
+    \b
+    Example:
+      tpictl pull smollm2-135m
+    """
+    with reporting(as_json=json):
+        from tpictl.importing import run_pull  # noqa: PLC0415
+
+        run_pull(_client(socket), name, format=format, replace=replace, as_json=json)
+
+
+@app.command("import")
+def import_(
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="A GGUF file or a Hugging Face directory.")],
+    *,
+    name: Annotated[str | None, typer.Option(metavar="NAME", help="What to call it. Default: from the path.")] = None,
+    format: FormatOption = None,
+    replace: ReplaceOption = False,
+    json: JsonOption = False,
+    socket: SocketOption = None,
+) -> None:
+    """Import a model from a file or directory on this device.
+
+    \b
+    Example:
+      tpictl import ~/Downloads/Llama-3.2-1B-Instruct.Q4_K_M.gguf --name llama-1b
+    """
+    with reporting(as_json=json):
+        from tpictl.importing import run_import  # noqa: PLC0415
+
+        run_import(_client(socket), path, name=name, format=format, replace=replace, as_json=json)
+
+
+def _client(socket: Path | None) -> Client:
+    return Client(socket_path(socket, os.environ))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,48 @@
+"""How a command ends: one sentence for an error, a quiet end for Ctrl-C and for a reader that went away."""
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import typer
+
+from tpictl.errors import describe
+from tpictl.printable import printable_line
+from tpid.errors import TpidError
+
+EXIT_ERROR = 1
+EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+EXIT_BROKEN_PIPE = 141  # 128 + SIGPIPE
+
+
+@contextmanager
+def reporting(*, as_json: bool) -> Iterator[None]:
+    """Errors become their exit code, on stderr or, `as_json`, on stdout. Raises typer.Exit."""
+    try:
+        try:
+            yield
+        except TpidError as error:
+            _tell(error, as_json=as_json)
+            raise typer.Exit(EXIT_ERROR) from None
+        finally:
+            sys.stdout.flush()
+    except KeyboardInterrupt:
+        raise typer.Exit(EXIT_INTERRUPTED) from None
+    except BrokenPipeError:
+        # What is still buffered has no reader; the interpreter would complain when it flushes it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise typer.Exit(EXIT_BROKEN_PIPE) from None
+
+
+def print_json(data: object) -> None:
+    """One object, one line: what scripts read."""
+    print(json.dumps(data), flush=True)
+
+
+def _tell(error: TpidError, *, as_json: bool) -> None:
+    if as_json:
+        print_json({"error": describe(error)})
+    else:
+        print(f"tpictl: {printable_line(str(error))}", file=sys.stderr)
