@@ -7,6 +7,7 @@ with a network drive would. Everything lies in `.demo` and stays there, so that 
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -99,6 +100,8 @@ def _status(control: Path) -> dict[str, Any]:
 
 def _tpictl(control: Path, *arguments: str, stderr: int | None = None) -> int:
     command = [sys.executable, "-m", "tpictl.main", *arguments]
+    # Ctrl-C is for tpictl, which ends an answer with it. A handler, because an ignored signal would be inherited.
+    signal.signal(signal.SIGINT, lambda number, frame: None)
     return subprocess.call(command, env=os.environ | {"TPID_SOCKET": str(control)}, stderr=stderr)
 
 
