@@ -169,7 +169,8 @@ class Home:
         started[0].wait("a cluster of all", lambda status: _granted(status) == len(names))
         return started
 
-    def tpictl(self, daemon: Daemon, *arguments: str, **options: Any) -> "subprocess.CompletedProcess[str]":
+    @staticmethod
+    def tpictl(daemon: Daemon, *arguments: str, **options: Any) -> "subprocess.CompletedProcess[str]":
         command = [sys.executable, "-m", "tpictl.main", *arguments]
         environment = os.environ | {"TPID_SOCKET": str(daemon.socket_path)}
         return subprocess.run(
@@ -179,6 +180,12 @@ class Home:
 
 def _granted(status: Any) -> int:
     return sum(device["granted"] for device in status["cluster"]["devices"])
+
+
+@pytest.fixture(scope="session")
+def tpictl() -> Callable[..., "subprocess.CompletedProcess[str]"]:
+    """`tpictl(daemon, *arguments)` runs the command line against a daemon."""
+    return Home.tpictl
 
 
 @pytest.fixture

@@ -1,0 +1,83 @@
+"""The command line against real daemons: what a person or a script sees, and the exit code."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+Home = Any  # of conftest.py
+
+
+def test_a_model_is_imported_listed_and_chatted_with(home: Home, smollm2_gguf: Path) -> None:
+    (user,) = home.start("user")
+    imported = home.tpictl(user, "import", str(smollm2_gguf), "--name", "small", "--json")
+    assert imported.returncode == 0, imported.stderr
+    models = json.loads(home.tpictl(user, "models", "--json").stdout)["models"]
+    assert [(model["name"], model["formats"]) for model in models] == [("small", ["w4"])]
+
+    answer = home.tpictl(user, "chat", "small", "--temperature", "0", input="What is the capital of France?\n")
+    assert (answer.returncode, answer.stderr) == (0, "")
+    assert answer.stdout.strip() == "The capital of France is Paris."
+
+    again = home.tpictl(user, "import", str(smollm2_gguf), "--name", "small")
+    assert again.returncode == 1
+    assert "small is there already" in again.stderr
+    replaced = home.tpictl(user, "import", str(smollm2_gguf), "--name", "small", "--replace", "--json")
+    assert replaced.returncode == 0, replaced.stderr
+
+
+def test_a_model_imported_by_one_daemon_is_known_to_the_other(home: Home, smollm2_gguf: Path) -> None:
+    user, _ = home.start("user", "helper")
+    assert home.tpictl(user, "import", str(smollm2_gguf), "--name", "small").returncode == 0
+    user.wait(
+        "both to tell of the pack",
+        lambda status: all(len(device["profile"]["packs"]) == 1 for device in status["cluster"]["devices"]),
+    )
+    answer = home.tpictl(user, "chat", "--json", "--temperature", "0", input="What is the capital of France?")
+    assert answer.returncode == 0, answer.stderr
+    assert len(json.loads(answer.stdout)["plan"]["ranks"]) == 2
+
+
+def test_status_tells_of_devices_and_plan(model_home: Home) -> None:
+    user, _ = model_home.start("user", "helper")
+    user.chat("Hello.", max_tokens=8)
+    text = model_home.tpictl(user, "status").stdout
+    for word in ("user", "helper", "smollm2-135m", "KV groups", "tok/s"):
+        assert word in text
+    status = json.loads(model_home.tpictl(user, "status", "--json").stdout)
+    assert len(status["plan"]["ranks"]) == 2
+    assert status["last"]["completion_tokens"] == 8
+
+
+@pytest.mark.parametrize(
+    ("arguments", "given", "word"),
+    [
+        (("chat", "nothing"), "Hello.", "nothing"),
+        (("chat", "smollm2-135m"), "word " * 20000, "context"),
+        (("chat", "smollm2-135m", "--top-p", "7"), "Hello.", "top_p"),
+        (("import", "/nowhere.gguf"), "", "/nowhere.gguf"),
+        (("import", "/etc"), "", "/etc"),
+        (("import", "/etc/passwd", "--name", "Not A Name"), "", "Not A Name"),
+        (("pull", "gpt-5"), "", "smollm2-135m"),
+    ],
+)
+def test_errors_are_one_clear_sentence(
+    shared_daemon: Any, arguments: tuple[str, ...], given: str, word: str, tpictl: Any
+) -> None:
+    result = tpictl(shared_daemon, *arguments, input=given)
+    assert result.returncode == 1
+    assert result.stdout == ""
+    assert word in result.stderr
+    assert result.stderr.startswith("tpictl: ")
+    assert len(result.stderr.strip().splitlines()) == 1
+
+
+def test_a_daemon_that_is_not_running_is_one_sentence(home: Home) -> None:
+    (daemon,) = home.start("user")
+    daemon.stop()
+    for command in (("status",), ("models",), ("chat", "x"), ("pull", "smollm2-135m")):
+        result = home.tpictl(daemon, *command, input="Hello.")
+        assert result.returncode == 1
+        assert str(daemon.socket_path) in result.stderr
+        assert "Start it" in result.stderr
