@@ -95,9 +95,11 @@ def test_a_client_that_leaves_ends_its_answer_at_once(model_home: Home, names: t
     texts = stream.texts()
     for _ in range(5):
         next(texts)
-    assert user.status()["busy"]
+    status = user.status()
+    assert status["busy"]
     stream.close()
-    user.wait("idle", lambda status: not status["busy"])
+    idle = user.wait("idle", lambda status: not status["busy"])
+    assert idle["last"] == status["last"], "the answer went on to its end"
     term = user.status()["plan"]["term"]
     assert text_of(user.chat(PROMPTS[0])) == expected
     assert user.status()["plan"]["term"] == term, "the plan was made anew"

@@ -1,5 +1,7 @@
 import asyncio
+import itertools
 import threading
+import time
 
 import pytest
 
@@ -60,3 +62,32 @@ def test_an_error_of_a_step_is_raised(calls: ComputeCalls) -> None:
 
     with pytest.raises(MemoryError, match="no room"):
         asyncio.run(calls.run(1, step))
+
+
+def test_short_steps_one_after_the_other_leave_the_loop_its_turns(calls: ComputeCalls) -> None:
+    """On a device alone nothing else waits: a client that hangs up must be heard all the same."""
+    steps_at_turns: list[int] = []
+
+    async def run() -> None:
+        loop = asyncio.get_running_loop()
+        done = 0
+
+        def turn() -> None:
+            steps_at_turns.append(done)
+            loop.call_later(0, turn)
+
+        await calls.run(1, lambda: None)
+        turn()
+        for _ in range(200):
+            await calls.run(1, lambda: _spin(INLINE_LIMIT_S / 5))
+            done += 1
+
+    asyncio.run(run())
+    assert max(later - earlier for earlier, later in itertools.pairwise(steps_at_turns)) < 100
+    assert len(steps_at_turns) > 5
+
+
+def _spin(duration_s: float) -> None:
+    end = time.perf_counter() + duration_s
+    while time.perf_counter() < end:
+        pass
