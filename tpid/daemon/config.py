@@ -26,16 +26,16 @@ def parse_size(value: object) -> object:
         return value
     match = re.fullmatch(r"\s*([0-9]{1,15}(?:\.[0-9]{1,15})?)\s*([KMGT]?)(?:i?B)?\s*", value, re.IGNORECASE | re.ASCII)
     if match is None:
-        raise ValueError(f"{value!r} is not a size such as 2G or 512M")
+        raise ValueError(f"{value[:40]!r} is not a size such as 2G or 512M")
     return int(float(match[1]) * _UNITS[match[2].upper()])
 
 
 def parse_path(value: object) -> object:
-    """`~` is the owner's home, as in a shell; anything but a string as it is, for pydantic to refuse."""
-    if not isinstance(value, str):
+    """`~` is the owner's home, as in a shell."""
+    if isinstance(value, Path):
         return value
-    if not value.strip() or "\0" in value:
-        raise ValueError(f"{value!r} is not a path")
+    if not isinstance(value, str) or not value.strip() or "\0" in value:
+        raise ValueError(f"{str(value)[:40]!r} is not a path")
     try:
         return Path(value).expanduser()
     except RuntimeError as error:

@@ -35,8 +35,13 @@ class ResidentBlocks(Generic[Prepared]):
         prepare: Prepare[Prepared],
         progress: LoadProgress = lambda done, total: None,
     ) -> "ResidentBlocks[Prepared]":
-        """Read the share block by block into one buffer and prepare each in a thread. Raises LoadError."""
+        """Read the share block by block into one buffer and prepare each in a thread.
+
+        Raises LoadError, or PackError where a file of the pack is missing or not what it should be.
+        """
         blocks = pack.manifest.blocks()
+        for block in blocks:
+            _check_share(pack, block, share)
         ranges = {block: pack.block_range(block, share.of(block.half)) for block in blocks}
         total = sum(where.size_bytes for where in ranges.values())
         buffer = page_aligned(max(where.size_bytes for where in ranges.values()))
@@ -50,6 +55,16 @@ class ResidentBlocks(Generic[Prepared]):
             done += where.size_bytes
             progress(done, total)
         return cls(prepared, done)
+
+
+def _check_share(pack: Pack, block: Block, share: Share) -> None:
+    """A share comes from another device: one beyond the block would read what lies behind it."""
+    units, n_units = share.of(block.half), pack.geometry(block).n_units
+    if not 0 <= units.start <= units.stop <= n_units:
+        raise LoadError(
+            f"The plan asks for units {units.start} to {units.stop} of {block}, but {pack.directory} has {n_units}.",
+            hint="Import the same model on all devices.",
+        )
 
 
 async def read_into(where: ByteRange, out: U8) -> None:
@@ -68,7 +83,10 @@ async def read_into(where: ByteRange, out: U8) -> None:
                     )
                 done += n
     except OSError as error:
-        raise LoadError(f"{where.path} cannot be read at byte {where.offset + done}: {error.strerror}.") from error
+        raise LoadError(
+            f"{where.path} cannot be read at byte {where.offset + done}: {error.strerror}.",
+            hint="Check the disk, or import the model again.",
+        ) from error
 
 
 def page_aligned(size_bytes: int) -> U8:

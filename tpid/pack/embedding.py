@@ -22,11 +22,14 @@ class EmbeddingRows:
         self._geometry = pack.manifest.embed_geometry
         self._matrix = self._geometry.matrix("rows")
         self._range = pack.embed_range()
-        self._hidden_size = pack.spec.hidden_size
-        self._fd = os.open(self._range.path, os.O_RDONLY)
+        self._vocab_size, self._hidden_size = pack.spec.vocab_size, pack.spec.hidden_size
+        try:
+            self._fd = os.open(self._range.path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            raise PackError(f"{self._range.path} cannot be opened: {error.strerror}.") from error
 
     def gather(self, ids: Sequence[int]) -> F32:
-        """Rows of these tokens, [n, hidden] fp32. Raises PackError where the file cannot be read."""
+        """Rows of these tokens, [n, hidden] fp32. Raises PackError for an id without a row, or a damaged file."""
         out = np.empty((len(ids), self._hidden_size), np.float32)
         known: dict[int, F32] = {}
         for index, id in enumerate(ids):
@@ -45,6 +48,8 @@ class EmbeddingRows:
         self.close()
 
     def _row(self, id: int) -> F32:
+        if not 0 <= id < self._vocab_size:
+            raise PackError(f"{self._range.path} holds {self._vocab_size} tokens, {id} is none of them.")
         unit, row = divmod(id, self._matrix.rows)
         band_bytes = self._matrix.band_bytes
         at = self._range.offset + unit * self._geometry.stride_bytes + row // TILE_ROWS * band_bytes

@@ -4,10 +4,12 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from tpid.errors import ModelFileError, UnsupportedModelError
+from tpid.model.finite import require_finite
 from tpid.model.inventory import layer_matrix_shapes
 from tpid.model.source import WeightSource
 from tpid.model.spec import ModelSpec
-from tpid.model.weights import Format, convert
+from tpid.model.weights import Format, Matrix, convert
 from tpid.pack.geometry import (
     ATTN_MATRICES,
     COLUMN_SPLIT,
@@ -46,7 +48,10 @@ def vocab_format(source: WeightSource, name: str, requested: Format | None) -> F
 
 
 def encode_units(source: WeightSource, geometry: UnitGeometry, tensors: Mapping[str, str], start: int, stop: int) -> U8:
-    """Units start…stop of a block, [units, stride] uint8; `tensors` gives each matrix's name in the source."""
+    """Units start…stop of a block, [units, stride] uint8; `tensors` gives each matrix's name in the source.
+
+    Raises ModelFileError, or UnsupportedModelError for weights that a format cannot hold.
+    """
     out = np.zeros((stop - start, geometry.stride_bytes), np.uint8)
     for matrix in geometry.matrices:
         encode = _encode_columns if matrix.name in COLUMN_SPLIT else _encode_rows
@@ -61,20 +66,33 @@ def _encode_rows(out: U8, source: WeightSource, tensor: str, geometry: MatrixGeo
         base = (first_unit + index) * geometry.rows
         end = min(base + geometry.rows, total_rows)
         for start in range(base, end, step):
-            chunk = source.matrix(tensor, start, min(start + step, end))
-            _place(unit, geometry, start - base, pack_tiles(convert(chunk, geometry.format)))
+            chunk = _converted(source, tensor, start, min(start + step, end), geometry.format)
+            _place(unit, geometry, start - base, pack_tiles(chunk))
 
 
 def _encode_columns(out: U8, source: WeightSource, tensor: str, geometry: MatrixGeometry, first_unit: int) -> None:
     _, total_columns = _source_shape(source.spec, tensor)
     step = _chunk_rows(total_columns)
     for start in range(0, geometry.rows, step):
-        chunk = source.matrix(tensor, start, min(start + step, geometry.rows))
-        converted = convert(chunk, geometry.format)
+        converted = _converted(source, tensor, start, min(start + step, geometry.rows), geometry.format)
         for index, unit in enumerate(out):
             left = (first_unit + index) * geometry.columns
             right = min(left + geometry.columns, converted.shape[1])
             _place(unit, geometry, start, pack_tiles(converted.columns(left, right)))
+
+
+def _converted(source: WeightSource, tensor: str, start_row: int, stop_row: int, format: Format) -> Matrix:
+    published = source.matrix(tensor, start_row, stop_row)
+    with np.errstate(over="ignore", invalid="ignore"):
+        converted = convert(published, format)
+    if converted is not published:
+        try:
+            require_finite(converted, tensor, start_row)
+        except ModelFileError as error:
+            raise UnsupportedModelError(
+                f"Matrix {tensor} has weights beyond what {format} can hold.", hint="Import it with --format bf16."
+            ) from error
+    return converted
 
 
 def _place(unit: U8, geometry: MatrixGeometry, row: int, tiles: U8) -> None:

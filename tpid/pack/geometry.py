@@ -8,6 +8,7 @@ columns). All its bytes lie together, so that a share is one contiguous byte ran
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 
 from tpid.model.spec import ModelSpec
 from tpid.model.weights import GROUP, Format
@@ -111,6 +112,7 @@ FFN_MATRICES = ("gate", "up", "down")
 COLUMN_SPLIT = frozenset({"o", "down"})  # units take columns of these, rows of the others
 
 
+@lru_cache(maxsize=64)  # asked for with every block of a pass
 def ffn_unit_columns(ffn_size: int) -> int:
     """Width of an FFN unit: the widest multiple of 32 that divides the FFN into 40 units or more.
 
@@ -133,7 +135,7 @@ def attn_geometry(spec: ModelSpec, formats: Mapping[str, Format]) -> UnitGeometr
 
 
 def ffn_geometry(spec: ModelSpec, formats: Mapping[str, Format]) -> UnitGeometry:
-    """The last unit's columns beyond `ffn_size` are zeros and add nothing."""
+    """The last unit's rows beyond `ffn_size` are zeros, so its columns there add nothing, whatever they hold."""
     width = ffn_unit_columns(spec.ffn_size)
     shapes = {
         "gate": (width, spec.hidden_size),

@@ -7,23 +7,41 @@ Each line is {"stage", "done_bytes", "total_bytes"}; the last is {"pack": {...}}
 import argparse
 import contextlib
 import json
+import os
 import signal
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from tpid.errors import PullError, TpidError
+from tpid.errors import (
+    ModelError,
+    ModelFileError,
+    PullError,
+    TokenizerError,
+    TpidError,
+    UnsupportedModelError,
+)
 from tpid.model.open import open_source
+from tpid.model.source import WeightSource
 from tpid.model.weights import Format
 from tpid.pack.fetch import catalogue_entry, fetch
 from tpid.pack.reader import Pack
+from tpid.pack.store import check_name
 from tpid.pack.verify import Progress
 from tpid.pack.writer import import_pack
 
+INTERRUPTED = 130  # exit status, as shells give it for Ctrl-C
 MIN_REPORT_INTERVAL_S = 0.1
+
+# What to do where an error itself does not say.
+_HINTS: Mapping[type[ModelError], str] = {
+    ModelFileError: "Download the model again.",
+    UnsupportedModelError: "tpid runs Llama, Mistral, Qwen2 and Qwen3 models, as GGUF or as safetensors.",
+    TokenizerError: "Take the model as GGUF, or with the tokenizer.json that it was published with.",
+}
 
 
 def main() -> int:
@@ -37,40 +55,59 @@ def main() -> int:
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, _interrupt)
     try:
+        return _run(arguments)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    try:
         pack = _import(arguments)
     except TpidError as error:
-        _say({"error": {"code": error.code, "message": error.message, "hint": error.hint}})
-        return 1
+        return _fail(error.code, *_explained(error, arguments.path))
     except MemoryError:
-        _say({"error": {"code": "memory", "message": "The import ran out of memory.", "hint": None}})
-        return 1
-    except KeyboardInterrupt:
-        return 130
+        return _fail("memory", "The import ran out of memory.", "Close other programs, then try again.")
     _say({"pack": {"name": pack.name, "id": pack.id, "size_bytes": pack.size_bytes}})
     return 0
 
 
 def _import(arguments: argparse.Namespace) -> Pack:
     target: Path = arguments.target
-    with _source_path(arguments, target.parent) as path, contextlib.closing(open_source(path)) as source:
+    check_name(target.name)
+    with _source_path(arguments, target.parent) as path, contextlib.closing(_open(path)) as source:
         return import_pack(source, target, requested=arguments.format, replace=arguments.replace, progress=_Reporter())
+
+
+def _open(path: Path) -> WeightSource:
+    try:
+        path.stat()
+        return open_source(path)
+    except OSError as error:
+        raise ModelFileError(
+            f"{path} cannot be opened: {error.strerror}.", hint="Check the path and its permissions."
+        ) from error
 
 
 @contextlib.contextmanager
 def _source_path(arguments: argparse.Namespace, models_dir: Path) -> Iterator[Path]:
+    """What is fetched lies in a directory of its own, and is gone afterwards."""
     if arguments.path is not None:
         yield arguments.path
         return
     entry = catalogue_entry(arguments.pull)
     _say({"stage": "fetch", "done_bytes": 0, "total_bytes": entry.size_bytes})
-    try:
-        models_dir.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".fetch-", dir=models_dir) as directory:
+    with contextlib.ExitStack() as stack:
+        try:
+            models_dir.mkdir(parents=True, exist_ok=True)
+            directory = stack.enter_context(tempfile.TemporaryDirectory(prefix=".fetch-", dir=models_dir))
             path = fetch(entry, Path(directory))
-            _say({"stage": "fetch", "done_bytes": entry.size_bytes, "total_bytes": entry.size_bytes})
-            yield path
-    except OSError as error:
-        raise PullError(f"{models_dir} cannot take the download: {error.strerror}.") from error
+        except OSError as error:
+            raise PullError(
+                f"{models_dir} cannot take the download: {error.strerror}.",
+                hint="Free some space, or keep models elsewhere (models_dir in the configuration).",
+            ) from error
+        _say({"stage": "fetch", "done_bytes": entry.size_bytes, "total_bytes": entry.size_bytes})
+        yield path
 
 
 class _Reporter:
@@ -91,8 +128,26 @@ def _interrupt(signal_number: int, frame: object) -> None:
     raise KeyboardInterrupt
 
 
+def _explained(error: TpidError, path: Path | None) -> tuple[str, str | None]:
+    """Message and hint, with the file and the next step where the part that found the fault did not know them."""
+    if not isinstance(error, ModelError):
+        return error.message, error.hint
+    message = error.message if path is None or str(path) in error.message else f"{path}: {error.message}"
+    return message, error.hint or next((hint for kind, hint in _HINTS.items() if isinstance(error, kind)), None)
+
+
+def _fail(code: str, message: str, hint: str | None) -> int:
+    _say({"error": {"code": code, "message": message, "hint": hint}})
+    return 1
+
+
 def _say(line: dict[str, Any]) -> None:
-    print(json.dumps(line), flush=True)
+    """Where nobody listens any more it ends the import as a signal would, so that it can go on later."""
+    try:
+        print(json.dumps(line), flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else the interpreter tries again at its end
+        raise KeyboardInterrupt from None
 
 
 if __name__ == "__main__":

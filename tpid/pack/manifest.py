@@ -1,15 +1,39 @@
 """model.json: what a pack is, and the digest of every unit in it."""
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Final, Literal, NewType
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, FailFast, Field, ValidationError
 
-from tpid.errors import PackError
+from tpid.errors import ModelError, PackError
+from tpid.model.limits import (
+    MAX_CONTEXT_TOKENS,
+    MAX_FFN,
+    MAX_HEAD_DIM,
+    MAX_HEADS,
+    MAX_HIDDEN,
+    MAX_LAYERS,
+    MAX_NORM_EPS,
+    MAX_ROPE_THETA,
+    MAX_VOCAB,
+    MIN_NORM_EPS,
+    MIN_ROPE_THETA,
+    check_spec,
+)
 from tpid.model.spec import ModelSpec
 from tpid.model.weights import Format
-from tpid.pack.geometry import Block, Half, UnitGeometry, block_geometry, vocab_geometry
+from tpid.pack.geometry import (
+    ATTN_MATRICES,
+    FFN_MATRICES,
+    TILE_COLUMNS,
+    Block,
+    Half,
+    UnitGeometry,
+    block_geometry,
+    vocab_geometry,
+)
 
 PackId = NewType("PackId", str)  # SHA-256 of model.json: the same weights, formats and tokenizer give the same id
 
@@ -19,9 +43,27 @@ TOKENIZER_NAME = "tokenizer.json"
 TEMPLATE_NAME = "chat_template.jinja"
 EMBED_NAME = "embed.safetensors"
 HEAD_NAME = "head.safetensors"
-MAX_MANIFEST_BYTES = 64 << 20  # a 70B model needs about 1 MB
+MAX_MANIFEST_BYTES = 16 << 20  # a 70B model needs about 1 MB
+MAX_UNITS = MAX_FFN // TILE_COLUMNS  # of a block, an embedding or a head
 
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Digests = Annotated[list[Digest], Field(max_length=MAX_UNITS), FailFast()]
+
+_HINT = "Import the model again."
+
+# The same bounds that a published model is held to.
+_SPEC_BOUNDS: Mapping[str, tuple[float, float]] = {
+    "hidden_size": (1, MAX_HIDDEN),
+    "n_layers": (1, MAX_LAYERS),
+    "n_heads": (1, MAX_HEADS),
+    "n_kv_heads": (1, MAX_HEADS),
+    "head_dim": (1, MAX_HEAD_DIM),
+    "ffn_size": (1, MAX_FFN),
+    "vocab_size": (1, MAX_VOCAB),
+    "context_tokens": (1, MAX_CONTEXT_TOKENS),
+    "norm_eps": (MIN_NORM_EPS, MAX_NORM_EPS),
+    "first_sliding_layer": (0, MAX_LAYERS),
+}
 
 
 class _Part(BaseModel):
@@ -30,7 +72,7 @@ class _Part(BaseModel):
 
 class BlockEntry(_Part):
     formats: dict[str, Format]
-    digests: list[Digest]  # SHA-256 of each unit, padding included
+    digests: Digests  # SHA-256 of each unit, padding included
 
 
 class LayerEntry(_Part):
@@ -41,7 +83,7 @@ class LayerEntry(_Part):
 
 class VocabEntry(_Part):
     format: Format
-    digests: list[Digest]
+    digests: Digests
 
 
 class TokenEntry(_Part):
@@ -53,7 +95,7 @@ class TokenEntry(_Part):
 class Manifest(_Part):
     pack_version: Literal[1]
     spec: ModelSpec
-    layers: list[LayerEntry]
+    layers: Annotated[list[LayerEntry], Field(max_length=MAX_LAYERS), FailFast()]
     embed: VocabEntry
     head: VocabEntry | None  # None: tied, the head is the embedding
     final_norm: Digest
@@ -96,29 +138,50 @@ def load_manifest(directory: Path) -> tuple[Manifest, PackId]:
         with path.open("rb") as file:
             data = file.read(MAX_MANIFEST_BYTES + 1)
     except OSError as error:
-        raise PackError(f"{path} cannot be read: {error.strerror}.") from error
+        raise PackError(f"{path} cannot be read: {error.strerror}.", hint=_HINT) from error
     if len(data) > MAX_MANIFEST_BYTES:
-        raise PackError(f"{path} is larger than {MAX_MANIFEST_BYTES >> 20} MiB: not a pack's model.json.")
+        raise PackError(f"{path} is larger than {MAX_MANIFEST_BYTES >> 20} MiB: not a pack's model.json.", hint=_HINT)
     try:
         manifest = Manifest.model_validate_json(data)
     except ValidationError as error:
-        first = error.errors()[0]
+        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise PackError(f"{path} is not sound: {where}: {first['msg']}.", hint="Import the model again.") from error
+        raise PackError(f"{path} is not sound: {where}: {first['msg']}.", hint=_HINT) from error
+    _check_spec(manifest.spec, path)
     _check_counts(manifest, path)
     return manifest, PackId(hashlib.sha256(data).hexdigest())
 
 
+def _check_spec(spec: ModelSpec, path: Path) -> None:
+    bounded = {name: (getattr(spec, name), bounds) for name, bounds in _SPEC_BOUNDS.items()}
+    bounded["rope.theta"] = (spec.rope.theta, (MIN_ROPE_THETA, MAX_ROPE_THETA))
+    if spec.sliding_window_tokens is not None:
+        bounded["sliding_window_tokens"] = (spec.sliding_window_tokens, (1, MAX_CONTEXT_TOKENS))
+    for name, (value, (least, most)) in bounded.items():
+        if not least <= value <= most:
+            shown = str(value)[:40]
+            raise PackError(f"{path} is not sound: spec.{name} is {shown}, not {least:g} to {most:g}.", hint=_HINT)
+    try:
+        check_spec(spec, str(path))
+    except ModelError as error:
+        raise PackError(error.message, hint=_HINT) from error
+
+
 def _check_counts(manifest: Manifest, path: Path) -> None:
     if len(manifest.layers) != manifest.spec.n_layers:
-        raise PackError(f"{path} lists {len(manifest.layers)} layers, its spec says {manifest.spec.n_layers}.")
-    try:
-        units = [(str(block), manifest.entry(block).digests, manifest.geometry(block)) for block in manifest.blocks()]
-    except KeyError as error:
-        raise PackError(f"{path} gives no format for matrix {error}.", hint="Import the model again.") from error
+        raise PackError(
+            f"{path} lists {len(manifest.layers)} layers, its spec says {manifest.spec.n_layers}.", hint=_HINT
+        )
+    for block in manifest.blocks():
+        names = ATTN_MATRICES if block.half is Half.ATTN else FFN_MATRICES
+        if manifest.entry(block).formats.keys() != set(names):
+            raise PackError(f"{path} does not give {block} a format for each of {', '.join(names)}.", hint=_HINT)
+    units = [(str(block), manifest.entry(block).digests, manifest.geometry(block)) for block in manifest.blocks()]
     units.append(("embed", manifest.embed.digests, manifest.embed_geometry))
     if manifest.head is not None:
         units.append(("head", manifest.head.digests, manifest.head_geometry))
     for name, digests, geometry in units:
         if len(digests) != geometry.n_units:
-            raise PackError(f"{path} has {len(digests)} digests for the {geometry.n_units} units of {name}.")
+            raise PackError(
+                f"{path} has {len(digests)} digests for the {geometry.n_units} units of {name}.", hint=_HINT
+            )

@@ -75,10 +75,16 @@ class Pack:
         return ByteRange(self.directory / HEAD_NAME, entry.start, self.manifest.head_geometry.size_bytes)
 
     def tokenizer_json(self) -> bytes:
-        return self._file(TOKENIZER_NAME)
+        return read_file(self.directory / TOKENIZER_NAME)
 
     def chat_template(self) -> str | None:
-        return self._file(TEMPLATE_NAME).decode() if self.manifest.chat_template is not None else None
+        if self.manifest.chat_template is None:
+            return None
+        path = self.directory / TEMPLATE_NAME
+        try:
+            return read_file(path).decode()
+        except UnicodeDecodeError as error:
+            raise PackError(f"{path} is not UTF-8.", hint="Import the model again.") from error
 
     def layer_layout(self, layer: int) -> FileLayout:
         attn, ffn = (self.geometry(Block(layer, half)) for half in (Half.ATTN, Half.FFN))
@@ -97,14 +103,6 @@ class Pack:
             self._headers[relative] = open_layout(self.directory / relative, layout)
         return self._headers[relative][name]
 
-    def _file(self, name: str) -> bytes:
-        try:
-            return (self.directory / name).read_bytes()
-        except OSError as error:
-            raise PackError(
-                f"{self.directory / name} cannot be read: {error.strerror}.", hint="Import the model again."
-            ) from error
-
 
 def open_layout(path: Path, layout: FileLayout) -> dict[str, TensorEntry]:
     """The tensors of one file of a pack. Raises PackError where they are not those of `layout`."""
@@ -114,7 +112,7 @@ def open_layout(path: Path, layout: FileLayout) -> dict[str, TensorEntry]:
     except OSError as error:
         raise PackError(f"{path} cannot be read: {error.strerror}.", hint="Import the model again.") from error
     except TpidError as error:
-        raise PackError(f"{path} is damaged: {error}", hint="Import the model again.") from error
+        raise PackError(error.message, hint="Import the model again.") from error
     for name, dtype, shape in layout.tensors():
         entry = entries.get(name)
         if entry is None or (entry.dtype, entry.shape) != (dtype, shape):
@@ -122,6 +120,14 @@ def open_layout(path: Path, layout: FileLayout) -> dict[str, TensorEntry]:
         if dtype == "U8" and entry.start % ALIGN_BYTES:
             raise PackError(f"{path}: {name} does not start at a multiple of {ALIGN_BYTES}.", hint="Import it again.")
     return entries
+
+
+def read_file(path: Path) -> bytes:
+    """Raises PackError."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise PackError(f"{path} cannot be read: {error.strerror}.", hint="Import the model again.") from error
 
 
 def read_range(source: ByteRange) -> U8:

@@ -44,7 +44,7 @@ class PackStore:
         return self.directory / check_name(name)
 
     def scan(self) -> list[Pack | Damaged]:
-        """Everything that is there, by name."""
+        """Everything that is there, by name. Raises PackError where the directory cannot be read."""
         found: list[Pack | Damaged] = []
         for path in sorted(self._directories()):
             try:
@@ -69,6 +69,11 @@ class PackStore:
         raise ModelNotFoundError(f"This device has no pack with id {id[:12]}.", hint="Import the same model here.")
 
     def _directories(self) -> list[Path]:
-        if not self.directory.is_dir():
+        try:
+            return [path for path in self.directory.iterdir() if _NAME.fullmatch(path.name) and path.is_dir()]
+        except FileNotFoundError:
             return []
-        return [p for p in self.directory.iterdir() if p.is_dir() and _NAME.fullmatch(p.name)]
+        except OSError as error:
+            raise PackError(
+                f"{self.directory} cannot be read: {error.strerror}.", hint="Set models_dir in the configuration."
+            ) from error

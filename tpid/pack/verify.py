@@ -8,9 +8,11 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 
 from tpid.errors import PackError
+from tpid.model.tensorfile import build_header
 from tpid.pack.geometry import UnitGeometry, UnitRange
-from tpid.pack.manifest import TEMPLATE_NAME, TOKENIZER_NAME, layer_path
-from tpid.pack.reader import ByteRange, Pack, read_range
+from tpid.pack.layout import FileLayout, head_layout
+from tpid.pack.manifest import EMBED_NAME, HEAD_NAME, TEMPLATE_NAME, TOKENIZER_NAME, layer_path
+from tpid.pack.reader import ByteRange, Pack, read_file, read_range
 from tpid.pack.tiles import U8
 
 
@@ -43,26 +45,53 @@ def verify_pack(pack: Pack, progress: ProgressCallback = lambda _: None) -> None
         if expected is not None and digest(read_file(pack.directory / name)) != expected:
             raise _damaged(pack.directory / name, "its content")
     checks = list(_unit_checks(pack))
-    total = sum(source.size_bytes for source, _, _ in checks)
+    _verify_headers(pack)
+    total = sum(check.geometry.size_bytes for check in checks)
     done = 0
-    for source, geometry, digests in checks:
-        for unit, expected in enumerate(digests):
-            where = ByteRange(source.path, source.offset + unit * geometry.stride_bytes, geometry.stride_bytes)
+    for check in checks:
+        stride = check.geometry.stride_bytes
+        for unit, expected in enumerate(check.digests):
+            where = ByteRange(check.source.path, check.source.offset + unit * stride, stride)
             if digest(read_range(where)) != expected:
-                raise _damaged(source.path, f"unit {unit} at byte {where.offset}")
-            done += geometry.stride_bytes
+                raise _damaged(where.path, f"unit {unit} of {check.tensor} at byte {where.offset}")
+            done += stride
             progress(Progress("verify", done, total))
     _verify_vectors(pack)
 
 
-def _unit_checks(pack: Pack) -> Iterator[tuple[ByteRange, UnitGeometry, list[str]]]:
+@dataclass(frozen=True, slots=True)
+class _UnitCheck:
+    source: ByteRange
+    tensor: str
+    geometry: UnitGeometry
+    digests: list[str]
+
+
+def _unit_checks(pack: Pack) -> Iterator[_UnitCheck]:
     manifest = pack.manifest
     for block in manifest.blocks():
         geometry = manifest.geometry(block)
-        yield pack.block_range(block, UnitRange(0, geometry.n_units)), geometry, manifest.entry(block).digests
-    yield pack.embed_range(), manifest.embed_geometry, manifest.embed.digests
+        source = pack.block_range(block, UnitRange(0, geometry.n_units))
+        yield _UnitCheck(source, f"{block.half}.units", geometry, manifest.entry(block).digests)
+    yield _UnitCheck(pack.embed_range(), "embed.units", manifest.embed_geometry, manifest.embed.digests)
     if manifest.head is not None:
-        yield pack.head_range(), manifest.head_geometry, manifest.head.digests
+        yield _UnitCheck(pack.head_range(), "head.units", manifest.head_geometry, manifest.head.digests)
+
+
+def _verify_headers(pack: Pack) -> None:
+    """Opening a file has checked what its header says; this finds a change that says the same, as in its padding."""
+    for name, layout in _layouts(pack):
+        expected = build_header(layout.tensors())
+        if read_range(ByteRange(pack.directory / name, 0, len(expected))).tobytes() != expected:
+            raise _damaged(pack.directory / name, "its header")
+
+
+def _layouts(pack: Pack) -> Iterator[tuple[str, FileLayout]]:
+    for layer in range(pack.spec.n_layers):
+        yield layer_path(layer), pack.layer_layout(layer)
+    yield EMBED_NAME, pack.embed_layout()
+    if pack.manifest.head is not None:
+        yield HEAD_NAME, head_layout(pack.manifest.head_geometry)
 
 
 def _verify_vectors(pack: Pack) -> None:
@@ -80,13 +109,6 @@ def _open_plainly(path: Path) -> None:
             file.keys()
     except (SafetensorError, OSError) as error:
         raise PackError(f"{path} does not open as safetensors: {error}.", hint="Import the model again.") from error
-
-
-def read_file(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise PackError(f"{path} cannot be read: {error.strerror}.", hint="Import the model again.") from error
 
 
 def _damaged(path: Path, what: str) -> PackError:

@@ -2,21 +2,19 @@
 
 Everything is written into a staging directory beside the pack. A journal there lists the files that
 are whole, so that an import that was interrupted goes on where it stopped. When all files are there,
-every byte is read back and checked, model.json is written, and one rename makes the pack visible.
+model.json is written, every byte is read back and checked, and one rename makes the pack visible.
 """
 
 import contextlib
-import errno
-import fcntl
-import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from tpid.errors import DiskFullError, PackError, TpidError
+from pydantic import BaseModel, ValidationError
+
+from tpid.errors import DiskFullError
 from tpid.model.source import TokenizerFiles, WeightSource
 from tpid.model.tensorfile import build_header
 from tpid.model.weights import Format
@@ -31,6 +29,7 @@ from tpid.pack.manifest import (
     TEMPLATE_NAME,
     TOKENIZER_NAME,
     BlockEntry,
+    Digest,
     LayerEntry,
     Manifest,
     TokenEntry,
@@ -39,13 +38,12 @@ from tpid.pack.manifest import (
     layer_path,
 )
 from tpid.pack.reader import Pack
+from tpid.pack.staging import FREE_SPACE_HINT, publish, staging_for, write_whole
 from tpid.pack.verify import Progress, ProgressCallback, digest, vectors_digest, verify_pack
 
 JOURNAL_NAME = "import.json"
 VOCAB_UNITS_AT_ONCE = 4
 FREE_MARGIN_BYTES = 64 << 20  # what an import leaves free
-
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 def import_pack(
@@ -62,52 +60,22 @@ def import_pack(
     is being written by another import. After an error nothing is left; after an interruption the staging
     directory is, and the same call goes on from there.
     """
-    if target.exists() and not replace:
-        raise PackError(f"{target.name} is there already.", hint="Give another --name, or --replace it.")
-    tokenizer = source.tokenizer()  # the cheapest reason to refuse comes first
-    staging = target.with_name(f".{target.name}.partial")
-    with _staging(staging):
+    with staging_for(target, replace=replace) as staging:
+        tokenizer = source.tokenizer()  # a cheap reason to refuse comes first
         writer = _Writer(source, staging, requested, progress)
         manifest = writer.write_all(tokenizer)
-        _write_whole(staging / MANIFEST_NAME, dump_manifest(manifest))
+        write_whole(staging / MANIFEST_NAME, dump_manifest(manifest))
         verify_pack(Pack(staging), progress)
         (staging / JOURNAL_NAME).unlink()
-        _publish(staging, target)
+        publish(staging, target)
     return Pack(target)
 
 
-@contextlib.contextmanager
-def _staging(staging: Path) -> Iterator[None]:
-    """Holds the staging directory for one import; removes it after an error, keeps it after an interruption."""
-    try:
-        staging.mkdir(parents=True, exist_ok=True)
-        lock = os.open(staging, os.O_RDONLY | os.O_DIRECTORY)
-    except OSError as error:
-        raise _translated(error, staging) from error
-    try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise PackError(f"Another import writes {staging.name} at this moment.") from error
-        try:
-            yield
-        except OSError as error:
-            shutil.rmtree(staging, ignore_errors=True)
-            raise _translated(error, staging) from error
-        except TpidError:
-            shutil.rmtree(staging, ignore_errors=True)
-            raise
-    finally:
-        os.close(lock)
+class _Journal(BaseModel):
+    """Which files are whole, and what is in them."""
 
-
-def _translated(error: OSError, staging: Path) -> TpidError:
-    if error.errno in _FULL:
-        return DiskFullError(
-            f"The disk of {staging.parent} became full during the import; what was written is removed.",
-            hint="Free some space, or keep models elsewhere (models_dir in the configuration).",
-        )
-    return PackError(f"The import cannot write {error.filename or staging}: {error.strerror}.")
+    identity: dict[str, str | int | None]  # of the import
+    files: dict[str, dict[str, list[Digest]]] = {}  # path -> tensor -> digests of its units; one of all vectors
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,9 +114,9 @@ class _Writer:
         digests = {plan.path: self._write_file(plan) for plan in plans}
 
         template = tokenizer.chat_template.encode() if tokenizer.chat_template is not None else None
-        _write_whole(self._staging / TOKENIZER_NAME, tokenizer.tokenizer_json)
+        write_whole(self._staging / TOKENIZER_NAME, tokenizer.tokenizer_json)
         if template is not None:
-            _write_whole(self._staging / TEMPLATE_NAME, template)
+            write_whole(self._staging / TEMPLATE_NAME, template)
         return Manifest(
             pack_version=PACK_VERSION,
             spec=spec,
@@ -187,14 +155,12 @@ class _Writer:
 
     def _write_file(self, plan: _FilePlan) -> dict[str, list[str]]:
         """Writes one file and notes it in the journal; gives the digests of its units and of its vectors."""
-        known = self._journal["files"].get(plan.path)
-        if known is not None and self._is_whole(plan):
+        if self._is_whole(plan):
             self._advance(plan.layout.size_bytes)
-            digests: dict[str, list[str]] = known
-            return digests
+            return self._journal.files[plan.path]
         path = self._staging / plan.path
         path.parent.mkdir(exist_ok=True)
-        digests = {}
+        digests: dict[str, list[str]] = {}
         with path.open("wb") as file:
             file.write(build_header(plan.layout.tensors()))
             for name, geometry in plan.layout.units.items():
@@ -209,32 +175,36 @@ class _Writer:
             vectors = {name: self._source.vector(plan.vector_prefix + name) for name in plan.layout.vectors}
             for vector in vectors.values():
                 file.write(vector.data)
+                self._advance(vector.nbytes)
             digests["vectors"] = [vectors_digest({name: vector.view("u1") for name, vector in vectors.items()})]
             file.flush()
             os.fsync(file.fileno())
-        self._journal["files"][plan.path] = digests
-        _write_whole(self._staging / JOURNAL_NAME, json.dumps(self._journal).encode())
+        self._journal.files[plan.path] = digests
+        write_whole(self._staging / JOURNAL_NAME, self._journal.model_dump_json().encode())
         return digests
 
-    def _open_journal(self) -> dict[str, Any]:
+    def _open_journal(self) -> _Journal:
         """The journal of an import of the very same thing, else a new one in an empty directory."""
-        identity = {
+        identity: dict[str, str | int | None] = {
             "pack_version": PACK_VERSION,
             "source": self._source.fingerprint,
             "format": self._requested,
         }
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-            journal: dict[str, Any] = json.loads((self._staging / JOURNAL_NAME).read_bytes())
-            if journal["identity"] == identity and isinstance(journal["files"], dict):
+        with contextlib.suppress(OSError, ValidationError):
+            journal = _Journal.model_validate_json((self._staging / JOURNAL_NAME).read_bytes())
+            if journal.identity == identity:
                 return journal
         for child in self._staging.iterdir():
             shutil.rmtree(child) if child.is_dir() else child.unlink()
-        return {"identity": identity, "files": {}}
+        return _Journal(identity=identity)
 
     def _is_whole(self, plan: _FilePlan) -> bool:
+        """Is it in the journal and of the right size? Whether every byte is right, the verification finds."""
         path = self._staging / plan.path
-        expected = len(build_header(plan.layout.tensors())) + plan.layout.size_bytes
-        return path.exists() and path.stat().st_size == expected
+        size_bytes = len(build_header(plan.layout.tensors())) + plan.layout.size_bytes
+        counts = {name: geometry.n_units for name, geometry in plan.layout.units.items()} | {"vectors": 1}
+        noted = {name: len(digests) for name, digests in self._journal.files.get(plan.path, {}).items()}
+        return noted == counts and path.exists() and path.stat().st_size == size_bytes
 
     def _check_space(self, plans: list[_FilePlan]) -> None:
         needed = sum(plan.layout.size_bytes for plan in plans if not self._is_whole(plan)) + FREE_MARGIN_BYTES
@@ -243,35 +213,9 @@ class _Writer:
             raise DiskFullError(
                 f"The import needs {needed / 1e9:.2f} GB on the disk of {self._staging.parent}, "
                 f"where {free / 1e9:.2f} GB are free.",
-                hint="Free some space, or keep models elsewhere (models_dir in the configuration).",
+                hint=FREE_SPACE_HINT,
             )
 
     def _advance(self, n_bytes: int) -> None:
         self._done_bytes += n_bytes
         self._progress(Progress("convert", self._done_bytes, self._total_bytes))
-
-
-def _write_whole(path: Path, data: bytes) -> None:
-    """Either the old content or the new one, whatever happens."""
-    aside = path.with_name(path.name + ".new")
-    with aside.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    aside.replace(path)
-
-
-def _publish(staging: Path, target: Path) -> None:
-    if target.exists():
-        old = target.with_name(f".{target.name}.old")
-        shutil.rmtree(old, ignore_errors=True)
-        target.rename(old)
-        staging.rename(target)
-        shutil.rmtree(old, ignore_errors=True)
-    else:
-        staging.rename(target)
-    directory = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)

@@ -48,16 +48,18 @@ def make_plan(request: PlanRequest, coordinator: DeviceProfile, others: Sequence
     refused = {entry.device for entry in left_out}
     devices = [device for device in candidates if device.id not in refused]
 
-    shares = divide(work, devices)
-    ranks = tuple(
-        Rank(d.id, d.name, share, share_bytes(work, d.backend, share, coordinator=d.id == coordinator.id))
-        for d, share in zip(devices, shares, strict=True)
-    )
+    ranks = []
+    for device, share in zip(devices, divide(work, devices), strict=True):
+        if device is coordinator or len(share.attn) or len(share.ffn):
+            takes = share_bytes(work, device.backend, share, coordinator=device is coordinator)
+            ranks.append(Rank(device.id, device.name, share, takes))
+        else:
+            left_out.append(LeftOut(device.id, device.name, "beside the others it is too slow for a part of the model"))
     return Plan(
         term=request.term,
         pack=request.pack,
         model=request.model,
-        ranks=ranks,
+        ranks=tuple(ranks),
         left_out=tuple(left_out),
         context_tokens=work.context_tokens,
         max_pass_tokens=work.max_pass_tokens,
@@ -69,19 +71,21 @@ def make_plan(request: PlanRequest, coordinator: DeviceProfile, others: Sequence
 def divide(work: Workload, devices: Sequence[DeviceProfile]) -> list[Share]:
     """One share a device, the first device coordinating; together they cover every unit exactly once.
 
-    Raises MemoryPlanError.
+    Raises MemoryPlanError where no division into whole units fits all budgets.
     """
-    room = [d.budget_bytes - fixed_bytes(work, d.backend, coordinator=i == 0) for i, d in enumerate(devices)]
+    room = [_room_bytes(work, d, coordinator=i == 0) for i, d in enumerate(devices)]
     attn_bytes = [attn_unit_bytes(work, d.backend) for d in devices]
     ffn_bytes = [ffn_unit_bytes(work, d.backend) for d in devices]
     fractions = _proportional(work, devices, room)
 
-    attn = apportion(work.n_attn_units, fractions, [max(r, 0) // b for r, b in zip(room, attn_bytes, strict=True)])
+    attn = apportion(work.n_attn_units, fractions, [r // b for r, b in zip(room, attn_bytes, strict=True)])
     if attn is None:
         raise _too_large(work, devices)
+    capacity = _ffn_capacity(attn, room, attn_bytes, ffn_bytes)
+    if sum(capacity) < work.n_ffn_units:
+        attn = _sparing_attention(work.n_attn_units, room, attn_bytes, ffn_bytes)
+        capacity = _ffn_capacity(attn, room, attn_bytes, ffn_bytes)
     due = [f * work.layer_weights - n * work.attn_unit_weights for f, n in zip(fractions, attn, strict=True)]
-    left = [max(r - n * b, 0) for r, n, b in zip(room, attn, attn_bytes, strict=True)]
-    capacity = [rest // b for rest, b in zip(left, ffn_bytes, strict=True)]
     ffn = apportion(work.n_ffn_units, [max(weights, 0.0) for weights in due], capacity)
     if ffn is None:
         raise _too_large(work, devices)
@@ -91,7 +95,8 @@ def divide(work: Workload, devices: Sequence[DeviceProfile]) -> list[Share]:
 def apportion(n_units: int, weights: Sequence[float], capacity: Sequence[int]) -> list[int] | None:
     """Divide `n_units` by largest remainder in proportion to `weights`, no part above its capacity.
 
-    None where the capacities do not suffice. Ties go to the earlier part.
+    None where the capacities do not suffice. Ties go to the earlier part. Each turn of the loop hands out all
+    that is missing or fills a part, so there are at most as many turns as parts.
     """
     if sum(capacity) < n_units:
         return None
@@ -109,19 +114,59 @@ def apportion(n_units: int, weights: Sequence[float], capacity: Sequence[int]) -
     return parts
 
 
+def _room_bytes(work: Workload, device: DeviceProfile, *, coordinator: bool) -> int:
+    """What a device's budget leaves for units. Raises MemoryPlanError where it is too small for a rank without any."""
+    fixed = fixed_bytes(work, device.backend, coordinator=coordinator)
+    if device.budget_bytes < fixed:
+        raise MemoryPlanError(
+            f"The memory budget of {device.name} is {device.budget_bytes / 1e9:.2f} GB, but before any layer "
+            f"{'the coordinator' if coordinator else 'a rank'} takes {fixed / 1e9:.2f} GB.",
+            hint=f"Raise memory_budget on {device.name}, or type on a device with more memory.",
+        )
+    return device.budget_bytes - fixed
+
+
+def _ffn_capacity(
+    attn: Sequence[int], room: Sequence[int], attn_bytes: Sequence[int], ffn_bytes: Sequence[int]
+) -> list[int]:
+    """FFN units that fit each device beside its attention units."""
+    return [(r - n * a) // f for n, r, a, f in zip(attn, room, attn_bytes, ffn_bytes, strict=True)]
+
+
+def _sparing_attention(
+    n_units: int, room: Sequence[int], attn_bytes: Sequence[int], ffn_bytes: Sequence[int]
+) -> list[int]:
+    """The division of attention that leaves room for most FFN units in all, whatever the speeds.
+
+    Device by device, it keeps for each number of units given so far the best way to give them; there is a way
+    to give all of them.
+    """
+    best: dict[int, tuple[int, tuple[int, ...]]] = {0: (0, ())}  # units given -> FFN units that fit, parts
+    for r, a, f in zip(room, attn_bytes, ffn_bytes, strict=True):
+        longer: dict[int, tuple[int, tuple[int, ...]]] = {}
+        for given, (fitting, parts) in best.items():
+            for n in range(min(r // a, n_units - given) + 1):
+                candidate = fitting + (r - n * a) // f
+                if given + n not in longer or candidate > longer[given + n][0]:
+                    longer[given + n] = candidate, (*parts, n)
+        best = longer
+    return list(best[n_units][1])
+
+
 def _proportional(work: Workload, devices: Sequence[DeviceProfile], room: Sequence[int]) -> list[float]:
     """Each device's fraction of the weights: by speed, but none above what fits it."""
     total_bytes = [work.spec.n_layers * work.layer_weights * WEIGHT_BYTES[d.backend] for d in devices]
-    most = [max(r, 0) / b for r, b in zip(room, total_bytes, strict=True)]
+    most = [r / b for r, b in zip(room, total_bytes, strict=True)]
+    speeds = [max(device.read_bytes_s, 1.0) for device in devices]  # a peer may claim zero
     fractions = [0.0] * len(devices)
     free = list(range(len(devices)))
     while free:
-        rest = 1.0 - sum(fractions)
-        speed = sum(devices[i].read_bytes_s for i in free)
-        full = [i for i in free if rest * devices[i].read_bytes_s / speed > most[i]]
+        rest = max(1.0 - sum(fractions), 0.0)
+        speed = sum(speeds[i] for i in free)
+        full = [i for i in free if rest * speeds[i] / speed > most[i]]
         if not full:
             for i in free:
-                fractions[i] = rest * devices[i].read_bytes_s / speed
+                fractions[i] = rest * speeds[i] / speed
             break
         for i in full:
             fractions[i] = most[i]

@@ -1,0 +1,143 @@
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from safetensors import safe_open
+
+from tpid.errors import PackError
+from tpid.pack.reader import Pack
+from tpid.pack.verify import Progress, verify_pack
+from tpid.pack.writer import import_pack
+
+Sources = Callable[..., Any]
+
+FILES = [
+    "tokenizer.json",
+    "chat_template.jinja",
+    "embed.safetensors",
+    "head.safetensors",
+    "layers/000.safetensors",
+    "layers/001.safetensors",
+]
+
+
+@pytest.fixture(scope="module")
+def original(source_of: Sources, tmp_path_factory: pytest.TempPathFactory) -> Pack:
+    return import_pack(source_of(tied_head=False, o_bias=True), tmp_path_factory.mktemp("models") / "pack")
+
+
+@pytest.fixture(scope="module")
+def copy(original: Pack, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return shutil.copytree(original.directory, tmp_path_factory.mktemp("copies") / "pack")
+
+
+def fault(directory: Path) -> PackError:
+    with pytest.raises(PackError) as caught:
+        verify_pack(Pack(directory))
+    return caught.value
+
+
+class Spoiled:
+    """A file with other content, for a while."""
+
+    def __init__(self, path: Path, content: bytes | None) -> None:
+        self.path = path
+        self.content = content
+        self.before = path.read_bytes()
+
+    def __enter__(self) -> None:
+        if self.content is None:
+            self.path.unlink()
+        else:
+            self.path.write_bytes(self.content)
+
+    def __exit__(self, *error: object) -> None:
+        self.path.write_bytes(self.before)
+
+
+def test_a_sound_pack_passes_with_every_unit_counted(original: Pack) -> None:
+    reports: list[Progress] = []
+    verify_pack(original, reports.append)
+    assert {report.stage for report in reports} == {"verify"}
+    assert len(reports) == 2 * (2 + 3) + 2 + 2
+    assert reports[-1].done_bytes == reports[-1].total_bytes
+
+
+@pytest.mark.parametrize("name", FILES)
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_any_changed_byte_is_found_and_its_file_is_named(copy: Path, name: str, data: st.DataObject) -> None:
+    content = bytearray((copy / name).read_bytes())
+    content[data.draw(st.integers(0, len(content) - 1))] ^= data.draw(st.integers(1, 255))
+    with Spoiled(copy / name, bytes(content)):
+        error = fault(copy)
+    assert error.message.startswith(str(copy / name))
+    assert error.hint in {"Import the model again.", "Import it again."}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_every_bit_of_a_header_counts(copy: Path, name: str) -> None:
+    """The length, the JSON and the spaces behind it, byte by byte."""
+    content = (copy / name).read_bytes()
+    for place in [*range(0, 600, 7), 4000, 4095] if name.endswith(".safetensors") else range(len(content)):
+        spoiled = (
+            content[:place] + bytes([content[place] ^ (0x29 if content[place] == 0x20 else 1)]) + content[place + 1 :]
+        )
+        with Spoiled(copy / name, spoiled):
+            assert str(copy / name) in fault(copy).message, place
+
+
+@pytest.mark.parametrize("name", FILES)
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_truncation_and_what_is_appended_are_found(copy: Path, name: str, data: st.DataObject) -> None:
+    content = (copy / name).read_bytes()
+    cut = content[: data.draw(st.integers(0, len(content) - 1))]
+    for spoiled in (cut, content + data.draw(st.binary(min_size=1, max_size=9))):
+        with Spoiled(copy / name, spoiled):
+            assert fault(copy).message.startswith(str(copy / name))
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_missing_file_is_named(copy: Path, name: str) -> None:
+    with Spoiled(copy / name, None):
+        assert f"{copy / name} cannot be read: No such file" in fault(copy).message
+
+
+@pytest.mark.parametrize(
+    ("name", "tensor", "unit"),
+    [
+        ("layers/000.safetensors", "attn.units", 1),
+        ("layers/001.safetensors", "ffn.units", 2),
+        ("embed.safetensors", "embed.units", 1),
+        ("head.safetensors", "head.units", 0),
+    ],
+)
+def test_the_unit_is_named(copy: Path, name: str, tensor: str, unit: int) -> None:
+    with safe_open(copy / name, "numpy") as file:
+        wanted = file.get_tensor(tensor)[unit].tobytes()
+    content = (copy / name).read_bytes()
+    at = content.index(wanted) + len(wanted) - 1  # a byte of its padding
+    with Spoiled(copy / name, content[:at] + b"\x01" + content[at + 1 :]):
+        assert (
+            f"unit {unit} of {tensor} at byte {content.index(wanted)} is not what was imported" in fault(copy).message
+        )
+
+
+def test_norms_are_named(copy: Path) -> None:
+    for name, what in (("layers/001.safetensors", "a norm or bias"), ("embed.safetensors", "the final norm")):
+        content = bytearray((copy / name).read_bytes())
+        content[-1] ^= 1
+        with Spoiled(copy / name, bytes(content)):
+            assert f"{copy / name}: {what} is not what was imported" in fault(copy).message
+
+
+def test_another_pack_under_the_same_manifest_is_found(source_of: Sources, copy: Path, tmp_path: Path) -> None:
+    other = import_pack(source_of(tied_head=False, o_bias=True, seed=5), tmp_path / "other")
+    for name in FILES[2:]:
+        with Spoiled(copy / name, (other.directory / name).read_bytes()):
+            assert fault(copy).message.startswith(str(copy / name))

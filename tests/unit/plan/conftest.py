@@ -1,0 +1,69 @@
+"""Devices and workloads as hypothesis draws them, from tiny to absurd."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tpid.device import DeviceId, DeviceProfile, Role
+from tpid.model.spec import Architecture, ModelSpec, Rope
+from tpid.plan.footprint import Workload
+
+SPEC = ModelSpec(
+    architecture=Architecture.LLAMA,
+    hidden_size=576,
+    n_layers=30,
+    n_heads=9,
+    n_kv_heads=3,
+    head_dim=64,
+    ffn_size=1536,
+    vocab_size=49152,
+    context_tokens=8192,
+    norm_eps=1e-5,
+    rope=Rope(100000.0),
+    tied_head=True,
+)
+PACK = "ab" * 32
+
+
+@pytest.fixture(scope="session")
+def device() -> Callable[..., DeviceProfile]:
+    """`device(number, **fields)`: with the pack, 100 GB of budget, 10 GB/s."""
+
+    def make(number: int, **fields: Any) -> DeviceProfile:
+        values: dict[str, Any] = {
+            "id": DeviceId(f"{number:032x}"),
+            "name": f"device-{number}",
+            "role": Role.USER,
+            "version": "0",
+            "ram_bytes": 200 * 10**9,
+            "budget_bytes": 100 * 10**9,
+            "disk_free_bytes": 10**9,
+            "threads": 4,
+            "read_bytes_s": 1e10,
+            "backend": "torch",
+            "packs": (PACK,),
+        }
+        return DeviceProfile(**(values | fields))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def workload() -> Callable[..., Workload]:
+    """`workload(**fields)`: SmolLM2 135M."""
+
+    def make(**fields: Any) -> Workload:
+        values: dict[str, Any] = {
+            "spec": SPEC,
+            "n_attn_units": 3,
+            "n_ffn_units": 48,
+            "attn_unit_weights": 576 * (192 + 64 + 64 + 192),
+            "ffn_unit_weights": 576 * 32 * 3,
+            "context_tokens": 4096,
+            "n_slots": 1,
+            "max_pass_tokens": 128,
+        }
+        return Workload(**(values | fields))
+
+    return make
