@@ -172,7 +172,7 @@ class Worker:
                 max_tokens=plan.max_pass_tokens,
                 wire_dtype=WireDtype(plan.wire_dtype),
             )
-        except (TpidError, ValueError, MemoryError) as error:
+        except (TpidError, ValueError, RuntimeError, MemoryError) as error:  # torch lacks memory with RuntimeError
             log.warning("load_failed model=%s term=%d reason=%r", plan.model, plan.term, str(error))
             self._tell(job.hub, Failed(term=plan.term, code=getattr(error, "code", "load"), reason=str(error)))
             return
