@@ -1,5 +1,6 @@
 """Models for all tests: small random ones by transformers, and the real one of the catalogue."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from hypothesis import HealthCheck, settings
 
 from tpid.model.catalogue import CATALOGUE
 from tpid.model.huggingface import HuggingFaceSource
@@ -16,6 +18,13 @@ from tpid.model.source import TokenizerFiles
 from tpid.pack.fetch import fetch
 from tpid.pack.reader import Pack
 from tpid.pack.writer import import_pack
+
+# Machines are noisy, so a slow example is no failure. A change is judged by the same examples each time;
+# new ones are tried wherever somebody works on it.
+settings.register_profile(
+    "tpid", deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize="CI" in os.environ, print_blob=True
+)
+settings.load_profile("tpid")
 
 REPOSITORY = Path(__file__).parent.parent
 
