@@ -30,7 +30,7 @@ check: lint types imports test
 clean:
 	rm -rf $(VENV) .demo
 
-$(VENV)/.runtime: pyproject.toml constraints.txt
+$(VENV)/.runtime: pyproject.toml constraints.txt setup.py $(wildcard tpid/compute/native/*.[ch])
 	@echo "Setting up $(VENV) (once; torch is the larger part of it) ..." >&2
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("tpid needs Python 3.11 or newer, this is " + sys.version.split()[0])'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

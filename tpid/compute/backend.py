@@ -54,3 +54,11 @@ class Backend(Protocol[Weights]):
     def ffn(self, weights: Weights, x: F32) -> F32 | None:
         """Partial of the FFN half, [n_tokens, hidden] fp32. None where the share has no columns."""
         ...
+
+
+class Head(Protocol):
+    """Final norm and LM head, whole, on the coordinator."""
+
+    def logits(self, hidden: F32) -> F32:
+        """hidden [n, hidden] fp32, only the rows that need logits -> [n, vocab] fp32"""
+        ...

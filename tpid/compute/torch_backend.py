@@ -154,8 +154,3 @@ def join_units(units: U8, geometry: UnitGeometry, name: str) -> F32:
     if name in COLUMN_SPLIT:
         return np.ascontiguousarray(by_unit.transpose(1, 0, 2)).reshape(rows, n_units * columns)
     return np.ascontiguousarray(by_unit).reshape(n_units * rows, columns)
-
-
-def set_threads(n_threads: int) -> None:
-    """How many cores torch computes on, in this process."""
-    torch.set_num_threads(n_threads)

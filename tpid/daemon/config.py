@@ -110,6 +110,11 @@ class Config(BaseModel):
         le=1024,
         description="Cores that compute. Default: the physical ones.",
     )
+    backend: Annotated[str, Field(pattern="^(auto|native|torch)$")] = Field(
+        default="torch",
+        description="`torch` is the reference. `native` is faster, takes the pack's bytes a weight, rounds activations "
+        "to int8; `auto` takes it where it was built.",
+    )
     memory_budget: Size = Field(
         default_factory=lambda: int(psutil.virtual_memory().total * DEFAULT_BUDGET_FRACTION),
         description="Bytes, or a size such as 2G, that tpid may take in all. Default: half of the RAM, "

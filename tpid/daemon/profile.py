@@ -5,14 +5,14 @@ import shutil
 import psutil
 
 from tpid import __version__
-from tpid.compute.probe import measure_read_bytes_s
+from tpid.compute.select import Compute
 from tpid.daemon.config import Config
 from tpid.device import DeviceId, DeviceProfile
 from tpid.pack.reader import Pack
 from tpid.pack.store import PackStore
 
 
-def make_profile(config: Config, id: DeviceId, store: PackStore) -> DeviceProfile:
+def make_profile(config: Config, id: DeviceId, store: PackStore, compute: Compute) -> DeviceProfile:
     """Measures for a moment and looks at the disk: not for the event loop."""
     return DeviceProfile(
         id=id,
@@ -23,7 +23,7 @@ def make_profile(config: Config, id: DeviceId, store: PackStore) -> DeviceProfil
         budget_bytes=config.memory_budget,
         disk_free_bytes=shutil.disk_usage(store.directory).free,
         threads=config.threads,
-        read_bytes_s=measure_read_bytes_s(),
-        backend="torch",
+        read_bytes_s=compute.measure_read_bytes_s(),
+        backend=compute.name,
         packs=tuple(item.id for item in store.scan() if isinstance(item, Pack)),
     )

@@ -12,7 +12,7 @@ from tpid.api.server import make_app, serving
 from tpid.api.status import StatusEndpoint
 from tpid.cluster.cluster import Cluster, ClusterSettings
 from tpid.cluster.identity import load_or_create_device_id
-from tpid.compute.torch_backend import set_threads
+from tpid.compute.select import Compute, choose_compute
 from tpid.daemon.config import Config
 from tpid.daemon.profile import make_profile
 from tpid.daemon.service_manager import notify
@@ -27,9 +27,9 @@ log = logging.getLogger(__name__)
 
 async def run(config: Config) -> None:
     """Serve until SIGTERM or SIGINT; a second one forces the end. Raises TpidError where it cannot start."""
-    profile, store = await asyncio.to_thread(_prepare, config)
+    profile, store, compute = await asyncio.to_thread(_prepare, config)
     cluster = Cluster(_cluster_settings(config), profile)
-    engine = Engine(cluster, store, _engine_settings(config))
+    engine = Engine(cluster, store, compute, _engine_settings(config))
     cluster.set_handler(engine)
     models = ModelEndpoints(engine, store, Imports(store.directory))
     app = make_app(ChatEndpoint(engine), models, StatusEndpoint(engine, cluster))
@@ -45,7 +45,7 @@ async def run(config: Config) -> None:
         worker.cancel()
 
 
-def _prepare(config: Config) -> tuple[DeviceProfile, PackStore]:
+def _prepare(config: Config) -> tuple[DeviceProfile, PackStore, Compute]:
     try:
         config.state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         config.models_path.mkdir(parents=True, exist_ok=True)
@@ -54,9 +54,10 @@ def _prepare(config: Config) -> tuple[DeviceProfile, PackStore]:
             f"{error.filename} cannot be made: {error.strerror}.",
             hint="Set state_dir or models_dir in the configuration.",
         ) from error
-    set_threads(config.threads)
+    compute = choose_compute(config.backend, config.threads)
     store = PackStore(config.models_path)
-    return make_profile(config, load_or_create_device_id(config.state_dir), store), store
+    profile = make_profile(config, load_or_create_device_id(config.state_dir), store, compute)
+    return profile, store, compute
 
 
 def _stop_on_signals() -> asyncio.Event:

@@ -11,7 +11,8 @@ from tpid.comm.connection import Connection
 from tpid.comm.messages import Failed, Load, Loaded, Message, Unload
 from tpid.comm.tensors import TensorHeader
 from tpid.comm.wire_dtype import WireDtype
-from tpid.compute.torch_backend import TorchHead
+from tpid.compute.backend import Head
+from tpid.compute.select import Compute
 from tpid.device import DeviceId, DeviceProfile
 from tpid.engine.compute_calls import ComputeCalls
 from tpid.engine.loaded import load_share
@@ -38,8 +39,9 @@ class _Loading:
 class Coordinator:
     """At most one session; it is made anew when the model or the devices have changed."""
 
-    def __init__(self, cluster: Cluster, calls: ComputeCalls, settings: EngineSettings) -> None:
+    def __init__(self, cluster: Cluster, compute: Compute, calls: ComputeCalls, settings: EngineSettings) -> None:
         self._cluster = cluster
+        self._compute = compute
         self._calls = calls
         self._settings = settings
         self._loading: _Loading | None = None
@@ -124,7 +126,9 @@ class Coordinator:
         links = self._links(plan)
         log.info("loading model=%s term=%d world_size=%d", plan.model, term, plan.world_size)
         async with self._told_to_load(plan, links) as ready:
-            share, head = await asyncio.gather(load_share(pack, plan, 0, progress), _load_head(pack))
+            share, head = await asyncio.gather(
+                load_share(self._compute, pack, plan, 0, progress), _load_head(self._compute, pack)
+            )
             await _all_ready(ready)
         return Session(pack, plan, share, head, workers=links, calls=self._calls)
 
@@ -166,9 +170,9 @@ async def _all_ready(ready: Mapping[DeviceId, "asyncio.Future[int]"]) -> None:
         await asyncio.gather(*ready.values())
 
 
-async def _load_head(pack: Pack) -> TorchHead:
+async def _load_head(compute: Compute, pack: Pack) -> Head:
     geometry = pack.manifest.head_geometry
     units = page_aligned(geometry.size_bytes)
     await read_into(pack.head_range(), units)
     by_unit = units.reshape(geometry.n_units, geometry.stride_bytes)
-    return await asyncio.to_thread(TorchHead, pack.spec, geometry, by_unit, pack.final_norm())
+    return await asyncio.to_thread(compute.head, pack.spec, geometry, by_unit, pack.final_norm())

@@ -10,6 +10,7 @@ from tpid.cluster.cluster import Cluster
 from tpid.comm.connection import Connection
 from tpid.comm.messages import Abort, Device, Failed, Kind, Load, Loaded, Message, Unload
 from tpid.comm.tensors import StartHeader, TensorHeader
+from tpid.compute.select import Compute
 from tpid.engine.compute_calls import ComputeCalls
 from tpid.engine.coordinator import Coordinator
 from tpid.engine.generation import Finished, GenerationRequest, GenerationStats, Text, generate
@@ -42,13 +43,13 @@ def no_progress(done_bytes: int, total_bytes: int) -> None:
 class Engine:
     """Runs one request after the other; also the handler of the cluster's frames (`tpid.cluster.cluster.Handler`)."""
 
-    def __init__(self, cluster: Cluster, store: PackStore, settings: EngineSettings) -> None:
+    def __init__(self, cluster: Cluster, store: PackStore, compute: Compute, settings: EngineSettings) -> None:
         self._cluster = cluster
         self._store = store
         self._settings = settings
         self._calls = ComputeCalls()
-        self._coordinator = Coordinator(cluster, self._calls, settings)
-        self._worker = Worker(cluster.me.id, store.find, self._calls)
+        self._coordinator = Coordinator(cluster, compute, self._calls, settings)
+        self._worker = Worker(cluster.me.id, store.find, compute, self._calls)
         self._turn = asyncio.Lock()
         self._requests = 0  # running and waiting
         self._text: tuple[str, TextModel] | None = None

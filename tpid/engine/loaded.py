@@ -1,11 +1,12 @@
 """A rank's part of a plan, in memory and ready to compute."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from tpid.comm.allreduce import Allreduce
-from tpid.compute.backend import BlockBytes
+from tpid.compute.backend import Backend, BlockBytes
 from tpid.compute.forward import forward
-from tpid.compute.torch_backend import TorchBackend, TorchBlock
+from tpid.compute.select import Compute
 from tpid.engine.compute_calls import ComputeCalls
 from tpid.engine.passes import drive
 from tpid.memory.resident import LoadProgress, ResidentBlocks
@@ -21,8 +22,8 @@ from tpid.plan.plan import Plan
 class LoadedShare:
     plan: Plan
     rank: int
-    backend: TorchBackend
-    blocks: ResidentBlocks[TorchBlock]
+    backend: Backend[Any]
+    blocks: ResidentBlocks[Any]
     hidden_size: int
     n_layers: int
 
@@ -36,12 +37,20 @@ def _ignore(done_bytes: int, total_bytes: int) -> None:
     return None
 
 
-async def load_share(pack: Pack, plan: Plan, rank: int, progress: LoadProgress = _ignore) -> LoadedShare:
+async def load_share(
+    compute: Compute, pack: Pack, plan: Plan, rank: int, progress: LoadProgress = _ignore
+) -> LoadedShare:
     """Raises LoadError or PackError."""
     share = plan.ranks[rank].share
-    backend = TorchBackend(pack.spec, share, n_slots=plan.n_slots, context_tokens=plan.context_tokens)
+    backend = compute.backend(
+        pack.spec,
+        share,
+        n_slots=plan.n_slots,
+        context_tokens=plan.context_tokens,
+        max_tokens=plan.max_pass_tokens,
+    )
 
-    def prepare(block: Block, units: U8) -> TorchBlock:
+    def prepare(block: Block, units: U8) -> Any:
         vectors = pack.vectors(block.layer)
         return backend.prepare(BlockBytes(block, pack.geometry(block), share.of(block.half).start, units, vectors))
 

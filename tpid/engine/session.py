@@ -12,7 +12,7 @@ from tpid.comm.messages import Abort, Kind, Message
 from tpid.comm.star import StarHub
 from tpid.comm.tensors import StartHeader
 from tpid.comm.wire_dtype import WireDtype, decode_tensor, encode_tensor, wire_bytes
-from tpid.compute.torch_backend import TorchHead
+from tpid.compute.backend import Head
 from tpid.engine.compute_calls import ComputeCalls
 from tpid.engine.loaded import LoadedShare
 from tpid.errors import ClusterError, DeviceLostError, TpidError
@@ -33,7 +33,7 @@ class Session:
         pack: Pack,
         plan: Plan,
         share: LoadedShare,
-        head: TorchHead,
+        head: Head,
         *,
         workers: Mapping[int, Connection],
         calls: ComputeCalls,

@@ -12,6 +12,7 @@ from tpid.comm.messages import Abort, Failed, Load, Loaded, Message, Unload
 from tpid.comm.star import StarLeaf
 from tpid.comm.tensors import StartHeader, TensorHeader
 from tpid.comm.wire_dtype import WireDtype, decode_tensor, wire_bytes
+from tpid.compute.select import Compute
 from tpid.device import DeviceId
 from tpid.engine.compute_calls import ComputeCalls
 from tpid.engine.loaded import LoadedShare, load_share
@@ -56,10 +57,13 @@ class Holding:
 class Worker:
     """One job at a time, in the order in which they came. All methods but `run` are called on the event loop."""
 
-    def __init__(self, me: DeviceId, find_pack: Callable[[PackId], Pack], calls: ComputeCalls) -> None:
+    def __init__(
+        self, me: DeviceId, find_pack: Callable[[PackId], Pack], compute: Compute, calls: ComputeCalls
+    ) -> None:
         self._me = me
         self._coordinator: DeviceId | None = None
         self._find_pack = find_pack
+        self._compute = compute
         self._calls = calls
         self._jobs: asyncio.Queue[_LoadJob | _PassJob | _UnloadJob] = asyncio.Queue(MAX_JOBS)
         self._newest_load: _LoadJob | None = None
@@ -164,7 +168,7 @@ class Worker:
             if rank is None or rank == 0:
                 raise LoadError("The plan gives this device no rank as a worker.")
             pack = self._find_pack(plan.pack)
-            share = await load_share(pack, plan, rank, progress)
+            share = await load_share(self._compute, pack, plan, rank, progress)
             leaf = StarLeaf(
                 plan.term,
                 job.hub,

@@ -12,11 +12,12 @@ from tpid.errors import MemoryPlanError
 from tpid.pack.geometry import Share, UnitRange
 from tpid.pack.manifest import PackId
 from tpid.plan.footprint import (
-    WEIGHT_BYTES,
+    BACKENDS,
     Workload,
     attn_unit_bytes,
     ffn_unit_bytes,
     fixed_bytes,
+    layers_bytes,
     share_bytes,
 )
 from tpid.plan.plan import LeftOut, Plan, Rank
@@ -155,9 +156,11 @@ def _sparing_attention(
 
 def _proportional(work: Workload, devices: Sequence[DeviceProfile], room: Sequence[int]) -> list[float]:
     """Each device's fraction of the weights: by speed, but none above what fits it."""
-    total_bytes = [work.spec.n_layers * work.layer_weights * WEIGHT_BYTES[d.backend] for d in devices]
+    total_bytes = [layers_bytes(work, d.backend) for d in devices]
     most = [r / b for r, b in zip(room, total_bytes, strict=True)]
-    speeds = [max(device.read_bytes_s, 1.0) for device in devices]  # a peer may claim zero
+    # In walks through all layers a second: a backend with smaller weights goes through more of them. A peer may
+    # claim a speed of zero.
+    speeds = [max(d.read_bytes_s, 1.0) / b for d, b in zip(devices, total_bytes, strict=True)]
     fractions = [0.0] * len(devices)
     free = list(range(len(devices)))
     while free:
@@ -177,7 +180,7 @@ def _proportional(work: Workload, devices: Sequence[DeviceProfile], room: Sequen
 def _unfit(request: PlanRequest, device: DeviceProfile) -> str | None:
     if request.pack not in device.packs:
         return f"it does not have this model: import it there (tpictl import) or share models_dir ({request.model})"
-    if device.backend not in WEIGHT_BYTES:
+    if device.backend not in BACKENDS:
         return f"its backend {device.backend} is unknown to the coordinator"
     least = fixed_bytes(request.work, device.backend, coordinator=False) + ffn_unit_bytes(request.work, device.backend)
     if device.budget_bytes < least:

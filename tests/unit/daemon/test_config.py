@@ -59,6 +59,7 @@ def test_every_field_can_be_set(load: Load) -> None:
         "port": 0,
         "peers": ["127.0.0.1:1", "[::1]:2"],
         "discovery": False,
+        "backend": "native",
         "threads": 3,
         "memory_budget": "1.5G",
         "context_tokens": 16,

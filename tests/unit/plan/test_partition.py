@@ -11,7 +11,7 @@ from tpid.errors import MemoryPlanError
 from tpid.pack.geometry import Share
 from tpid.pack.manifest import PackId
 from tpid.plan.footprint import (
-    BASE_BYTES,
+    BACKENDS,
     Workload,
     attn_unit_bytes,
     ffn_unit_bytes,
@@ -218,7 +218,7 @@ def test_devices_that_cannot_take_part_are_left_out_with_the_reason(device: Devi
     others = [
         device(5, packs=("cd" * 32,)),
         device(4, backend="abacus"),
-        device(3, budget_bytes=BASE_BYTES["torch"]),
+        device(3, budget_bytes=BACKENDS["torch"].base_bytes),
         device(2, read_bytes_s=0.0),
         device(6),
     ]

@@ -1,0 +1,42 @@
+import subprocess
+import sys
+
+import pytest
+
+import tpid.compute.native.library as native
+from tpid.compute.select import choose_compute
+from tpid.errors import ConfigError
+
+
+@pytest.fixture
+def no_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As after an install without a compiler."""
+    monkeypatch.setattr(native, "load", lambda path=None: None)
+
+
+def test_torch_is_chosen_by_name() -> None:
+    compute = choose_compute("torch", 1)
+    assert compute.name == "torch"
+    assert compute.measure_read_bytes_s() > 0
+
+
+@pytest.mark.usefixtures("no_kernels")
+def test_auto_falls_back_to_torch_and_says_what_that_costs(caplog: pytest.LogCaptureFixture) -> None:
+    assert choose_compute("auto", 1).name == "torch"
+    assert "not built" in caplog.text
+    assert "slower" in caplog.text
+
+
+@pytest.mark.usefixtures("no_kernels")
+def test_native_that_was_not_built_is_a_fault_of_the_configuration() -> None:
+    with pytest.raises(ConfigError, match="not built"):
+        choose_compute("native", 1)
+
+
+@pytest.mark.skipif(native.load() is None, reason="the native kernels are not built")
+def test_the_native_backend_comes_without_torch() -> None:
+    code = (
+        "import sys; from tpid.compute.select import choose_compute; c = choose_compute('auto', 1); "
+        "assert c.name == 'native' and c.measure_read_bytes_s() > 0; assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,91 @@
+#include "backend.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+static size_t max_size(size_t a, size_t b)
+{
+    return a > b ? a : b;
+}
+
+static size_t up_to(size_t value, size_t multiple)
+{
+    return (value + multiple - 1) / multiple * multiple;
+}
+
+API void tpid_backend_free(struct backend *backend)
+{
+    if (!backend)
+        return;
+    void *all[] = {backend->keys,       backend->values,     backend->input_int8, backend->input_fp32,
+                   backend->inner_int8, backend->inner_fp32, backend->qkv,        backend->mixed,
+                   backend->scratch,    backend->segments,   backend->cos,        backend->sin};
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++)
+        free(all[i]);
+    free(backend);
+}
+
+/* Takes all memory that any pass will need; the system gives it page by page as it is written. NULL if there is not
+   enough. */
+API struct backend *tpid_backend_create(struct cores *cores, const struct shape *shape)
+{
+    struct backend *backend = calloc(1, sizeof *backend);
+    if (!backend)
+        return NULL;
+    const size_t tokens = (size_t)shape->max_tokens, hidden = (size_t)shape->hidden;
+    const size_t row = head_stride(shape->head_dim), queries = (size_t)shape->heads * (size_t)shape->head_dim;
+    const size_t attn_units = (size_t)shape->attn_units, ffn_units = (size_t)shape->ffn_units;
+    const size_t input_tiles = up_to(hidden, TILE_COLUMNS) / TILE_COLUMNS;
+    const size_t inner_tiles = max_size(attn_units * up_to(queries, TILE_COLUMNS) / TILE_COLUMNS,
+                                        ffn_units * up_to((size_t)shape->ffn_columns, TILE_COLUMNS) / TILE_COLUMNS);
+    const size_t qkv = up_to(queries, TILE_ROWS) + 2 * up_to((size_t)shape->head_dim, TILE_ROWS);
+    const size_t caches = (size_t)shape->n_layers * (size_t)shape->n_slots * attn_units;
+    backend->cores = cores;
+    backend->shape = *shape;
+    backend->cache_halves = up_to((size_t)shape->context_tokens, KEY_BLOCK) * row;
+    backend->scratch_floats = max_size(max_size(MAX_GROUP * hidden, 2 * CHUNK_TOKENS * TILE_COLUMNS),
+                                       attend_scratch(shape->head_dim));
+    backend->scratch_floats = up_to(backend->scratch_floats, 64) + 64; /* no two threads write into one line */
+    backend->keys = calloc(caches * backend->cache_halves + 1, 2);
+    backend->values = calloc(caches * backend->cache_halves + 1, 2);
+    backend->input_int8 = calloc(tokens * input_tiles, INT8_BYTES);
+    backend->input_fp32 = calloc(tokens * input_tiles, FP32_BYTES);
+    backend->inner_int8 = calloc(tokens * inner_tiles + 1, INT8_BYTES);
+    backend->inner_fp32 = calloc(tokens * inner_tiles + 1, FP32_BYTES);
+    backend->qkv = calloc(tokens * attn_units * qkv + 1, 4);
+    backend->mixed = calloc(tokens * attn_units * queries + 1, 4);
+    backend->scratch = calloc((size_t)pool_threads(cores->pool) * backend->scratch_floats, 4);
+    backend->segments = calloc(tokens, sizeof *backend->segments);
+    backend->cos = calloc(tokens * (size_t)shape->head_dim, 4);
+    backend->sin = calloc(tokens * (size_t)shape->head_dim, 4);
+    if (backend->keys && backend->values && backend->input_int8 && backend->input_fp32 && backend->inner_int8 &&
+        backend->inner_fp32 && backend->qkv && backend->mixed && backend->scratch && backend->segments &&
+        backend->cos && backend->sin)
+        return backend;
+    tpid_backend_free(backend);
+    return NULL;
+}
+
+/* cos and sin [n_tokens][head_dim / 2]; the segments have a token each at least. */
+API void tpid_begin(struct backend *backend, const struct segment *segments, int32_t n_segments, const float *cos,
+                    const float *sin)
+{
+    backend->n_segments = n_segments;
+    backend->n_tokens = 0;
+    for (int i = 0; i < n_segments; i++)
+        backend->n_tokens += segments[i].n_tokens;
+    memcpy(backend->segments, segments, (size_t)n_segments * sizeof *segments);
+    const size_t angles = (size_t)backend->n_tokens * (size_t)(backend->shape.head_dim / 2);
+    memcpy(backend->cos, cos, angles * sizeof *cos);
+    memcpy(backend->sin, sin, angles * sizeof *sin);
+}
+
+void block_input(struct backend *backend, const struct block *block, int n_matrices, const float *x)
+{
+    int int8 = 0, fp32 = 0;
+    for (int m = 0; m < n_matrices; m++)
+        is_int8(&block->matrices[m]) ? (int8 = 1) : (fp32 = 1);
+    normed_input(backend->cores, x, block->norm, backend->shape.norm_eps, backend->shape.hidden, backend->n_tokens,
+                 backend->scratch, backend->scratch_floats, int8 ? backend->input_int8 : NULL,
+                 fp32 ? backend->input_fp32 : NULL);
+}

@@ -1,0 +1,62 @@
+/* What each instruction set provides. */
+#ifndef TPID_KERNELS_H
+#define TPID_KERNELS_H
+
+#include "tiles.h"
+
+/* out[token * stride + row] = (or +=) weights x activations, for all rows of `n_bands` bands. */
+typedef void gemm_fn(const uint8_t *weights, int n_tiles, int n_bands, const uint8_t *activations, int n_tokens,
+                     float *out, ptrdiff_t stride, int accumulate);
+
+/* The cache of one KV head of one sequence. Keys lie transposed in blocks of KEY_BLOCK positions, so that lanes are
+   positions: keys[position / KEY_BLOCK][head_stride][KEY_BLOCK]; values[position][head_stride]; both fp16.
+   head_stride is head_dim rounded up to HEAD_ALIGN. */
+#define KEY_BLOCK 16
+#define HEAD_ALIGN 16
+#define ATTEND_ROWS 16 /* rows of queries that walk the cache together */
+#define ATTEND_KEYS 64
+
+struct attend_job {
+    const uint16_t *keys, *values;
+    const float *queries; /* of the first token's first head, already scaled */
+    float *out;           /* laid out as the queries are */
+    ptrdiff_t query_stride, out_stride; /* from token to token */
+    int head_dim, heads;  /* query heads of this KV head; a row is one head of one token */
+    int first_row, n_rows; /* row = token * heads + head; at most ATTEND_ROWS of them */
+    int start;            /* position of token 0 */
+    int window;           /* 0: sees everything */
+};
+
+struct kernels {
+    const char *name;
+    int (*usable)(void);
+    gemm_fn *gemm[N_FORMATS];
+    void (*norm)(const float *x, const float *weight, float eps, int n, float *out);
+    /* g rows of x, `stride` apart, to one group of activations; the columns up to a multiple of 32 become zeros. */
+    void (*pack_int8)(const float *x, ptrdiff_t stride, int columns, int g, uint8_t *out);
+    void (*pack_fp32)(const float *x, ptrdiff_t stride, int columns, int g, uint8_t *out);
+    void (*silu_product)(float *gate, const float *up, int n); /* gate = silu(gate) * up; n a multiple of 8 */
+    void (*store_key)(uint16_t *keys, int head_dim, int position, const float *key);
+    void (*store_value)(uint16_t *values, int head_dim, int position, const float *value);
+    void (*attend)(const struct attend_job *job, float *scratch);
+};
+
+static inline size_t head_stride(int head_dim)
+{
+    return (size_t)ceil_div(head_dim, HEAD_ALIGN) * HEAD_ALIGN;
+}
+
+/* Floats of scratch that `attend` needs: queries, results, scores. */
+static inline size_t attend_scratch(int head_dim)
+{
+    return ATTEND_ROWS * (2 * head_stride(head_dim) + ATTEND_KEYS);
+}
+
+extern const struct kernels kernels_portable;
+#if defined(__x86_64__)
+extern const struct kernels kernels_avx2, kernels_avxvnni, kernels_avx512vnni;
+#elif defined(__aarch64__)
+extern const struct kernels kernels_neon, kernels_neondot;
+#endif
+
+#endif

@@ -1,0 +1,97 @@
+/* The library's interface, as tpid/compute/native/library.py mirrors it, and the state behind it.
+
+   The caller has checked all numbers and lengths. One call at a time for all that share a `cores`. */
+#ifndef TPID_NATIVE_H
+#define TPID_NATIVE_H
+
+#include "kernels.h"
+#include "threads.h"
+
+#define API __attribute__((visibility("default")))
+
+struct cores {
+    const struct kernels *kernels;
+    struct pool *pool;
+};
+
+struct matrix {
+    int32_t format, rows, columns;
+    int64_t offset; /* in its unit */
+};
+
+struct block {
+    const uint8_t *units;
+    int64_t stride;
+    int32_t n_units, layer, window; /* window in tokens, 0: none */
+    struct matrix matrices[4]; /* q k v o, or gate up down */
+    const float *norm;
+    const float *biases[3];        /* [n_units * rows] of q k v or gate up, or NULL */
+    const float *q_norm, *k_norm; /* [head_dim] or NULL */
+};
+
+struct shape {
+    int32_t hidden, head_dim, heads; /* heads: queries of a KV head */
+    int32_t n_layers, n_slots, context_tokens, max_tokens;
+    int32_t attn_units, ffn_units, ffn_columns; /* of the share; columns of one unit */
+    float norm_eps;
+};
+
+struct segment {
+    int32_t slot, start, n_tokens;
+};
+
+struct backend {
+    struct cores *cores;
+    struct shape shape;
+    uint16_t *keys, *values;                  /* [layer][slot][unit][cache_halves] */
+    size_t cache_halves;
+    uint8_t *input_int8, *input_fp32;         /* what q k v gate up read */
+    uint8_t *inner_int8, *inner_fp32;         /* what o and down read, unit after unit */
+    float *qkv, *mixed;                       /* [token][unit][q k v], [token][unit][heads * head_dim] */
+    float *scratch;                           /* of each thread */
+    size_t scratch_floats;
+    struct segment *segments;                 /* of the pass */
+    int n_segments, n_tokens;
+    float *cos, *sin;                         /* [token][head_dim / 2] */
+};
+
+/* Matrix products of one unit. */
+
+static inline int tiles_of(const struct matrix *matrix)
+{
+    return ceil_div(matrix->columns, TILE_COLUMNS);
+}
+
+static inline int bands_of(const struct matrix *matrix)
+{
+    return ceil_div(matrix->rows, TILE_ROWS);
+}
+
+static inline int is_int8(const struct matrix *matrix)
+{
+    return matrix->format == W4 || matrix->format == W8;
+}
+
+static inline size_t token_bytes(const struct matrix *matrix)
+{
+    return (size_t)tiles_of(matrix) * (is_int8(matrix) ? INT8_BYTES : FP32_BYTES);
+}
+
+/* Group `index` of n tokens: its first token; `g` gets its size. */
+int group_start(int n, int index, int *g);
+int n_groups(int n);
+
+/* out[token * stride + row - band * 8] for the rows of `n_bands` bands from `band` on; nothing beyond the matrix's
+   rows is written unless `padded`. `activations` are those of the first token. */
+void multiply(const struct kernels *kernels, const struct matrix *matrix, const uint8_t *unit, int band, int n_bands,
+              const uint8_t *activations, int n_tokens, float *out, ptrdiff_t stride, int accumulate, int padded);
+
+/* The products of all units of a block with their own inputs, added up: out [n_tokens][rows]. */
+void multiply_columns(struct cores *cores, const struct block *block, const struct matrix *matrix,
+                      const uint8_t *activations, int n_tokens, float *out);
+
+/* x [n_tokens][hidden], normed, as activations; either output may be NULL. */
+void normed_input(struct cores *cores, const float *x, const float *norm, float eps, int hidden, int n_tokens,
+                  float *scratch, size_t scratch_floats, uint8_t *int8, uint8_t *fp32);
+
+#endif

@@ -1,0 +1,192 @@
+"""The fast backend: a share's whole block in one call to C, which computes with the pack's bytes as they are.
+
+Activations are rounded to int8 by groups of 32 before they meet w4 and w8 weights; f16 and bf16 weights meet fp32.
+The KV cache is fp16. No torch.
+"""
+
+import mmap
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from tpid.compute.backend import BlockBytes
+from tpid.compute.native.library import Block, Cores, Matrix, Shape, matrix_of
+from tpid.errors import LoadError
+from tpid.model.batch import Segment
+from tpid.model.spec import ModelSpec
+from tpid.model.weights import F32
+from tpid.pack.geometry import ATTN_MATRICES, COLUMN_SPLIT, FFN_MATRICES, Half, Share, UnitGeometry, ffn_unit_columns
+from tpid.pack.tiles import U8
+
+_HUGE_PAGE_BYTES = 2 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class NativeBlock:
+    """A share of a block as C sees it; `kept` owns the memory that `block` points to."""
+
+    half: Half
+    block: Block
+    kept: tuple[U8 | F32, ...]
+    output_bias: F32 | None
+
+
+class NativeBackend:
+    """One rank's share on the CPU, with its KV cache in fp16."""
+
+    def __init__(
+        self,
+        cores: Cores,
+        spec: ModelSpec,
+        share: Share,
+        *,
+        n_slots: int,
+        context_tokens: int,
+        max_pass_tokens: int,
+    ) -> None:
+        """Raises LoadError if the cache and the buffers of a pass of `max_pass_tokens` cannot be had."""
+        self._cores = cores
+        self._spec = spec
+        self._share = share
+        self._n_slots = n_slots
+        self._context_tokens = context_tokens
+        self._max_pass_tokens = max_pass_tokens
+        self._n_tokens = 0
+        self._inverse_frequencies = inverse_frequencies(spec)
+        self._free = cores.library.tpid_backend_free
+        shape = Shape(
+            spec.hidden_size, spec.head_dim, spec.heads_per_group, spec.n_layers, n_slots, context_tokens,
+            max_pass_tokens, len(share.attn), len(share.ffn), ffn_unit_columns(spec.ffn_size), spec.norm_eps,
+        )  # fmt: skip
+        self._handle: int | None = cores.library.tpid_backend_create(cores.handle, shape)
+        if self._handle is None:
+            raise LoadError(
+                f"There is not enough memory for the cache of {n_slots} sequences of {context_tokens} tokens.",
+                hint="Choose a shorter context or fewer sequences.",
+            )
+
+    def __del__(self) -> None:
+        if getattr(self, "_handle", None) is not None:
+            self._free(self._handle)
+            self._handle = None
+
+    def prepare(self, block: BlockBytes) -> NativeBlock:
+        """A copy of the share's bytes; `block.units` may be reused afterwards."""
+        return self.prepare_in_place(replace(block, units=_copy(block.units)))
+
+    def prepare_in_place(self, block: BlockBytes) -> NativeBlock:
+        """Without a copy: `block.units` (it may be read-only) must stay as it is while the result is used."""
+        half, units, geometry = block.block.half, block.units, block.geometry
+        expected = (len(self._share.of(half)), geometry.stride_bytes)
+        if units.shape != expected or units.dtype != np.uint8 or not units.flags.c_contiguous:
+            raise ValueError(f"{block.block}: units are {units.shape}, not contiguous uint8 {expected}")
+        names = ATTN_MATRICES if half is Half.ATTN else FFN_MATRICES
+        window = self._spec.window_of(block.block.layer)
+        native = Block(units.ctypes.data, geometry.stride_bytes, len(units), block.block.layer, window or 0)
+        native.matrices = (Matrix * 4)(*(matrix_of(geometry.matrix(name)) for name in names))
+        vectors = _vectors(block)
+        native.norm = vectors["norm"].ctypes.data
+        for i, name in enumerate(name for name in names if name not in COLUMN_SPLIT):
+            if f"{name}_bias" in vectors:
+                native.biases[i] = vectors[f"{name}_bias"].ctypes.data
+        if half is Half.ATTN and self._spec.qk_norm:
+            native.q_norm, native.k_norm = vectors["q_norm"].ctypes.data, vectors["k_norm"].ctypes.data
+        output_bias = block.vectors.get("o_bias" if half is Half.ATTN else "down_bias")
+        return NativeBlock(half, native, (units, *vectors.values()), output_bias)
+
+    def begin(self, segments: tuple[Segment, ...]) -> None:
+        """Raises ValueError if the segments do not fit the cache or the pass."""
+        for segment in segments:
+            if not (0 <= segment.slot < self._n_slots and segment.start >= 0 and segment.n_tokens > 0):
+                raise ValueError(f"{segment} is not one of {self._n_slots} slots")
+            if segment.start + segment.n_tokens > self._context_tokens:
+                raise ValueError(f"{segment} is beyond the context of {self._context_tokens} tokens")
+        n_tokens = sum(segment.n_tokens for segment in segments)
+        if not 0 < n_tokens <= self._max_pass_tokens:
+            raise ValueError(f"a pass has 1 to {self._max_pass_tokens} tokens, not {n_tokens}")
+        self._n_tokens = n_tokens
+        positions = np.concatenate([np.arange(s.start, s.start + s.n_tokens, dtype=np.float32) for s in segments])
+        angles = np.outer(positions, self._inverse_frequencies)
+        cos, sin = np.cos(angles), np.sin(angles)
+        numbers = np.array([(s.slot, s.start, s.n_tokens) for s in segments], np.int32)
+        with self._cores.lock:
+            self._cores.library.tpid_begin(
+                self._handle, numbers.ctypes.data, len(segments), cos.ctypes.data, sin.ctypes.data
+            )
+
+    def attention(self, weights: NativeBlock, x: F32) -> F32 | None:
+        if len(self._share.attn) == 0:
+            return None
+        return self._compute(self._cores.library.tpid_attention, Half.ATTN, weights, x)
+
+    def ffn(self, weights: NativeBlock, x: F32) -> F32 | None:
+        if len(self._share.ffn) == 0:
+            return None
+        return self._compute(self._cores.library.tpid_ffn, Half.FFN, weights, x)
+
+    def _compute(self, call: Callable[..., None], half: Half, weights: NativeBlock, x: F32) -> F32:
+        x = np.ascontiguousarray(x, np.float32)
+        expected = (self._n_tokens, self._spec.hidden_size)
+        if weights.half is not half or x.shape != expected:
+            raise ValueError(f"x is {x.shape} for a block of {weights.half}, expected {expected} of {half}")
+        partial = np.empty(expected, np.float32)
+        with self._cores.lock:
+            call(self._handle, weights.block, x.ctypes.data, partial.ctypes.data)
+        return partial
+
+
+class NativeHead:
+    """Final norm and LM head, whole, on the coordinator."""
+
+    def __init__(self, cores: Cores, spec: ModelSpec, geometry: UnitGeometry, units: U8, final_norm: F32) -> None:
+        """`units` [n_units, stride] uint8, as the pack holds the head (or the tied embedding); used in place."""
+        self._cores = cores
+        self._units = np.ascontiguousarray(units)
+        self._matrix = geometry.matrix("rows")
+        self._vocab_size = spec.vocab_size
+        self._norm = np.array(final_norm, np.float32)
+        self._norm_eps = spec.norm_eps
+        self._work = np.empty(cores.work_bytes(self._matrix, 8), np.uint8)
+
+    def logits(self, hidden: F32) -> F32:
+        """hidden [n, hidden] fp32, only the rows that need logits -> [n, vocab] fp32"""
+        return self._cores.rows(
+            self._matrix, self._units, self._vocab_size, hidden,
+            norm=self._norm, norm_eps=self._norm_eps, work=self._work,
+        )  # fmt: skip
+
+
+def inverse_frequencies(spec: ModelSpec) -> F32:
+    """fp32 [head_dim / 2], scaled as the model asks."""
+    exponents = np.arange(0, spec.head_dim, 2, dtype=np.float32) / np.float32(spec.head_dim)
+    frequencies: F32 = np.power(np.float32(spec.rope.theta), -exponents, dtype=np.float32)
+    if spec.rope.factors is not None:
+        frequencies /= np.array(spec.rope.factors, np.float32)
+    return frequencies
+
+
+def _copy(units: U8) -> U8:
+    """A copy in pages of its own: huge ones where the system has them, since a decode step touches every page."""
+    if units.nbytes < _HUGE_PAGE_BYTES:
+        return np.array(units, np.uint8, order="C")
+    memory = mmap.mmap(-1, units.nbytes)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        memory.madvise(mmap.MADV_HUGEPAGE)
+    copied = np.frombuffer(memory, np.uint8).reshape(units.shape)
+    copied[:] = units
+    return copied
+
+
+def _vectors(block: BlockBytes) -> Mapping[str, F32]:
+    """Norms and the biases of the share's rows, contiguous and padded to whole units."""
+    half, n_units = block.block.half, len(block.units)
+    vectors = {"norm": block.vectors["attn_norm" if half is Half.ATTN else "ffn_norm"]}
+    for matrix in block.geometry.matrices:
+        bias = block.vectors.get(f"{matrix.name}_bias")
+        if bias is not None and matrix.name not in COLUMN_SPLIT:
+            part = bias[block.first_unit * matrix.rows : (block.first_unit + n_units) * matrix.rows]
+            vectors[f"{matrix.name}_bias"] = np.pad(part, (0, n_units * matrix.rows - len(part)))
+    if half is Half.ATTN:
+        vectors |= {name: block.vectors[name] for name in ("q_norm", "k_norm") if name in block.vectors}
+    return {name: np.array(vector, np.float32) for name, vector in vectors.items()}

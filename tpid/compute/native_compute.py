@@ -1,0 +1,58 @@
+"""The native backend as a choice."""
+
+import statistics
+import time
+
+import numpy as np
+
+from tpid.compute.native.library import Cores
+from tpid.compute.native_backend import NativeBackend, NativeHead
+from tpid.errors import LoadError
+from tpid.model.spec import ModelSpec
+from tpid.model.weights import F32, Format
+from tpid.pack.geometry import ALIGN_BYTES, MatrixGeometry, Share, UnitGeometry
+from tpid.pack.tiles import U8
+
+_ROWS = 16384
+_COLUMNS = 4096  # 42 MB in w4: larger than the caches of most devices
+_ROUNDS = 7
+
+
+class NativeCompute:
+    name = "native"
+
+    def __init__(self, n_threads: int) -> None:
+        """Raises LoadError where the kernels were not built."""
+        try:
+            self._cores = Cores(n_threads)
+        except OSError as error:
+            raise LoadError(str(error), hint="Install a C compiler, then install tpid again.") from error
+
+    @property
+    def kernels(self) -> str:
+        """The instruction set that is used."""
+        return self._cores.kernels
+
+    def backend(
+        self, spec: ModelSpec, share: Share, *, n_slots: int, context_tokens: int, max_tokens: int
+    ) -> NativeBackend:
+        return NativeBackend(
+            self._cores, spec, share, n_slots=n_slots, context_tokens=context_tokens, max_pass_tokens=max_tokens
+        )
+
+    def head(self, spec: ModelSpec, geometry: UnitGeometry, units: U8, final_norm: F32) -> NativeHead:
+        return NativeHead(self._cores, spec, geometry, units, final_norm)
+
+    def measure_read_bytes_s(self) -> float:
+        """The median of a few over w4 weights; takes some 50 ms."""
+        matrix = MatrixGeometry("rows", _ROWS, _COLUMNS, Format.W4, 0)
+        stride = -(-matrix.size_bytes // ALIGN_BYTES) * ALIGN_BYTES
+        units = np.zeros((1, stride), np.uint8)
+        units[:] = 1  # touched, so that the pages are memory
+        vector = np.ones((1, _COLUMNS), np.float32)
+        times = []
+        for _ in range(_ROUNDS):
+            started = time.perf_counter()
+            self._cores.rows(matrix, units, _ROWS, vector)
+            times.append(time.perf_counter() - started)
+        return matrix.size_bytes / statistics.median(times)

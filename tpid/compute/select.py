@@ -1,0 +1,55 @@
+"""Which backend this device computes with, and what it loses if that is not the native one."""
+
+import logging
+from typing import Any, Protocol
+
+from tpid.compute.backend import Backend, Head
+from tpid.errors import ConfigError, TpidError
+from tpid.model.spec import ModelSpec
+from tpid.model.weights import F32
+from tpid.pack.geometry import Share, UnitGeometry
+from tpid.pack.tiles import U8
+
+log = logging.getLogger(__name__)
+
+
+class Compute(Protocol):
+    """Makes what a rank computes with."""
+
+    name: str
+
+    def backend(
+        self, spec: ModelSpec, share: Share, *, n_slots: int, context_tokens: int, max_tokens: int
+    ) -> Backend[Any]: ...
+
+    def head(self, spec: ModelSpec, geometry: UnitGeometry, units: U8, final_norm: F32) -> Head: ...
+
+    def measure_read_bytes_s(self) -> float:
+        """Bytes of weights a second in a matrix-vector product, as decode reads them."""
+        ...
+
+
+def choose_compute(wanted: str, n_threads: int) -> Compute:
+    """`wanted` is "auto", "native" or "torch". Only the backend that is chosen is imported.
+
+    Raises ConfigError where "native" is wanted and was not built.
+    """
+    if wanted != "torch":
+        from tpid.compute.native_compute import NativeCompute  # noqa: PLC0415
+
+        try:
+            compute = NativeCompute(n_threads)
+        except TpidError as error:
+            if wanted == "native":
+                raise ConfigError(f"The native backend cannot be used: {error.message}", hint=error.hint) from error
+            log.warning(
+                "native_missing reason=%r cost=%r",
+                error.message,
+                "torch instead: slower by several times, and 4 bytes a weight instead of the pack's",
+            )
+        else:
+            log.info("backend name=%s kernels=%s threads=%d", compute.name, compute.kernels, n_threads)
+            return compute
+    from tpid.compute.torch_compute import TorchCompute  # noqa: PLC0415
+
+    return TorchCompute(n_threads)

@@ -1,0 +1,44 @@
+"""The torch backend as a choice."""
+
+import statistics
+import time
+
+import torch
+
+from tpid.compute.torch_backend import TorchBackend, TorchHead
+from tpid.model.spec import ModelSpec
+from tpid.model.weights import F32
+from tpid.pack.geometry import Share, UnitGeometry
+from tpid.pack.tiles import U8
+
+_ROWS = 2048
+_COLUMNS = 4096  # 32 MiB in fp32: larger than the caches of most devices
+_ROUNDS = 7
+
+
+class TorchCompute:
+    name = "torch"
+
+    def __init__(self, n_threads: int) -> None:
+        torch.set_num_threads(n_threads)
+
+    def backend(
+        self, spec: ModelSpec, share: Share, *, n_slots: int, context_tokens: int, max_tokens: int
+    ) -> TorchBackend:
+        return TorchBackend(spec, share, n_slots=n_slots, context_tokens=context_tokens)
+
+    def head(self, spec: ModelSpec, geometry: UnitGeometry, units: U8, final_norm: F32) -> TorchHead:
+        return TorchHead(spec, geometry, units, final_norm)
+
+    @torch.inference_mode()
+    def measure_read_bytes_s(self) -> float:
+        """The median of a few; takes some 50 ms."""
+        weights = torch.ones(_ROWS, _COLUMNS)
+        vector = torch.ones(_COLUMNS)
+        torch.mv(weights, vector)
+        times = []
+        for _ in range(_ROUNDS):
+            started = time.perf_counter()
+            torch.mv(weights, vector)
+            times.append(time.perf_counter() - started)
+        return weights.numel() * weights.element_size() / statistics.median(times)
