@@ -1,0 +1,118 @@
+"""Each set of kernels against fp32, within the bound that rounding the activations to int8 explains."""
+
+import hypothesis
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+from hypothesis.extra import numpy as arrays
+
+from tpid.compute.native.library import Cores, kernel_names, load
+from tpid.model.weights import F32, Format, Matrix, W8Matrix, quantize
+from tpid.pack.geometry import MatrixGeometry
+from tpid.pack.tiles import pack_tiles
+
+LIBRARY = load()
+if LIBRARY is None:
+    pytest.skip("the native kernels are not built", allow_module_level=True)
+
+KERNELS = kernel_names(LIBRARY)
+UNIT_ROUNDOFF = 2.0**-24  # of fp32
+CORES = {name: Cores(2, name) for name in KERNELS}
+
+
+def product(kernels: str, matrix: Matrix, rows: int, columns: int, x: F32) -> F32:
+    geometry = MatrixGeometry("rows", rows, columns, matrix.format, 0)
+    return CORES[kernels].rows(geometry, pack_tiles(matrix).reshape(1, -1), rows, x)
+
+
+def bound(weights: F32, minimums: F32 | None, x: F32, format: Format) -> F32:
+    """|error| <= sum over groups of |w| * scale / 2, scale = largest |x| of the group / 127, plus fp32 rounding.
+
+    A sum of n products in any order is off by n + 8 roundings of the sum of their sizes at most (Higham, Accuracy
+    and Stability of Numerical Algorithms, 3.1), the 8 for scales and the sums of tiles. w4 sums q * scale and the
+    minimums apart: their rounding is relative to the two, not to their sum.
+    """
+    sizes = np.abs(weights) if minimums is None else np.abs(weights) + 2 * np.abs(minimums)
+    padded = np.pad(np.abs(x), ((0, 0), (0, -x.shape[1] % 32)))
+    largest = padded.reshape(len(x), -1, 32).max(axis=-1).repeat(32, axis=1)[:, : x.shape[1]]
+    rounding = largest @ sizes.T * (x.shape[1] + 8) * UNIT_ROUNDOFF
+    return rounding if format in (Format.F16, Format.BF16) else rounding + largest / 254 @ np.abs(weights).T * 1.001
+
+
+@pytest.mark.parametrize("format", Format)
+@pytest.mark.parametrize("kernels", KERNELS)
+@hypothesis.given(
+    rows=st.integers(1, 70), columns=st.integers(1, 130), n=st.integers(1, 70), seed=st.integers(0, 2**32 - 1)
+)
+@hypothesis.settings(max_examples=25, deadline=None)
+def test_any_shape(kernels: str, format: Format, *, rows: int, columns: int, n: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    values = rng.standard_normal((rows, columns), np.float32) * np.float32(10.0 ** rng.integers(-3, 3))
+    x = rng.standard_normal((n, columns), np.float32) * np.float32(10.0 ** rng.integers(-6, 6))
+    check(kernels, quantize(values, format), rows, columns, x)
+
+
+@pytest.mark.parametrize("format", Format)
+@pytest.mark.parametrize("kernels", KERNELS)
+@hypothesis.given(
+    x=arrays.arrays(np.float32, (3, 64), elements=st.floats(-(2.0**60), 2.0**60, width=32, allow_subnormal=False)),
+    values=arrays.arrays(np.float32, (9, 64), elements=st.floats(-(2.0**14), 2.0**14, width=16)),
+)
+@hypothesis.settings(max_examples=25, deadline=None)
+def test_any_values(kernels: str, format: Format, x: F32, values: F32) -> None:
+    x[np.abs(x) < 1e-20] = 0
+    check(kernels, quantize(values, format), 9, 64, x)
+
+
+def check(kernels: str, matrix: Matrix, rows: int, columns: int, x: F32) -> None:
+    weights = matrix.dequantize()[:, :columns]
+    minimums = getattr(matrix, "minimums", None)
+    if minimums is not None:
+        minimums = minimums.astype(np.float32).repeat(32, axis=1)[:, :columns]
+    error = np.abs(product(kernels, matrix, rows, columns, x) - x.astype(np.float64) @ weights.T.astype(np.float64))
+    allowed = bound(weights.astype(np.float64), minimums, x.astype(np.float64), matrix.format)
+    assert np.all(error <= allowed + 1e-30), f"{(error - allowed).max()} above the bound"
+
+
+@pytest.mark.parametrize("kernels", KERNELS)
+def test_the_largest_quants_do_not_overflow(kernels: str) -> None:
+    for quants in (-128, -127, 127):
+        matrix = W8Matrix(np.full((8, 2, 32), quants, np.int8), np.ones((8, 2), np.float16))
+        for x in (-1.0, 1.0):
+            result = product(kernels, matrix, 8, 64, np.full((5, 64), x, np.float32))
+            np.testing.assert_allclose(result, quants * x * 64, rtol=1e-6)
+    high = quantize(np.tile(np.float32([0, 15]), (8, 32)), Format.W4)
+    np.testing.assert_allclose(product(kernels, high, 8, 64, np.ones((5, 64), np.float32)), 15 * 32, rtol=1e-6)
+
+
+@pytest.mark.parametrize("format", Format)
+@pytest.mark.parametrize("kernels", KERNELS)
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_what_is_not_finite_stays_so(kernels: str, format: Format, bad: float) -> None:
+    x = np.ones((3, 64), np.float32)
+    x[1, 40] = bad
+    result = product(kernels, quantize(np.ones((8, 64), np.float32), format), 8, 64, x)
+    np.testing.assert_array_equal(np.isfinite(result), [[True] * 8, [False] * 8, [True] * 8])
+
+
+@pytest.mark.parametrize("format", Format)
+def test_all_kernels_agree_on_chunks_of_many_tokens(format: Format) -> None:
+    rng = np.random.default_rng(2)
+    matrix = quantize(rng.standard_normal((136, 96), np.float32), format)
+    x = rng.standard_normal((151, 96), np.float32)
+    results = [product(kernels, matrix, 133, 96, x) for kernels in KERNELS]
+    for result in results[1:]:
+        np.testing.assert_allclose(result, results[0], atol=2e-4)
+    one_by_one = np.concatenate([product(KERNELS[0], matrix, 133, 96, x[i : i + 1]) for i in range(len(x))])
+    np.testing.assert_allclose(one_by_one, results[0], atol=2e-4)
+
+
+def test_wrong_shapes_are_refused() -> None:
+    matrix = MatrixGeometry("rows", 8, 64, Format.W8, 0)
+    units = np.zeros((1, 544), np.uint8)
+    with pytest.raises(ValueError, match="columns"):
+        CORES["portable"].rows(matrix, units, 8, np.zeros((1, 32), np.float32))
+    with pytest.raises(ValueError, match="do not hold"):
+        CORES["portable"].rows(matrix, units[:, :500].copy(), 8, np.zeros((1, 64), np.float32))
+    with pytest.raises(ValueError, match="no kernels"):
+        Cores(1, "quantum")
