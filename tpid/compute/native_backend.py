@@ -1,7 +1,8 @@
 """The fast backend: a share's whole block in one call to C, which computes with the pack's bytes as they are.
 
-Activations are rounded to int8 by groups of 32 before they meet w4 and w8 weights; f16 and bf16 weights meet fp32.
-The KV cache is fp16. No torch.
+Before they meet w4 and w8 weights, activations become two int8 each, by groups of 32: the second takes up what rounding
+to the first has lost. That is finer than fp16, and gives prefill and decode the same bits; one int8 is an option.
+f16 and bf16 weights meet fp32. The KV cache is fp16. No torch.
 """
 
 import mmap

@@ -15,9 +15,11 @@ LIBRARY = load()
 if LIBRARY is None:
     pytest.skip("the native kernels are not built", allow_module_level=True)
 
-KERNELS = kernel_names(LIBRARY)
+NAMES = kernel_names(LIBRARY)
+KERNELS = [f"{name}-{planes}" for name in NAMES for planes in (1, 2)]  # with activations of one int8, or two
 UNIT_ROUNDOFF = 2.0**-24  # of fp32
-CORES = {name: Cores(2, name) for name in KERNELS}
+STEP = 1e-3  # normal weights and activations: where a tie tips, the next whole number of the second plane
+CORES = {f"{name}-{planes}": Cores(2, name, planes=planes) for name in NAMES for planes in (1, 2)}
 
 
 def product(kernels: str, matrix: Matrix, rows: int, columns: int, x: F32) -> F32:
@@ -25,8 +27,10 @@ def product(kernels: str, matrix: Matrix, rows: int, columns: int, x: F32) -> F3
     return CORES[kernels].rows(geometry, pack_tiles(matrix).reshape(1, -1), rows, x)
 
 
-def bound(weights: F32, minimums: F32 | None, x: F32, format: Format) -> F32:
+def bound(weights: F32, minimums: F32 | None, x: F32, format: Format, planes: int) -> F32:
     """|error| <= sum over groups of |w| * scale / 2, scale = largest |x| of the group / 127, plus fp32 rounding.
+
+    A second plane rounds what is left, scale / 2 at most, in the same way: / 254 once more.
 
     A sum of n products in any order is off by n + 8 roundings of the sum of their sizes at most (Higham, Accuracy
     and Stability of Numerical Algorithms, 3.1), the 8 for scales and the sums of tiles. w4 sums q * scale and the
@@ -36,7 +40,9 @@ def bound(weights: F32, minimums: F32 | None, x: F32, format: Format) -> F32:
     padded = np.pad(np.abs(x), ((0, 0), (0, -x.shape[1] % 32)))
     largest = padded.reshape(len(x), -1, 32).max(axis=-1).repeat(32, axis=1)[:, : x.shape[1]]
     rounding = largest @ sizes.T * (x.shape[1] + 8) * UNIT_ROUNDOFF
-    return rounding if format in (Format.F16, Format.BF16) else rounding + largest / 254 @ np.abs(weights).T * 1.001
+    if format in (Format.F16, Format.BF16):
+        return rounding
+    return rounding + largest / 254**planes @ np.abs(weights).T * 1.001
 
 
 @pytest.mark.parametrize("format", Format)
@@ -70,7 +76,8 @@ def check(kernels: str, matrix: Matrix, rows: int, columns: int, x: F32) -> None
     if minimums is not None:
         minimums = minimums.astype(np.float32).repeat(32, axis=1)[:, :columns]
     error = np.abs(product(kernels, matrix, rows, columns, x) - x.astype(np.float64) @ weights.T.astype(np.float64))
-    allowed = bound(weights.astype(np.float64), minimums, x.astype(np.float64), matrix.format)
+    planes = int(kernels[-1])
+    allowed = bound(weights.astype(np.float64), minimums, x.astype(np.float64), matrix.format, planes)
     assert np.all(error <= allowed + 1e-30), f"{(error - allowed).max()} above the bound"
 
 
@@ -100,19 +107,21 @@ def test_all_kernels_agree_on_chunks_of_many_tokens(format: Format) -> None:
     rng = np.random.default_rng(2)
     matrix = quantize(rng.standard_normal((136, 96), np.float32), format)
     x = rng.standard_normal((151, 96), np.float32)
-    results = [product(kernels, matrix, 133, 96, x) for kernels in KERNELS]
-    for result in results[1:]:
-        np.testing.assert_allclose(result, results[0], atol=2e-4)
-    one_by_one = np.concatenate([product(KERNELS[0], matrix, 133, 96, x[i : i + 1]) for i in range(len(x))])
-    np.testing.assert_allclose(one_by_one, results[0], atol=2e-4)
+    for planes in (1, 2):
+        results = [product(f"{name}-{planes}", matrix, 133, 96, x) for name in NAMES]
+        for result in results[1:]:
+            np.testing.assert_allclose(result, results[0], atol=STEP)
+        kernels = f"{NAMES[0]}-{planes}"
+        one_by_one = np.concatenate([product(kernels, matrix, 133, 96, x[i : i + 1]) for i in range(len(x))])
+        np.testing.assert_allclose(one_by_one, results[0], atol=STEP)
 
 
 def test_wrong_shapes_are_refused() -> None:
     matrix = MatrixGeometry("rows", 8, 64, Format.W8, 0)
     units = np.zeros((1, 544), np.uint8)
     with pytest.raises(ValueError, match="columns"):
-        CORES["portable"].rows(matrix, units, 8, np.zeros((1, 32), np.float32))
+        CORES["portable-2"].rows(matrix, units, 8, np.zeros((1, 32), np.float32))
     with pytest.raises(ValueError, match="do not hold"):
-        CORES["portable"].rows(matrix, units[:, :500].copy(), 8, np.zeros((1, 64), np.float32))
+        CORES["portable-2"].rows(matrix, units[:, :500].copy(), 8, np.zeros((1, 64), np.float32))
     with pytest.raises(ValueError, match="no kernels"):
         Cores(1, "quantum")

@@ -34,8 +34,8 @@ static void project_job(void *context, int job, int thread)
     const int band = run * RUN_BANDS, bands_left = bands_of(matrix) - band;
     const uint8_t *input = is_int8(matrix) ? backend->input_int8 : backend->input_fp32;
     const ptrdiff_t stride = (ptrdiff_t)units * a->width;
-    multiply(backend->cores->kernels, matrix, a->block->units + unit * a->block->stride, band,
-             bands_left < RUN_BANDS ? bands_left : RUN_BANDS, input + (size_t)token * token_bytes(matrix), n,
+    multiply(backend->cores, matrix, a->block->units + unit * a->block->stride, band,
+             bands_left < RUN_BANDS ? bands_left : RUN_BANDS, input + (size_t)token * token_bytes(backend->cores, matrix), n,
              backend->qkv + token * stride + (ptrdiff_t)unit * a->width + row + band * TILE_ROWS, stride, 0, 1);
 }
 
@@ -153,18 +153,15 @@ static void pack_job(void *context, int job, int thread)
 {
     const struct attention *a = context;
     const struct backend *backend = a->backend;
-    const struct kernels *kernels = backend->cores->kernels;
     const struct matrix *o = &a->block->matrices[3];
     const int units = a->block->n_units;
     int g, token = group_start(backend->n_tokens, job, &g);
     (void)thread;
     for (int unit = 0; unit < units; unit++) {
         const float *x = backend->mixed + ((size_t)token * (size_t)units + (size_t)unit) * (size_t)o->columns;
-        const size_t at = ((size_t)unit * (size_t)backend->n_tokens + (size_t)token) * token_bytes(o);
-        if (is_int8(o))
-            kernels->pack_int8(x, (ptrdiff_t)units * o->columns, o->columns, g, backend->inner_int8 + at);
-        else
-            kernels->pack_fp32(x, (ptrdiff_t)units * o->columns, o->columns, g, backend->inner_fp32 + at);
+        const size_t at = ((size_t)unit * (size_t)backend->n_tokens + (size_t)token) * token_bytes(backend->cores, o);
+        pack_tokens(backend->cores, is_int8(o), x, (ptrdiff_t)units * o->columns, o->columns, g,
+                    (is_int8(o) ? backend->inner_int8 : backend->inner_fp32) + at);
     }
 }
 

@@ -32,7 +32,7 @@ API struct backend *tpid_backend_create(struct cores *cores, const struct shape 
     struct backend *backend = calloc(1, sizeof *backend);
     if (!backend)
         return NULL;
-    const size_t tokens = (size_t)shape->max_tokens, hidden = (size_t)shape->hidden;
+    const size_t planes = (size_t)cores->planes, tokens = (size_t)shape->max_tokens, hidden = (size_t)shape->hidden;
     const size_t row = head_stride(shape->head_dim), queries = (size_t)shape->heads * (size_t)shape->head_dim;
     const size_t attn_units = (size_t)shape->attn_units, ffn_units = (size_t)shape->ffn_units;
     const size_t input_tiles = up_to(hidden, TILE_COLUMNS) / TILE_COLUMNS;
@@ -48,9 +48,9 @@ API struct backend *tpid_backend_create(struct cores *cores, const struct shape 
     backend->scratch_floats = up_to(backend->scratch_floats, 64) + 64; /* no two threads write into one line */
     backend->keys = calloc(caches * backend->cache_halves + 1, 2);
     backend->values = calloc(caches * backend->cache_halves + 1, 2);
-    backend->input_int8 = calloc(tokens * input_tiles, INT8_BYTES);
+    backend->input_int8 = calloc(tokens * planes * input_tiles, INT8_BYTES);
     backend->input_fp32 = calloc(tokens * input_tiles, FP32_BYTES);
-    backend->inner_int8 = calloc(tokens * inner_tiles + 1, INT8_BYTES);
+    backend->inner_int8 = calloc(tokens * planes * inner_tiles + 1, INT8_BYTES);
     backend->inner_fp32 = calloc(tokens * inner_tiles + 1, FP32_BYTES);
     backend->qkv = calloc(tokens * attn_units * qkv + 1, 4);
     backend->mixed = calloc(tokens * attn_units * queries + 1, 4);

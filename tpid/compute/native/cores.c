@@ -32,12 +32,14 @@ API void tpid_cores_free(struct cores *cores)
     free(cores);
 }
 
-API struct cores *tpid_cores_create(int32_t kernels, int32_t n_threads)
+/* planes: 1 for int8 activations, 2 for those of twice the bits. */
+API struct cores *tpid_cores_create(int32_t kernels, int32_t n_threads, int32_t planes)
 {
     struct cores *cores = calloc(1, sizeof *cores);
     if (!cores)
         return NULL;
     cores->kernels = all_kernels[kernels];
+    cores->planes = planes;
     cores->pool = pool_create(n_threads);
     if (cores->pool)
         return cores;
@@ -51,7 +53,7 @@ API int32_t tpid_cores_threads(const struct cores *cores)
 }
 
 struct rows {
-    const struct kernels *kernels;
+    const struct cores *cores;
     const struct matrix *matrix;
     const uint8_t *units, *activations;
     int64_t stride;
@@ -74,8 +76,8 @@ static void rows_job(void *context, int job, int thread)
     const int bands_left = bands_of(&matrix) - band;
     if (bands_left <= 0)
         return;
-    multiply(r->kernels, &matrix, r->units + unit * r->stride, band, bands_left < RUN_BANDS ? bands_left : RUN_BANDS,
-             r->activations + (size_t)token * token_bytes(&matrix), left < CHUNK_TOKENS ? left : CHUNK_TOKENS,
+    multiply(r->cores, &matrix, r->units + unit * r->stride, band, bands_left < RUN_BANDS ? bands_left : RUN_BANDS,
+             r->activations + (size_t)token * token_bytes(r->cores, &matrix), left < CHUNK_TOKENS ? left : CHUNK_TOKENS,
              r->out + (size_t)token * (size_t)r->n_rows + row, r->n_rows, 0, 0);
 }
 
@@ -91,7 +93,6 @@ API void tpid_rows(struct cores *cores, const struct matrix *matrix, const uint8
                    int32_t n_rows, const float *norm, float eps, const float *x, int32_t n_tokens, void *work,
                    float *out)
 {
-    const struct kernels *kernels = cores->kernels;
     uint8_t *activations = work;
     float *scratch = (float *)(activations + (size_t)n_tokens * (size_t)tiles_of(matrix) * FP32_BYTES);
     if (norm)
@@ -99,12 +100,11 @@ API void tpid_rows(struct cores *cores, const struct matrix *matrix, const uint8
                      is_int8(matrix) ? activations : NULL, is_int8(matrix) ? NULL : activations);
     else
         for (int t = 0, g; t < n_tokens; t += g) {
-            g = group_tokens(n_tokens - t);
-            (is_int8(matrix) ? kernels->pack_int8 : kernels->pack_fp32)(
-                x + (size_t)t * (size_t)matrix->columns, matrix->columns, matrix->columns, g,
-                activations + (size_t)t * token_bytes(matrix));
+            g = group_rows(n_tokens - t);
+            pack_tokens(cores, is_int8(matrix), x + (size_t)t * (size_t)matrix->columns, matrix->columns,
+                        matrix->columns, g, activations + (size_t)t * token_bytes(cores, matrix));
         }
-    struct rows rows = {kernels,  matrix, units, activations, stride, n_tokens, ceil_div(bands_of(matrix), RUN_BANDS),
+    struct rows rows = {cores,  matrix, units, activations, stride, n_tokens, ceil_div(bands_of(matrix), RUN_BANDS),
                         n_rows, ceil_div(n_rows, matrix->rows), out};
     run_jobs(cores->pool, rows_job, &rows, ceil_div(n_tokens, CHUNK_TOKENS) * rows.n_units * rows.unit_runs);
 }

@@ -26,8 +26,8 @@ static void gate_job(void *context, int job, int thread)
     for (int m = 0; m < 2; m++) {
         const struct matrix *matrix = &block->matrices[m];
         const uint8_t *input = is_int8(matrix) ? backend->input_int8 : backend->input_fp32;
-        multiply(kernels, matrix, block->units + unit * block->stride, tile * TILE_BANDS, TILE_BANDS,
-                 input + (size_t)token * token_bytes(matrix), n, products[m], TILE_COLUMNS, 0, 1);
+        multiply(backend->cores, matrix, block->units + unit * block->stride, tile * TILE_BANDS, TILE_BANDS,
+                 input + (size_t)token * token_bytes(backend->cores, matrix), n, products[m], TILE_COLUMNS, 0, 1);
         const float *bias = block->biases[m];
         if (bias)
             for (int t = 0; t < n; t++)
@@ -35,17 +35,17 @@ static void gate_job(void *context, int job, int thread)
                     products[m][t * TILE_COLUMNS + i] += bias[unit * matrix->rows + tile * TILE_COLUMNS + i];
     }
     kernels->silu_product(products[0], products[1], n * TILE_COLUMNS);
-    const size_t bytes = token_bytes(down), first = (size_t)unit * (size_t)backend->n_tokens + (size_t)token;
-    for (int t = 0, g; t < n; t += g) {
-        g = group_tokens(n - t);
-        const size_t at = (first + (size_t)t) * bytes;
-        const size_t tile_at = (size_t)tile * (size_t)g;
+    const int planes = planes_of(backend->cores, down);
+    const size_t bytes = token_bytes(backend->cores, down);
+    const size_t first = (size_t)unit * (size_t)backend->n_tokens + (size_t)token;
+    for (int t = 0, g; t < n; t += g / planes) {
+        g = group_rows((n - t) * planes);
+        const float *from = products[0] + t * TILE_COLUMNS;
+        const size_t at = (first + (size_t)t) * bytes, row = (size_t)tile * (size_t)g;
         if (is_int8(down))
-            kernels->pack_int8(products[0] + t * TILE_COLUMNS, TILE_COLUMNS, TILE_COLUMNS, g,
-                               backend->inner_int8 + at + tile_at * INT8_BYTES);
+            kernels->pack_int8(from, TILE_COLUMNS, TILE_COLUMNS, g, planes, backend->inner_int8 + at + row * INT8_BYTES);
         else
-            kernels->pack_fp32(products[0] + t * TILE_COLUMNS, TILE_COLUMNS, TILE_COLUMNS, g,
-                               backend->inner_fp32 + at + tile_at * FP32_BYTES);
+            kernels->pack_fp32(from, TILE_COLUMNS, TILE_COLUMNS, g, backend->inner_fp32 + at + row * FP32_BYTES);
     }
 }
 

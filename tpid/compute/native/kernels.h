@@ -4,9 +4,10 @@
 
 #include "tiles.h"
 
-/* out[token * stride + row] = (or +=) weights x activations, for all rows of `n_bands` bands. */
+/* out[token * stride + row] = (or +=) weights x activations, for all rows of `n_bands` bands. A token has `planes` rows
+   of activations. */
 typedef void gemm_fn(const uint8_t *weights, int n_tiles, int n_bands, const uint8_t *activations, int n_tokens,
-                     float *out, ptrdiff_t stride, int accumulate);
+                     int planes, float *out, ptrdiff_t stride, int accumulate);
 
 /* The cache of one KV head of one sequence. Keys lie transposed in blocks of KEY_BLOCK positions, so that lanes are
    positions: keys[position / KEY_BLOCK][head_stride][KEY_BLOCK]; values[position][head_stride]; both fp16.
@@ -32,8 +33,8 @@ struct kernels {
     int (*usable)(void);
     gemm_fn *gemm[N_FORMATS];
     void (*norm)(const float *x, const float *weight, float eps, int n, float *out);
-    /* g rows of x, `stride` apart, to one group of activations; the columns up to a multiple of 32 become zeros. */
-    void (*pack_int8)(const float *x, ptrdiff_t stride, int columns, int g, uint8_t *out);
+    /* Tokens of x, `stride` apart, to one group of g rows; the columns up to a multiple of 32 become zeros. */
+    void (*pack_int8)(const float *x, ptrdiff_t stride, int columns, int g, int planes, uint8_t *out);
     void (*pack_fp32)(const float *x, ptrdiff_t stride, int columns, int g, uint8_t *out);
     void (*silu_product)(float *gate, const float *up, int n); /* gate = silu(gate) * up; n a multiple of 8 */
     void (*store_key)(uint16_t *keys, int head_dim, int position, const float *key);

@@ -18,7 +18,7 @@ static inline __attribute__((always_inline)) void store_f16(uint16_t *to, vec va
 
 #include "lanes.h"
 
-#define TOGETHER 4 /* tokens whose sums fit the 16 registers */
+#define TOGETHER 4 /* rows of activations whose sums fit the 16 registers */
 #define PREFETCH_BYTES 2048
 
 INLINE __m256i inputs4(const uint8_t *at) /* 4 int8 in all lanes */
@@ -44,8 +44,19 @@ INLINE void finish(float *out, __m256 sum, int accumulate)
     _mm256_storeu_ps(out, accumulate ? _mm256_add_ps(_mm256_loadu_ps(out), sum) : sum);
 }
 
-INLINE void w4_tokens(const uint8_t *tile, int n_tiles, const uint8_t *x, int g, int first, int n, float *out,
-                      ptrdiff_t stride, int accumulate)
+/* The sums of rows first to first + n, which are whole tokens. */
+INLINE void finish_rows(const __m256 *sum, int first, int n, int planes, float *out, ptrdiff_t stride, int accumulate)
+{
+    if (planes == 1 || n == 1) /* a row alone is a token */
+        for (int t = 0; t < n; t++)
+            finish(out + (first + t) * stride, sum[t], accumulate);
+    else
+        for (int t = 0; t < n; t += 2)
+            finish(out + (first + t) / 2 * stride, _mm256_add_ps(sum[t], sum[t + 1]), accumulate);
+}
+
+INLINE void w4_rows(const uint8_t *tile, int n_tiles, const uint8_t *x, int g, int first, int n, int planes, float *out,
+                    ptrdiff_t stride, int accumulate)
 {
     const __m256i low = _mm256_set1_epi8(15);
     __m256 sum[TOGETHER], rest[TOGETHER];
@@ -79,17 +90,18 @@ INLINE void w4_tokens(const uint8_t *tile, int n_tiles, const uint8_t *x, int g,
             dot[t] = _mm256_madd_epi16(dot[t], _mm256_set1_epi16(1));
 #endif
             __m256 scaled = _mm256_mul_ps(scale, number(x + INT8_SCALE(g), first + t));
-            __m256 *minimums = n == 1 ? rest : sum; /* a second chain where there is but one token */
+            __m256 *minimums = n == 1 ? rest : sum; /* a second chain where there is but one row */
             sum[t] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(dot[t]), scaled, sum[t]);
             minimums[t] = _mm256_fmadd_ps(minimum, number(x + INT8_SUM(g), first + t), minimums[t]);
         }
     }
-    for (int t = 0; t < n; t++)
-        finish(out + (first + t) * stride, n == 1 ? _mm256_add_ps(sum[t], rest[t]) : sum[t], accumulate);
+    if (n == 1)
+        sum[0] = _mm256_add_ps(sum[0], rest[0]);
+    finish_rows(sum, first, n, planes, out, stride, accumulate);
 }
 
-INLINE void w8_tokens(const uint8_t *tile, int n_tiles, const uint8_t *x, int g, int first, int n, float *out,
-                      ptrdiff_t stride, int accumulate)
+INLINE void w8_rows(const uint8_t *tile, int n_tiles, const uint8_t *x, int g, int first, int n, int planes, float *out,
+                    ptrdiff_t stride, int accumulate)
 {
     __m256 sum[TOGETHER];
     for (int t = 0; t < n; t++)
@@ -129,8 +141,7 @@ INLINE void w8_tokens(const uint8_t *tile, int n_tiles, const uint8_t *x, int g,
             sum[t] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(dot[t]),
                                      _mm256_mul_ps(scale, number(x + INT8_SCALE(g), first + t)), sum[t]);
     }
-    for (int t = 0; t < n; t++)
-        finish(out + (first + t) * stride, sum[t], accumulate);
+    finish_rows(sum, first, n, planes, out, stride, accumulate);
 }
 
 INLINE __m256 half_row(int bf16, const uint8_t *at)
@@ -163,24 +174,24 @@ INLINE void half_band(int bf16, const uint8_t *tile, int n_tiles, const uint8_t 
     }
 }
 
-INLINE void w4_band(const uint8_t *w, int n_tiles, const uint8_t *x, const int g, float *out, ptrdiff_t stride,
-                    int accumulate)
+INLINE void w4_band(const uint8_t *w, int n_tiles, const uint8_t *x, const int g, int planes, float *out,
+                    ptrdiff_t stride, int accumulate)
 {
     for (int first = 0; first < g; first += TOGETHER)
-        w4_tokens(w, n_tiles, x, g, first, g < TOGETHER ? g : TOGETHER, out, stride, accumulate);
+        w4_rows(w, n_tiles, x, g, first, g < TOGETHER ? g : TOGETHER, planes, out, stride, accumulate);
 }
 
-INLINE void w8_band(const uint8_t *w, int n_tiles, const uint8_t *x, const int g, float *out, ptrdiff_t stride,
-                    int accumulate)
+INLINE void w8_band(const uint8_t *w, int n_tiles, const uint8_t *x, const int g, int planes, float *out,
+                    ptrdiff_t stride, int accumulate)
 {
     for (int first = 0; first < g; first += TOGETHER)
-        w8_tokens(w, n_tiles, x, g, first, g < TOGETHER ? g : TOGETHER, out, stride, accumulate);
+        w8_rows(w, n_tiles, x, g, first, g < TOGETHER ? g : TOGETHER, planes, out, stride, accumulate);
 }
 
-#define W4_BAND(w, n, tiles, x, g, out, stride, accumulate) w4_band(w, tiles, x, g, out, stride, accumulate)
-#define W8_BAND(w, n, tiles, x, g, out, stride, accumulate) w8_band(w, tiles, x, g, out, stride, accumulate)
-#define F16_BAND(w, n, tiles, x, g, out, stride, accumulate) half_band(0, w, tiles, x, g, out, stride, accumulate)
-#define BF16_BAND(w, n, tiles, x, g, out, stride, accumulate) half_band(1, w, tiles, x, g, out, stride, accumulate)
+#define W4_BAND(w, n, tiles, x, g, planes, out, stride, add) w4_band(w, tiles, x, g, planes, out, stride, add)
+#define W8_BAND(w, n, tiles, x, g, planes, out, stride, add) w8_band(w, tiles, x, g, planes, out, stride, add)
+#define F16_BAND(w, n, tiles, x, g, planes, out, stride, add) half_band(0, w, tiles, x, g, out, stride, add)
+#define BF16_BAND(w, n, tiles, x, g, planes, out, stride, add) half_band(1, w, tiles, x, g, out, stride, add)
 
 DEFINE_GEMM(gemm_w4, W4_BAND, 1, W4_BYTES, INT8_BYTES)
 DEFINE_GEMM(gemm_w8, W8_BAND, 1, W8_BYTES, INT8_BYTES)

@@ -83,7 +83,18 @@ INLINE void finish(float *out, __m512 sum, __mmask16 rows, int accumulate)
     _mm512_mask_storeu_ps(out, rows, sum);
 }
 
-INLINE void w4_band(const uint8_t *weights, int n, int n_tiles, const uint8_t *x, const int g, float *out,
+INLINE void finish_rows(const __m512 *sum, int g, int planes, float *out, ptrdiff_t stride, __mmask16 rows,
+                        int accumulate)
+{
+    if (planes == 1 || g == 1) /* a row alone is a token */
+        for (int t = 0; t < g; t++)
+            finish(out + t * stride, sum[t], rows, accumulate);
+    else
+        for (int t = 0; t < g; t += 2)
+            finish(out + t / 2 * stride, _mm512_add_ps(sum[t], sum[t + 1]), rows, accumulate);
+}
+
+INLINE void w4_band(const uint8_t *weights, int n, int n_tiles, const uint8_t *x, const int g, int planes, float *out,
                     ptrdiff_t stride, int accumulate)
 {
     struct pair pair = pair_of(weights, n, (size_t)n_tiles * W4_BYTES);
@@ -109,16 +120,17 @@ INLINE void w4_band(const uint8_t *weights, int n, int n_tiles, const uint8_t *x
             for (int k = 0; k < 8; k++)
                 dot = _mm512_dpbusd_epi32(dot, w[k], whole(x + t * 32 + 4 * k));
             __m512 scaled = _mm512_mul_ps(scale, number(x + INT8_SCALE(g) + 4 * t));
-            __m512 *minimums = g == 1 ? &rest : &sum[t]; /* a second chain where there is but one token */
+            __m512 *minimums = g == 1 ? &rest : &sum[t]; /* a second chain where there is but one row */
             sum[t] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot), scaled, sum[t]);
             *minimums = _mm512_fmadd_ps(minimum, number(x + INT8_SUM(g) + 4 * t), *minimums);
         }
     }
-    for (int t = 0; t < g; t++)
-        finish(out + t * stride, g == 1 ? _mm512_add_ps(sum[t], rest) : sum[t], pair.rows, accumulate);
+    if (g == 1)
+        sum[0] = _mm512_add_ps(sum[0], rest);
+    finish_rows(sum, g, planes, out, stride, pair.rows, accumulate);
 }
 
-INLINE void w8_band(const uint8_t *weights, int n, int n_tiles, const uint8_t *x, const int g, float *out,
+INLINE void w8_band(const uint8_t *weights, int n, int n_tiles, const uint8_t *x, const int g, int planes, float *out,
                     ptrdiff_t stride, int accumulate)
 {
     struct pair pair = pair_of(weights, n, (size_t)n_tiles * W8_BYTES);
@@ -143,8 +155,7 @@ INLINE void w8_band(const uint8_t *weights, int n, int n_tiles, const uint8_t *x
                                      _mm512_mul_ps(scale, number(x + INT8_SCALE(g) + 4 * t)), sum[t]);
         }
     }
-    for (int t = 0; t < g; t++)
-        finish(out + t * stride, sum[t], pair.rows, accumulate);
+    finish_rows(sum, g, planes, out, stride, pair.rows, accumulate);
 }
 
 INLINE __m512 half_row(int bf16, const struct pair *pair, int j)
@@ -180,8 +191,8 @@ INLINE void half_band(int bf16, const uint8_t *weights, int n, int n_tiles, cons
     }
 }
 
-#define F16_BAND(w, n, tiles, x, g, out, stride, accumulate) half_band(0, w, n, tiles, x, g, out, stride, accumulate)
-#define BF16_BAND(w, n, tiles, x, g, out, stride, accumulate) half_band(1, w, n, tiles, x, g, out, stride, accumulate)
+#define F16_BAND(w, n, tiles, x, g, planes, out, stride, add) half_band(0, w, n, tiles, x, g, out, stride, add)
+#define BF16_BAND(w, n, tiles, x, g, planes, out, stride, add) half_band(1, w, n, tiles, x, g, out, stride, add)
 
 DEFINE_GEMM(gemm_w4, w4_band, 2, W4_BYTES, INT8_BYTES)
 DEFINE_GEMM(gemm_w8, w8_band, 2, W8_BYTES, INT8_BYTES)

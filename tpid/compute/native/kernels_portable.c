@@ -27,13 +27,23 @@ INLINE void finish(float *out, vec sum, int accumulate)
     store(out, accumulate ? load(out) + sum : sum);
 }
 
+INLINE void finish_rows(const vec *sum, int g, int planes, float *out, ptrdiff_t stride, int accumulate)
+{
+    if (planes == 1)
+        for (int t = 0; t < g; t++)
+            finish(out + t * stride, sum[t], accumulate);
+    else
+        for (int t = 0; t < g; t += 2)
+            finish(out + t / 2 * stride, sum[t] + sum[t + 1], accumulate);
+}
+
 INLINE int32_t dot4(const int8_t *a, const int8_t *b)
 {
     return a[0] * b[0] + a[1] * b[1] + a[2] * b[2] + a[3] * b[3];
 }
 
-INLINE void w4_band(const uint8_t *tile, int n, int n_tiles, const uint8_t *x, int g, float *out, ptrdiff_t stride,
-                    int accumulate)
+INLINE void w4_band(const uint8_t *tile, int n, int n_tiles, const uint8_t *x, int g, int planes, float *out,
+                    ptrdiff_t stride, int accumulate)
 {
     (void)n;
     vec sum[MAX_GROUP] = {{0}};
@@ -57,12 +67,11 @@ INLINE void w4_band(const uint8_t *tile, int n, int n_tiles, const uint8_t *x, i
             sum[t] += minimum * ((const float *)(x + INT8_SUM(g)))[t];
         }
     }
-    for (int t = 0; t < g; t++)
-        finish(out + t * stride, sum[t], accumulate);
+    finish_rows(sum, g, planes, out, stride, accumulate);
 }
 
-INLINE void w8_band(const uint8_t *tile, int n, int n_tiles, const uint8_t *x, int g, float *out, ptrdiff_t stride,
-                    int accumulate)
+INLINE void w8_band(const uint8_t *tile, int n, int n_tiles, const uint8_t *x, int g, int planes, float *out,
+                    ptrdiff_t stride, int accumulate)
 {
     (void)n;
     vec sum[MAX_GROUP] = {{0}};
@@ -77,8 +86,7 @@ INLINE void w8_band(const uint8_t *tile, int n, int n_tiles, const uint8_t *x, i
             sum[t] += __builtin_convertvector(dot, vec) * (scale * ((const float *)(x + INT8_SCALE(g)))[t]);
         }
     }
-    for (int t = 0; t < g; t++)
-        finish(out + t * stride, sum[t], accumulate);
+    finish_rows(sum, g, planes, out, stride, accumulate);
 }
 
 INLINE void half_band(int bf16, const uint8_t *tile, int n_tiles, const uint8_t *x, int g, float *out,
@@ -98,8 +106,8 @@ INLINE void half_band(int bf16, const uint8_t *tile, int n_tiles, const uint8_t 
         finish(out + t * stride, sum[t], accumulate);
 }
 
-#define F16_BAND(w, n, tiles, x, g, out, stride, accumulate) half_band(0, w, tiles, x, g, out, stride, accumulate)
-#define BF16_BAND(w, n, tiles, x, g, out, stride, accumulate) half_band(1, w, tiles, x, g, out, stride, accumulate)
+#define F16_BAND(w, n, tiles, x, g, planes, out, stride, add) half_band(0, w, tiles, x, g, out, stride, add)
+#define BF16_BAND(w, n, tiles, x, g, planes, out, stride, add) half_band(1, w, tiles, x, g, out, stride, add)
 
 DEFINE_GEMM(gemm_w4, w4_band, 1, W4_BYTES, INT8_BYTES)
 DEFINE_GEMM(gemm_w8, w8_band, 1, W8_BYTES, INT8_BYTES)

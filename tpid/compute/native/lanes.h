@@ -100,8 +100,9 @@ static void silu_product(float *gate, const float *up, int n)
         gate[i] = gate[i] / (1.0f + expf(-gate[i])) * up[i];
 }
 
-/* 32 numbers to int8. Infinity and NaN give a scale that is not finite, and so does the product: nothing is hidden. */
-INLINE void quantize_group(const float *x, int8_t *q, float *scale, float *sum, int32_t *offset)
+/* 32 numbers to int8; `rest` gets what rounding took from them. Infinity and NaN give a scale that is not finite, and so
+   does the product: nothing is hidden. */
+INLINE void quantize_group(const float *x, int8_t *q, float *scale, float *sum, int32_t *offset, float *rest)
 {
     const float rounder = 12582912.0f;
     const veci sign = (veci){0} + 0x7fffffff;
@@ -116,6 +117,7 @@ INLINE void quantize_group(const float *x, int8_t *q, float *scale, float *sum, 
         /* The sum's low bits are the whole number, in the mantissa of 1.5 * 2^23. */
         veci whole = (veci)(load(x + i) * inverse + rounder) - 0x4b400000;
         sums += whole;
+        store(rest + i, load(x + i) - __builtin_convertvector(whole, vec) * *scale);
         for (int lane = 0; lane < LANES; lane++)
             q[i + lane] = (int8_t)whole[lane];
     }
@@ -130,18 +132,21 @@ INLINE void quantize_group(const float *x, int8_t *q, float *scale, float *sum, 
     *offset = -128 * total;
 }
 
-static void pack_int8(const float *x, ptrdiff_t stride, int columns, int g, uint8_t *out)
+static void pack_int8(const float *x, ptrdiff_t stride, int columns, int g, int planes, uint8_t *out)
 {
+    float padded[TILE_COLUMNS], rest[TILE_COLUMNS];
     for (int tile = 0; tile * TILE_COLUMNS < columns; tile++, out += g * INT8_BYTES)
-        for (int t = 0; t < g; t++) {
-            const float *from = x + t * stride + tile * TILE_COLUMNS;
-            float padded[TILE_COLUMNS] = {0};
-            if (columns - tile * TILE_COLUMNS < TILE_COLUMNS) {
+        for (int row = 0; row < g; row++) {
+            const float *from = x + row / planes * stride + tile * TILE_COLUMNS;
+            if (row % planes)
+                from = rest;
+            else if (columns - tile * TILE_COLUMNS < TILE_COLUMNS) {
+                memset(padded, 0, sizeof padded);
                 memcpy(padded, from, (size_t)(columns - tile * TILE_COLUMNS) * sizeof *x);
                 from = padded;
             }
-            quantize_group(from, (int8_t *)out + t * 32, (float *)(out + INT8_SCALE(g)) + t,
-                           (float *)(out + INT8_SUM(g)) + t, (int32_t *)(out + INT8_OFFSET(g)) + t);
+            quantize_group(from, (int8_t *)out + row * 32, (float *)(out + INT8_SCALE(g)) + row,
+                           (float *)(out + INT8_SUM(g)) + row, (int32_t *)(out + INT8_OFFSET(g)) + row, rest);
         }
 }
 
@@ -289,27 +294,27 @@ static void attend(const struct attend_job *job, float *scratch)
     }
 }
 
-/* A matrix product from a function for `BANDS` bands and g tokens, where g is a constant of each call. */
-#define DEFINE_GEMM(NAME, BAND, BANDS, TILE_BYTES, TOKEN_BYTES)                                                    \
+/* A matrix product from a function for `BANDS` bands and g rows of activations, where g is a constant of each call. */
+#define DEFINE_GEMM(NAME, BAND, BANDS, TILE_BYTES, ROW_BYTES)                                                      \
     static void NAME(const uint8_t *weights, int n_tiles, int n_bands, const uint8_t *activations, int n_tokens,   \
-                     float *out, ptrdiff_t stride, int accumulate)                                                 \
+                     int planes, float *out, ptrdiff_t stride, int accumulate)                                     \
     {                                                                                                              \
-        const size_t band_bytes = (size_t)n_tiles * TILE_BYTES, token_bytes = (size_t)n_tiles * TOKEN_BYTES;       \
+        const size_t band_bytes = (size_t)n_tiles * TILE_BYTES, row_bytes = (size_t)n_tiles * ROW_BYTES;           \
         for (int band = 0; band < n_bands; band += BANDS, weights += BANDS * band_bytes, out += BANDS * TILE_ROWS) { \
             const int n = n_bands - band < BANDS ? n_bands - band : BANDS;                                         \
             (void)n;                                                                                               \
-            for (int token = 0, g; token < n_tokens; token += g) {                                                 \
-                const uint8_t *x = activations + token * token_bytes;                                              \
-                float *to = out + token * stride;                                                                  \
-                g = group_tokens(n_tokens - token);                                                                \
+            for (int row = 0, g; row < n_tokens * planes; row += g) {                                              \
+                const uint8_t *x = activations + (size_t)row * row_bytes;                                          \
+                float *to = out + row / planes * stride;                                                           \
+                g = group_rows(n_tokens * planes - row);                                                           \
                 if (g == 8)                                                                                        \
-                    BAND(weights, n, n_tiles, x, 8, to, stride, accumulate);                                       \
+                    BAND(weights, n, n_tiles, x, 8, planes, to, stride, accumulate);                               \
                 else if (g == 4)                                                                                   \
-                    BAND(weights, n, n_tiles, x, 4, to, stride, accumulate);                                       \
+                    BAND(weights, n, n_tiles, x, 4, planes, to, stride, accumulate);                               \
                 else if (g == 2)                                                                                   \
-                    BAND(weights, n, n_tiles, x, 2, to, stride, accumulate);                                       \
+                    BAND(weights, n, n_tiles, x, 2, planes, to, stride, accumulate);                               \
                 else                                                                                               \
-                    BAND(weights, n, n_tiles, x, 1, to, stride, accumulate);                                       \
+                    BAND(weights, n, n_tiles, x, 1, planes, to, stride, accumulate);                               \
             }                                                                                                      \
         }                                                                                                          \
     }

@@ -45,7 +45,7 @@ class Shape(Structure):
 _SIGNATURES: dict[str, tuple[object, tuple[object, ...]]] = {
     "tpid_kernels_name": (c_char_p, (c_int32,)),
     "tpid_kernels_usable": (c_int32, (c_int32,)),
-    "tpid_cores_create": (c_void_p, (c_int32, c_int32)),
+    "tpid_cores_create": (c_void_p, (c_int32, c_int32, c_int32)),
     "tpid_cores_free": (None, (c_void_p,)),
     "tpid_cores_threads": (c_int32, (c_void_p,)),
     "tpid_rows_work_bytes": (c_int64, (c_void_p, c_int32, c_int32)),
@@ -93,8 +93,12 @@ def kernel_names(library: ctypes.CDLL) -> list[str]:
 class Cores:
     """The threads that compute, with the kernels of one instruction set. Backend and head share them."""
 
-    def __init__(self, n_threads: int, kernels: str | None = None) -> None:
-        """`kernels`: a name of `kernel_names`, by default the best. Raises OSError if there is no library."""
+    def __init__(self, n_threads: int, kernels: str | None = None, *, planes: int = 2) -> None:
+        """`kernels`: a name of `kernel_names`, by default the best. Raises OSError if there is no library.
+
+        `planes`: how many int8 an activation is where it meets w4 and w8 weights. One is what most engines do; the
+        second takes up what rounding to the first has lost, which leaves 1 / 64516 of a group's largest.
+        """
         library = load()
         if library is None:
             raise OSError("The native kernels were not built: there was no C compiler when tpid was installed.")
@@ -104,12 +108,14 @@ class Cores:
             raise ValueError(f"this processor has no kernels {self.kernels!r}, only {kernel_names(library)}")
         if n_threads < 1:
             raise ValueError(f"{n_threads} threads cannot compute")
+        if planes not in (1, 2):
+            raise ValueError(f"an activation is one int8 or two, not {planes}")
         self.lock = threading.Lock()  # one call at a time
         self._free = library.tpid_cores_free
         index = 0
         while library.tpid_kernels_name(index).decode() != self.kernels:
             index += 1
-        self.handle: int | None = library.tpid_cores_create(index, n_threads)
+        self.handle: int | None = library.tpid_cores_create(index, n_threads, planes)
         if self.handle is None:
             raise MemoryError("no memory for the compute threads")
 

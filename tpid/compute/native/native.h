@@ -12,6 +12,7 @@
 struct cores {
     const struct kernels *kernels;
     struct pool *pool;
+    int planes; /* of int8 activations */
 };
 
 struct matrix {
@@ -72,9 +73,16 @@ static inline int is_int8(const struct matrix *matrix)
     return matrix->format == W4 || matrix->format == W8;
 }
 
-static inline size_t token_bytes(const struct matrix *matrix)
+/* Rows of activations that a token is for `matrix`. */
+static inline int planes_of(const struct cores *cores, const struct matrix *matrix)
 {
-    return (size_t)tiles_of(matrix) * (is_int8(matrix) ? INT8_BYTES : FP32_BYTES);
+    return is_int8(matrix) ? cores->planes : 1;
+}
+
+static inline size_t token_bytes(const struct cores *cores, const struct matrix *matrix)
+{
+    const size_t row_bytes = is_int8(matrix) ? INT8_BYTES : FP32_BYTES;
+    return (size_t)tiles_of(matrix) * (size_t)planes_of(cores, matrix) * row_bytes;
 }
 
 /* Group `index` of n tokens: its first token; `g` gets its size. */
@@ -83,8 +91,12 @@ int n_groups(int n);
 
 /* out[token * stride + row - band * 8] for the rows of `n_bands` bands from `band` on; nothing beyond the matrix's
    rows is written unless `padded`. `activations` are those of the first token. */
-void multiply(const struct kernels *kernels, const struct matrix *matrix, const uint8_t *unit, int band, int n_bands,
+void multiply(const struct cores *cores, const struct matrix *matrix, const uint8_t *unit, int band, int n_bands,
               const uint8_t *activations, int n_tokens, float *out, ptrdiff_t stride, int accumulate, int padded);
+
+/* g tokens of x, a group as `group_start` gives it, as activations for int8 or fp32 products. */
+void pack_tokens(const struct cores *cores, int int8, const float *x, ptrdiff_t stride, int columns, int g,
+                 uint8_t *out);
 
 /* The products of all units of a block with their own inputs, added up: out [n_tokens][rows]. */
 void multiply_columns(struct cores *cores, const struct block *block, const struct matrix *matrix,

@@ -13,13 +13,17 @@
 
 enum format { W4, W8, F16, BF16, N_FORMATS }; /* the order of tpid.model.weights.Format */
 
-/* Activations of n tokens are cut into groups of 8 tokens, and the rest into 4, 2 and 1. All that belongs to a group
-   and 32 inputs lies together, so that a kernel reads along one pointer with constant offsets:
+/* Activations are rows of numbers. A token is one row, but of int8 it may be two beside each other, its planes: the
+   second holds, with a scale of its own, what rounding took from the first. Their products add up to the token's.
+
+   Rows are cut into groups of 8, and the rest into 4, 2 and 1. All that belongs to a group and 32 inputs lies together,
+   so that a kernel reads along one pointer with constant offsets:
 
    int8   q[g][32] int8, scale[g] fp32, sum[g] fp32 = scale * sum of q, offset[g] int32 = -128 * sum of q
    fp32   x[g][32] fp32
 
-   A group starts at (tokens before it) * tiles * (bytes of one token and 32 inputs). */
+   A group starts at (rows before it) * tiles * (bytes of one row and 32 inputs). */
+#define MAX_PLANES 2
 #define MAX_GROUP 8
 #define INT8_BYTES 44
 #define FP32_BYTES 128
@@ -31,7 +35,7 @@ enum format { W4, W8, F16, BF16, N_FORMATS }; /* the order of tpid.model.weights
    MAX_GROUP, so that a chunk is cut into the same groups as the whole pass. */
 #define CHUNK_TOKENS 64
 
-static inline int group_tokens(int n_left)
+static inline int group_rows(int n_left)
 {
     return n_left >= 8 ? 8 : n_left >= 4 ? 4 : n_left >= 2 ? 2 : 1;
 }
