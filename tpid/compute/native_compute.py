@@ -21,10 +21,10 @@ _ROUNDS = 7
 class NativeCompute:
     name = "native"
 
-    def __init__(self, n_threads: int) -> None:
+    def __init__(self, n_threads: int, activation_bits: int = 16) -> None:
         """Raises LoadError where the kernels were not built."""
         try:
-            self._cores = Cores(n_threads)
+            self._cores = Cores(n_threads, planes=activation_bits // 8)
         except OSError as error:
             raise LoadError(str(error), hint="Install a C compiler, then install tpid again.") from error
 

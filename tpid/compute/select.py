@@ -29,8 +29,8 @@ class Compute(Protocol):
         ...
 
 
-def choose_compute(wanted: str, n_threads: int) -> Compute:
-    """`wanted` is "auto", "native" or "torch". Only the backend that is chosen is imported.
+def choose_compute(wanted: str, n_threads: int, activation_bits: int = 16) -> Compute:
+    """`wanted` is "auto", "native" or "torch"; `activation_bits` are 8 or 16. Only what is chosen is imported.
 
     Raises ConfigError where "native" is wanted and was not built.
     """
@@ -38,7 +38,7 @@ def choose_compute(wanted: str, n_threads: int) -> Compute:
         from tpid.compute.native_compute import NativeCompute  # noqa: PLC0415
 
         try:
-            compute = NativeCompute(n_threads)
+            compute = NativeCompute(n_threads, activation_bits)
         except TpidError as error:
             if wanted == "native":
                 raise ConfigError(f"The native backend cannot be used: {error.message}", hint=error.hint) from error

@@ -44,6 +44,7 @@ def test_an_empty_file_and_none_give_the_defaults(load: Load, tmp_path: Path) ->
     assert config.socket_path == config.state_dir / "tpid.sock"
     assert config.memory_budget == psutil.virtual_memory().total // 2
     assert config.threads >= 1
+    assert (config.backend, config.activation_bits) == ("auto", 16)
     assert (config.port, config.peers, config.discovery) == (7474, (), True)
     assert (config.context_tokens, config.prefill_tokens, config.wire_dtype) == (4096, 128, "fp32")
 
@@ -60,6 +61,7 @@ def test_every_field_can_be_set(load: Load) -> None:
         "peers": ["127.0.0.1:1", "[::1]:2"],
         "discovery": False,
         "backend": "native",
+        "activation_bits": 8,
         "threads": 3,
         "memory_budget": "1.5G",
         "context_tokens": 16,
