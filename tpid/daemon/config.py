@@ -112,8 +112,8 @@ class Config(BaseModel):
     )
     backend: Annotated[str, Field(pattern="^(auto|native|torch)$")] = Field(
         default="auto",
-        description="`native` computes with the pack's bytes, in C. `torch` is the reference: slower by several times, 4 "
-        "bytes a weight. `auto` takes native where it was built.",
+        description="`native` computes with the pack's bytes, in C. `torch` is the reference: slower by several times, "
+        "4 bytes a weight. `auto` takes native where it was built.",
     )
     activation_bits: int = Field(
         default=16,
