@@ -1,6 +1,6 @@
 """From a source's matrices to units: which format each takes, and its bytes in tile order."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 
@@ -24,6 +24,11 @@ from tpid.pack.geometry import (
 from tpid.pack.tiles import U8, pack_tiles
 
 CHUNK_WEIGHTS = 4 << 20  # converted at once: bounds temporary memory to about 50 MB
+VOCAB_UNITS_AT_ONCE = 4
+
+# All units of a block in order, some at a time, as arrays [n, stride] uint8 that are valid until the next is asked for;
+# the mapping gives each matrix's name in the source.
+UnitEncoder = Callable[[WeightSource, UnitGeometry, Mapping[str, str]], Iterator[U8]]
 
 _GROUPED = (Format.W4, Format.W8)
 
@@ -45,6 +50,13 @@ def block_formats(source: WeightSource, layer: int, half: Half, requested: Forma
 def vocab_format(source: WeightSource, name: str, requested: Format | None) -> Format:
     """The format of `embed` or `head`; a request for w4 gives w8, for 4 bits cost most quality there."""
     return Format.W8 if requested is Format.W4 else requested or source.natural_format(name)
+
+
+def encode_block(source: WeightSource, geometry: UnitGeometry, tensors: Mapping[str, str]) -> Iterator[U8]:
+    """The UnitEncoder of an import: all at once where units take columns, so that each row is read only once."""
+    step = geometry.n_units if COLUMN_SPLIT.intersection(tensors) else VOCAB_UNITS_AT_ONCE
+    for start in range(0, geometry.n_units, step):
+        yield encode_units(source, geometry, tensors, start, min(start + step, geometry.n_units))
 
 
 def encode_units(source: WeightSource, geometry: UnitGeometry, tensors: Mapping[str, str], start: int, stop: int) -> U8:

@@ -18,7 +18,7 @@ from tpid.errors import DiskFullError
 from tpid.model.source import TokenizerFiles, WeightSource
 from tpid.model.tensorfile import build_header
 from tpid.model.weights import Format
-from tpid.pack.encode import block_formats, encode_units, vocab_format
+from tpid.pack.encode import UnitEncoder, block_formats, encode_block, vocab_format
 from tpid.pack.geometry import Half, block_geometry, vocab_geometry
 from tpid.pack.layout import FileLayout, embed_layout, head_layout, layer_layout
 from tpid.pack.manifest import (
@@ -42,7 +42,6 @@ from tpid.pack.staging import FREE_SPACE_HINT, publish, staging_for, write_whole
 from tpid.pack.verify import Progress, ProgressCallback, digest, vectors_digest, verify_pack
 
 JOURNAL_NAME = "import.json"
-VOCAB_UNITS_AT_ONCE = 4
 FREE_MARGIN_BYTES = 64 << 20  # what an import leaves free
 
 
@@ -52,9 +51,11 @@ def import_pack(
     *,
     requested: Format | None = None,
     replace: bool = False,
+    verify: bool = True,
+    encode: UnitEncoder = encode_block,
     progress: ProgressCallback = lambda _: None,
 ) -> Pack:
-    """Write `source` as the pack `target` and give it back, verified.
+    """Write `source` as the pack `target` and give it back, verified if asked for.
 
     Raises ModelError for the source's faults, DiskFullError, and PackError where `target` exists already or
     is being written by another import. After an error nothing is left; after an interruption the staging
@@ -62,10 +63,11 @@ def import_pack(
     """
     with staging_for(target, replace=replace) as staging:
         tokenizer = source.tokenizer()  # a cheap reason to refuse comes first
-        writer = _Writer(source, staging, requested, progress)
+        writer = _Writer(source, staging, requested, encode, progress)
         manifest = writer.write_all(tokenizer)
         write_whole(staging / MANIFEST_NAME, dump_manifest(manifest))
-        verify_pack(Pack(staging), progress)
+        if verify:
+            verify_pack(Pack(staging), progress)
         (staging / JOURNAL_NAME).unlink()
         publish(staging, target)
     return Pack(target)
@@ -88,11 +90,17 @@ class _FilePlan:
 
 class _Writer:
     def __init__(
-        self, source: WeightSource, staging: Path, requested: Format | None, progress: ProgressCallback
+        self,
+        source: WeightSource,
+        staging: Path,
+        requested: Format | None,
+        encode: UnitEncoder,
+        progress: ProgressCallback,
     ) -> None:
         self._source = source
         self._staging = staging
         self._requested = requested
+        self._encode = encode
         self._progress = progress
         self._done_bytes = 0
         self._total_bytes = 0
@@ -165,10 +173,7 @@ class _Writer:
             file.write(build_header(plan.layout.tensors()))
             for name, geometry in plan.layout.units.items():
                 digests[name] = []
-                step = geometry.n_units if name in ("attn.units", "ffn.units") else VOCAB_UNITS_AT_ONCE
-                for start in range(0, geometry.n_units, step):
-                    stop = min(start + step, geometry.n_units)
-                    units = encode_units(self._source, geometry, plan.tensors[name], start, stop)
+                for units in self._encode(self._source, geometry, plan.tensors[name]):
                     digests[name] += [digest(unit) for unit in units]
                     file.write(units.data)
                     self._advance(units.nbytes)
