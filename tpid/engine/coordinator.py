@@ -11,15 +11,14 @@ from tpid.comm.connection import Connection
 from tpid.comm.messages import Failed, Load, Loaded, Message, Unload
 from tpid.comm.tensors import TensorHeader
 from tpid.comm.wire_dtype import WireDtype
-from tpid.compute.backend import Head
 from tpid.compute.select import Compute
 from tpid.device import DeviceId, DeviceProfile
 from tpid.engine.compute_calls import ComputeCalls
-from tpid.engine.loaded import load_share
+from tpid.engine.loaded import load_head, load_share
 from tpid.engine.session import Session
 from tpid.engine.settings import EngineSettings
 from tpid.errors import ClusterError, DeviceLostError, LoadError, NotCoordinatorError, TpidError
-from tpid.memory.resident import LoadProgress, page_aligned, read_into
+from tpid.memory.resident import LoadProgress
 from tpid.pack.reader import Pack
 from tpid.plan.footprint import workload_of
 from tpid.plan.partition import PlanRequest, make_plan
@@ -127,7 +126,7 @@ class Coordinator:
         log.info("loading model=%s term=%d world_size=%d", plan.model, term, plan.world_size)
         async with self._told_to_load(plan, links) as ready:
             share, head = await asyncio.gather(
-                load_share(self._compute, pack, plan, 0, progress), _load_head(self._compute, pack)
+                load_share(self._compute, pack, plan, 0, progress), load_head(self._compute, pack)
             )
             await _all_ready(ready)
         return Session(pack, plan, share, head, workers=links, calls=self._calls)
@@ -168,11 +167,3 @@ async def _all_ready(ready: Mapping[DeviceId, "asyncio.Future[int]"]) -> None:
     """Until every worker holds its share, or one of them cannot."""
     if ready:
         await asyncio.gather(*ready.values())
-
-
-async def _load_head(compute: Compute, pack: Pack) -> Head:
-    geometry = pack.manifest.head_geometry
-    units = page_aligned(geometry.size_bytes)
-    await read_into(pack.head_range(), units)
-    by_unit = units.reshape(geometry.n_units, geometry.stride_bytes)
-    return await asyncio.to_thread(compute.head, pack.spec, geometry, by_unit, pack.final_norm())

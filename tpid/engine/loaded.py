@@ -1,15 +1,16 @@
 """A rank's part of a plan, in memory and ready to compute."""
 
+import asyncio
 from dataclasses import dataclass
 from typing import Any
 
 from tpid.comm.allreduce import Allreduce
-from tpid.compute.backend import Backend, BlockBytes
+from tpid.compute.backend import Backend, BlockBytes, Head
 from tpid.compute.forward import forward
 from tpid.compute.select import Compute
 from tpid.engine.compute_calls import ComputeCalls
 from tpid.engine.passes import drive
-from tpid.memory.resident import LoadProgress, ResidentBlocks
+from tpid.memory.resident import LoadProgress, ResidentBlocks, page_aligned, read_into
 from tpid.model.batch import Segment
 from tpid.model.weights import F32
 from tpid.pack.geometry import Block
@@ -56,3 +57,12 @@ async def load_share(
 
     blocks = await ResidentBlocks.load(pack, share, prepare, progress)
     return LoadedShare(plan, rank, backend, blocks, pack.spec.hidden_size, pack.spec.n_layers)
+
+
+async def load_head(compute: Compute, pack: Pack) -> Head:
+    """The coordinator's: whole. Raises LoadError or PackError."""
+    geometry = pack.manifest.head_geometry
+    units = page_aligned(geometry.size_bytes)
+    await read_into(pack.head_range(), units)
+    by_unit = units.reshape(geometry.n_units, geometry.stride_bytes)
+    return await asyncio.to_thread(compute.head, pack.spec, geometry, by_unit, pack.final_norm())
