@@ -95,7 +95,7 @@ def ours(pack: Path, cores: Sequence[int]) -> Iterator[Ours]:
 
 
 def measure(row: Row, pairs: int) -> Result:
-    gguf, pack = files_of(row)
+    gguf, pack = files_of(row.model, row.type)
     cores = sorted(os.sched_getaffinity(0))[: row.threads]
     if len(cores) < row.threads:
         raise SystemExit(f"{row.name} needs {row.threads} cores, this process may use {len(cores)}.")
@@ -123,17 +123,17 @@ def measure(row: Row, pairs: int) -> Result:
     )
 
 
-def files_of(row: Row) -> tuple[Path, Path]:
+def files_of(model: str, type: str) -> tuple[Path, Path]:
     """The GGUF file and the pack that our importer makes of it; both are kept."""
-    name = f"{row.model}-{row.type.lower()}"
+    name = f"{model}-{type.lower()}"
     gguf = DIRECTORY / "gguf" / f"{name}.gguf"
     if not gguf.exists():
         print(f"making {gguf} ...", file=sys.stderr, flush=True)
         gguf.parent.mkdir(parents=True, exist_ok=True)
-        if row.model in CATALOGUE:
-            fetch(CATALOGUE[row.model], gguf.parent).replace(gguf)
+        if model in CATALOGUE:
+            fetch(CATALOGUE[model], gguf.parent).replace(gguf)
         else:
-            write_gguf(row.model, row.type, gguf)
+            write_gguf(model, type, gguf)
     pack = DIRECTORY / "models" / f"{name}-gguf"
     if not pack.exists():
         print(f"importing {pack} ...", file=sys.stderr, flush=True)
