@@ -17,9 +17,9 @@ from dataclasses import asdict, dataclass
 from pydoc_data import topics
 
 import numpy as np
+
 from beside_llama_cpp import files_of
 from llama_cpp import BuildError, tool
-
 from tpid.compute.backend import BlockBytes
 from tpid.compute.forward import forward
 from tpid.compute.lockstep import run_lockstep
