@@ -171,7 +171,8 @@ def _copy(units: U8) -> U8:
     """A copy in pages of its own: huge ones where the system has them, since a decode step touches every page."""
     if units.nbytes < _HUGE_PAGE_BYTES:
         return np.array(units, np.uint8, order="C")
-    memory = mmap.mmap(-1, units.nbytes)
+    # Private: by default it would be shared memory, which huge pages are seldom allowed for.
+    memory = mmap.mmap(-1, units.nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     if hasattr(mmap, "MADV_HUGEPAGE"):
         memory.madvise(mmap.MADV_HUGEPAGE)
     copied = np.frombuffer(memory, np.uint8).reshape(units.shape)
