@@ -1,7 +1,7 @@
 /* All that is not a matrix product, written once in the compiler's vectors and compiled in each file of kernels for
    its instruction set. The file that includes this defines before it
 
-   LANES                                     floats in a vector: 8 or 16
+   LANES                                     floats in a vector: 4, 8 or 16
    vec, veci                                 vectors of LANES fp32 and int32
    load_f16(const uint16_t *) -> vec         LANES halves, at any address
    store_f16(uint16_t *, vec) */
@@ -10,6 +10,8 @@
 #include <string.h>
 
 #define INLINE static inline __attribute__((always_inline))
+
+typedef uint32_t vecu __attribute__((vector_size(4 * LANES)));
 
 INLINE vec load(const float *at)
 {
@@ -33,9 +35,12 @@ INLINE vec select_vec(veci mask, vec yes, vec no)
     return (vec)(((veci)yes & mask) | ((veci)no & ~mask));
 }
 
-INLINE vec max_vec(vec a, vec b)
+INLINE int any_lane(veci mask)
 {
-    return select_vec(a > b, a, b);
+    int32_t any = 0;
+    for (int i = 0; i < LANES; i++)
+        any |= mask[i];
+    return any;
 }
 
 INLINE float sum_lanes(vec value)
@@ -60,7 +65,7 @@ INLINE vec exp_vec(vec x)
     const float rounder = 12582912.0f; /* 1.5 * 2^23: adding it rounds to whole numbers */
     x = select_vec(x < splat(-87.0f), splat(-87.0f), x);
     x = select_vec(x > splat(88.0f), splat(88.0f), x);
-    vec n = (x * 1.44269504f + rounder) - rounder;
+    vec shifted = x * 1.44269504f + rounder, n = shifted - rounder;
     vec r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
     vec p = r * (1.0f / 5040) + 1.0f / 720;
     p = p * r + 1.0f / 120;
@@ -69,8 +74,7 @@ INLINE vec exp_vec(vec x)
     p = p * r + 0.5f;
     p = p * r + 1.0f;
     p = p * r + 1.0f;
-    veci exponent = (__builtin_convertvector(n, veci) + 127) << 23;
-    return p * (vec)exponent;
+    return p * (vec)(((vecu)shifted + 127) << 23); /* n is in the low bits of `shifted` */
 }
 
 static void norm(const float *x, const float *weight, float eps, int n, float *out)
@@ -100,16 +104,23 @@ static void silu_product(float *gate, const float *up, int n)
         gate[i] = gate[i] / (1.0f + expf(-gate[i])) * up[i];
 }
 
-/* 32 numbers to int8; `rest` gets what rounding took from them. Infinity and NaN give a scale that is not finite, and so
-   does the product: nothing is hidden. */
+/* 32 numbers to int8; `rest` gets what rounding took from them. Infinity and NaN give a scale and a sum of NaN, and so
+   is the product: nothing is hidden. */
 INLINE void quantize_group(const float *x, int8_t *q, float *scale, float *sum, int32_t *offset, float *rest)
 {
     const float rounder = 12582912.0f;
-    const veci sign = (veci){0} + 0x7fffffff;
-    vec largest = {0};
-    for (int i = 0; i < 32; i += LANES)
-        largest = max_vec((vec)((veci)load(x + i) & sign), largest);
-    float amax = max_lane(largest);
+    vecu largest = {0}; /* bits without the sign: ordered as the numbers are, and infinity and NaN above them all */
+    for (int i = 0; i < 32; i += LANES) {
+        vecu bits = (vecu)load(x + i) & 0x7fffffff, larger = (vecu)(bits > largest);
+        largest = (bits & larger) | (largest & ~larger);
+    }
+    const float amax = max_lane((vec)largest);
+    if (any_lane(largest >= 0x7f800000)) {
+        *scale = *sum = NAN, *offset = 0;
+        memset(q, 0, 32);
+        memset(rest, 0, 32 * sizeof *rest);
+        return;
+    }
     *scale = amax / 127.0f;
     float inverse = amax > 1e-30f ? 127.0f / amax : 0.0f;
     veci sums = {0};
@@ -124,10 +135,6 @@ INLINE void quantize_group(const float *x, int8_t *q, float *scale, float *sum, 
     int32_t total = 0;
     for (int lane = 0; lane < LANES; lane++)
         total += sums[lane];
-    float poison = 0.0f; /* max_vec passes over NaN */
-    for (int i = 0; i < 32; i++)
-        poison += x[i] * 0.0f;
-    *scale += poison;
     *sum = *scale * (float)total;
     *offset = -128 * total;
 }
@@ -248,7 +255,7 @@ INLINE void weigh_row(float *scores, int first_key, int n_keys, int from, int to
             store(result + i, load(result + i) * rescale);
 }
 
-#define ROWS_TOGETHER (LANES == 16 ? 8 : 4)
+#define ROWS_TOGETHER (LANES == 8 ? 4 : 8) /* what the registers hold: 16 of 8 lanes, 32 of 4 or 16 */
 
 static void attend(const struct attend_job *job, float *scratch)
 {
