@@ -7,7 +7,9 @@ BIN := $(VENV)/bin
 TORCH := $(shell grep '^torch==' constraints.txt)
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test lint types imports check clean
+CROSS_TOOLS := gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user
+
+.PHONY: demo test lint types imports check cross-tools clean
 
 demo: $(VENV)/.runtime
 	@$(BIN)/python -m tpid.daemon.demo
@@ -26,6 +28,13 @@ imports: $(VENV)/.development
 	$(BIN)/lint-imports
 
 check: lint types imports test
+
+# For the tests of the ARM kernels on another processor; without these tools they skip.
+cross-tools:
+	@command -v aarch64-linux-gnu-gcc >/dev/null && command -v qemu-aarch64 >/dev/null || \
+	{ test "$$(id -u)" = 0 && command -v apt-get >/dev/null && { apt-get -qq update; \
+	  DEBIAN_FRONTEND=noninteractive apt-get -qq install --no-install-recommends $(CROSS_TOOLS) >/dev/null; }; } || \
+	echo "WARNING: the ARM kernels will not be tested: install $(CROSS_TOOLS) as root" >&2
 
 clean:
 	rm -rf $(VENV) .demo

@@ -56,10 +56,9 @@ class NativeBackend:
         self._n_tokens = 0
         self._inverse_frequencies = inverse_frequencies(spec)
         self._free = cores.library.tpid_backend_free
-        shape = Shape(
-            spec.hidden_size, spec.head_dim, spec.heads_per_group, spec.n_layers, n_slots, context_tokens,
-            max_pass_tokens, len(share.attn), len(share.ffn), ffn_unit_columns(spec.ffn_size), spec.norm_eps,
-        )  # fmt: skip
+        shape = native_shape(
+            spec, share, n_slots=n_slots, context_tokens=context_tokens, max_pass_tokens=max_pass_tokens
+        )
         self._handle: int | None = cores.library.tpid_backend_create(cores.handle, shape)
         if self._handle is None:
             raise LoadError(
@@ -156,6 +155,13 @@ class NativeHead:
             self._matrix, self._units, self._vocab_size, hidden,
             norm=self._norm, norm_eps=self._norm_eps, work=self._work,
         )  # fmt: skip
+
+
+def native_shape(spec: ModelSpec, share: Share, *, n_slots: int, context_tokens: int, max_pass_tokens: int) -> Shape:
+    return Shape(
+        spec.hidden_size, spec.head_dim, spec.heads_per_group, spec.n_layers, n_slots, context_tokens,
+        max_pass_tokens, len(share.attn), len(share.ffn), ffn_unit_columns(spec.ffn_size), spec.norm_eps,
+    )  # fmt: skip
 
 
 def inverse_frequencies(spec: ModelSpec) -> F32:
