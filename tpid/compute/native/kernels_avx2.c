@@ -12,7 +12,6 @@ static int usable(void)
 }
 
 TARGET_BEGIN("avx2,fma,f16c")
-#define DOT_PRODUCT 0
 #include "kernels_256.h"
 TARGET_END
 

@@ -12,7 +12,7 @@ static int usable(void)
 }
 
 TARGET_BEGIN("avx2,fma,f16c,avxvnni")
-#define DOT_PRODUCT 1
+#define DOT_PRODUCT _mm256_dpbusd_avx_epi32
 #include "kernels_256.h"
 TARGET_END
 
