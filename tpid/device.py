@@ -27,3 +27,6 @@ class DeviceProfile:
     read_bytes_s: float  # measured: bytes of weights that a decode step goes through in a second
     backend: str  # of compute
     packs: tuple[str, ...] = ()  # ids of the packs that are here
+    # Of a device that does not tell them yet, these are 0: it streams nothing, and TTFT is estimated without.
+    disk_bytes_s: float = 0.0  # measured: direct reads of weights from where the packs are
+    matmul_flops_s: float = 0.0  # measured: multiplications and additions a second in prefill

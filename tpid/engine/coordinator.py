@@ -10,18 +10,17 @@ from tpid.cluster.cluster import Cluster
 from tpid.comm.connection import Connection
 from tpid.comm.messages import Failed, Load, Loaded, Message, Unload
 from tpid.comm.tensors import TensorHeader
-from tpid.comm.wire_dtype import WireDtype
 from tpid.compute.select import Compute
 from tpid.device import DeviceId, DeviceProfile
 from tpid.engine.compute_calls import ComputeCalls
 from tpid.engine.loaded import load_head, load_share
+from tpid.engine.planning import plan_request
 from tpid.engine.session import Session
 from tpid.engine.settings import EngineSettings
 from tpid.errors import ClusterError, DeviceLostError, LoadError, NotCoordinatorError, TpidError
 from tpid.memory.resident import LoadProgress
 from tpid.pack.reader import Pack
-from tpid.plan.footprint import workload_of
-from tpid.plan.partition import PlanRequest, make_plan
+from tpid.plan.partition import make_plan
 from tpid.plan.plan import Plan, plan_to_wire
 
 log = logging.getLogger(__name__)
@@ -107,19 +106,9 @@ class Coordinator:
         return session.failure is None and session.pack.id == pack.id and known == now
 
     async def _make_session(self, pack: Pack, workers: list[DeviceProfile], progress: LoadProgress) -> Session:
-        work = workload_of(
-            pack.manifest,
-            context_tokens=min(pack.spec.context_tokens, self._settings.context_tokens),
-            n_slots=1,
-            max_pass_tokens=self._settings.max_pass_tokens,
-        )
         term = self._cluster.bump_term()
-        wire_dtype = WireDtype(self._settings.wire_dtype)
-        if not wire_dtype.accepts(pack.spec.hidden_size):
-            log.warning("wire_dtype_unfit dtype=%s hidden_size=%d instead=fp32", wire_dtype, pack.spec.hidden_size)
-            wire_dtype = WireDtype.FP32
-        request = PlanRequest(term, pack.id, pack.name, work, wire_dtype)
-        plan = make_plan(request, self._cluster.me, workers)
+        request = plan_request(pack, self._settings, term)
+        plan = await asyncio.to_thread(make_plan, request, self._cluster.me, workers)
         for entry in plan.left_out:
             log.warning("left_out device=%s reason=%r", entry.name, entry.reason)
         links = self._links(plan)

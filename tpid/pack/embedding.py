@@ -31,11 +31,10 @@ class EmbeddingRows:
     def gather(self, ids: Sequence[int]) -> F32:
         """Rows of these tokens, [n, hidden] fp32. Raises PackError for an id without a row, or a damaged file."""
         out = np.empty((len(ids), self._hidden_size), np.float32)
-        known: dict[int, F32] = {}
+        known: dict[int, int] = {}  # where in `out` a token is already: to keep the rows would keep their bands
         for index, id in enumerate(ids):
-            if id not in known:
-                known[id] = self._row(id)
-            out[index] = known[id]
+            out[index] = out[known[id]] if id in known else self._row(id)
+            known.setdefault(id, index)
         return out
 
     def close(self) -> None:

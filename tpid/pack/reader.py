@@ -45,6 +45,12 @@ class Pack:
     def size_bytes(self) -> int:
         return sum(path.stat().st_size for path in self.directory.rglob("*") if path.is_file())
 
+    @cached_property
+    def tokenizer_size_bytes(self) -> int:
+        """Of tokenizer.json; 0 where it is not there, which a device that only helps may do without."""
+        path = self.directory / TOKENIZER_NAME
+        return path.stat().st_size if path.is_file() else 0
+
     def geometry(self, block: Block) -> UnitGeometry:
         return self.manifest.geometry(block)
 

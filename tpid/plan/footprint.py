@@ -1,10 +1,15 @@
-"""What a share takes in memory, by the backend that holds it."""
+"""What a share takes in memory, by the backend that holds it; all in bytes.
+
+A rank's memory is what it needs whatever streams (interpreter, text, KV cache, activations) and room for weights:
+all of them, or a window through which the rest comes from disk with every pass.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from tpid.model.spec import ModelSpec
-from tpid.pack.geometry import Block, Half, Share
+from tpid.model.weights import Format
+from tpid.pack.geometry import TILE_COLUMNS, TILE_ROWS, Block, Half, Share, ffn_unit_columns
 from tpid.pack.manifest import Manifest
 
 
@@ -14,14 +19,26 @@ class BackendCost:
 
     weight_bytes: int | None  # a weight; None: as the pack holds it
     kv_value_bytes: int
-    base_bytes: int  # interpreter and libraries of a daemon before any weight, measured on Linux x86-64
+    base_bytes: int  # interpreter and libraries of a daemon before any weight
 
 
+# Measured on Linux x86-64 with Python 3.11. An idle native daemon has 78 MB resident, 47 of them its own and the
+# rest pages of libraries; the remainder is for connections, threads and what the allocator keeps.
 BACKENDS: Mapping[str, BackendCost] = {
     "torch": BackendCost(weight_bytes=4, kv_value_bytes=4, base_bytes=320 << 20),
-    "native": BackendCost(weight_bytes=None, kv_value_bytes=2, base_bytes=128 << 20),
+    "native": BackendCost(weight_bytes=None, kv_value_bytes=2, base_bytes=100 << 20),
 }
-ACTIVATION_COPIES = 8  # fp32 buffers of [max_pass_tokens, hidden or FFN slice] alive at once
+# What a tokenizer takes at its peak, when it is parsed, beside the size of tokenizer.json. Measured: 40 MB for a file
+# of 1.6 MB, 115 for 9.9, 207 for 15.1.
+TEXT_BASE_BYTES = 20 << 20
+TEXT_PER_TOKENIZER_BYTE = 14
+
+_TORCH_COPIES = 8  # fp32 buffers of [max_pass_tokens, hidden or FFN slice] alive at once
+_TORCH_SCORE_BYTES = 5  # a mask as bool and as fp32, of each key for each query of a KV group
+# What the native backend keeps of one token and 32 inputs, beside the matrices of that kind (tiles.h).
+_ACTIVATION_TILE_BYTES: Mapping[Format, int] = {Format.W4: 44, Format.W8: 44, Format.F16: 128, Format.BF16: 128}
+_KV_ALIGN = 16  # KEY_BLOCK and HEAD_ALIGN of kernels.h
+_HEAD_TOKENS = 8  # rows that the head takes at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,36 +52,64 @@ class Workload:
     ffn_unit_weights: int
     attn_unit_packed_bytes: int  # of one unit in all layers, as the pack holds it
     ffn_unit_packed_bytes: int
+    attn_unit_largest_bytes: int  # of one unit in the layer where it is largest, as the pack holds it
+    ffn_unit_largest_bytes: int
     head_packed_bytes: int
+    head_unit_packed_bytes: int  # of the rows that stream together
+    activation_tile_bytes: int  # what the native backend keeps of one token and 32 inputs
     context_tokens: int
     n_slots: int
     max_pass_tokens: int
+    tokenizer_bytes: int = 0  # size of tokenizer.json
+    n_workers: int = 0  # ranks beside the coordinator, which has a receive buffer for each
+    wire_row_bytes: int = 0  # of a token's activations on the wire
 
     @property
     def layer_weights(self) -> int:
         return self.n_attn_units * self.attn_unit_weights + self.n_ffn_units * self.ffn_unit_weights
 
 
-def workload_of(manifest: Manifest, *, context_tokens: int, n_slots: int, max_pass_tokens: int) -> Workload:
+def workload_of(
+    manifest: Manifest,
+    *,
+    context_tokens: int,
+    n_slots: int,
+    max_pass_tokens: int,
+    tokenizer_bytes: int = 0,
+    n_workers: int = 0,
+    wire_row_bytes: int = 0,
+) -> Workload:
     attn, ffn = (manifest.geometry(Block(0, half)) for half in (Half.ATTN, Half.FFN))
+    attn_bytes, ffn_bytes = (_stride_bytes(manifest, half) for half in (Half.ATTN, Half.FFN))
+    formats = {format for block in manifest.blocks() for format in manifest.entry(block).formats.values()}
     return Workload(
         spec=manifest.spec,
         n_attn_units=attn.n_units,
         n_ffn_units=ffn.n_units,
         attn_unit_weights=attn.weights_per_unit,
         ffn_unit_weights=ffn.weights_per_unit,
-        attn_unit_packed_bytes=_stride_bytes(manifest, Half.ATTN),
-        ffn_unit_packed_bytes=_stride_bytes(manifest, Half.FFN),
+        attn_unit_packed_bytes=sum(attn_bytes),
+        ffn_unit_packed_bytes=sum(ffn_bytes),
+        attn_unit_largest_bytes=max(attn_bytes),
+        ffn_unit_largest_bytes=max(ffn_bytes),
         head_packed_bytes=manifest.head_geometry.size_bytes,
+        head_unit_packed_bytes=manifest.head_geometry.stride_bytes,
+        activation_tile_bytes=sum({_ACTIVATION_TILE_BYTES[format] for format in formats}),
         context_tokens=context_tokens,
         n_slots=n_slots,
         max_pass_tokens=max_pass_tokens,
+        tokenizer_bytes=tokenizer_bytes,
+        n_workers=n_workers,
+        wire_row_bytes=wire_row_bytes,
     )
 
 
-def _stride_bytes(manifest: Manifest, half: Half) -> int:
-    """Of one unit in all layers, whose formats may differ."""
-    return sum(manifest.geometry(Block(layer, half)).stride_bytes for layer in range(manifest.spec.n_layers))
+def _stride_bytes(manifest: Manifest, half: Half) -> list[int]:
+    """Of one unit, layer by layer: their formats may differ."""
+    return [manifest.geometry(Block(layer, half)).stride_bytes for layer in range(manifest.spec.n_layers)]
+
+
+# --- weights
 
 
 def attn_weight_bytes(work: Workload, backend: str) -> int:
@@ -75,40 +120,127 @@ def attn_weight_bytes(work: Workload, backend: str) -> int:
     return work.spec.n_layers * work.attn_unit_weights * weight_bytes
 
 
-def attn_unit_bytes(work: Workload, backend: str) -> int:
-    """One KV group in all layers: its weights and its KV cache."""
-    kv_values = 2 * work.n_slots * work.context_tokens * work.spec.head_dim
-    return attn_weight_bytes(work, backend) + work.spec.n_layers * kv_values * BACKENDS[backend].kv_value_bytes
-
-
-def ffn_unit_bytes(work: Workload, backend: str) -> int:
-    """One slice of FFN columns in all layers."""
+def ffn_weight_bytes(work: Workload, backend: str) -> int:
+    """The weights of one slice of FFN columns in all layers."""
     weight_bytes = BACKENDS[backend].weight_bytes
     if weight_bytes is None:
         return work.ffn_unit_packed_bytes
     return work.spec.n_layers * work.ffn_unit_weights * weight_bytes
 
 
-def layers_bytes(work: Workload, backend: str) -> int:
-    """All layers' weights: what one device alone would read for a token."""
-    attn = work.n_attn_units * attn_weight_bytes(work, backend)
-    return attn + work.n_ffn_units * ffn_unit_bytes(work, backend)
+def head_bytes(work: Workload, backend: str) -> int:
+    weight_bytes = BACKENDS[backend].weight_bytes
+    if weight_bytes is None:
+        return work.head_packed_bytes
+    return work.spec.vocab_size * work.spec.hidden_size * weight_bytes
 
 
-def fixed_bytes(work: Workload, backend: str, *, coordinator: bool) -> int:
-    """What a device takes before it has a single unit; the coordinator holds the head as well."""
-    spec, cost = work.spec, BACKENDS[backend]
-    activations = ACTIVATION_COPIES * 4 * work.max_pass_tokens * max(spec.hidden_size, spec.ffn_size)
-    head = 0
+def weights_bytes(work: Workload, backend: str, n_attn: int, n_ffn: int, *, coordinator: bool) -> int:
+    """All weights of a share in memory: the head is one block more, on the coordinator."""
+    layers = n_attn * attn_weight_bytes(work, backend) + n_ffn * ffn_weight_bytes(work, backend)
+    return layers + (head_bytes(work, backend) if coordinator else 0)
+
+
+def packed_bytes(work: Workload, n_attn: int, n_ffn: int, *, coordinator: bool) -> int:
+    """The same on disk."""
+    layers = n_attn * work.attn_unit_packed_bytes + n_ffn * work.ffn_unit_packed_bytes
+    return layers + (work.head_packed_bytes if coordinator else 0)
+
+
+def window_bytes(work: Workload, backend: str, n_attn: int, n_ffn: int, *, coordinator: bool) -> int:
+    """The smallest window: two of the largest blocks that follow each other, one computed with and one read.
+
+    A backend that unpacks weights has both unpacked as well, while the one gives way to the other.
+    """
+    attn, ffn = n_attn * work.attn_unit_largest_bytes, n_ffn * work.ffn_unit_largest_bytes
+    packed = attn + ffn if attn and ffn else 2 * max(attn, ffn)
     if coordinator:
-        per_weight = cost.weight_bytes
-        head = work.head_packed_bytes if per_weight is None else spec.vocab_size * spec.hidden_size * per_weight
-    return cost.base_bytes + activations + head
+        packed = max(packed, max(attn, ffn) + work.head_unit_packed_bytes, 2 * work.head_unit_packed_bytes)
+    weight_bytes = BACKENDS[backend].weight_bytes
+    if weight_bytes is None:
+        return packed
+    layer_weights = n_attn * work.attn_unit_weights + n_ffn * work.ffn_unit_weights
+    head_units = -(-work.head_packed_bytes // work.head_unit_packed_bytes)
+    head_weights = -(-work.spec.vocab_size * work.spec.hidden_size // head_units) if coordinator else 0
+    return packed + weight_bytes * max(layer_weights, head_weights)
+
+
+# --- all else
+
+
+def kv_bytes(work: Workload, backend: str, n_attn: int) -> int:
+    positions, width = work.context_tokens, work.spec.head_dim
+    if backend == "native":
+        positions, width = _up_to(positions, _KV_ALIGN), _up_to(width, _KV_ALIGN)
+    values = 2 * work.spec.n_layers * work.n_slots * positions * width
+    return n_attn * values * BACKENDS[backend].kv_value_bytes
+
+
+def activation_bytes(work: Workload, backend: str, n_attn: int, n_ffn: int, *, coordinator: bool) -> int:
+    """Buffers of a pass of `max_pass_tokens`, of the backend, the pass and the allreduce."""
+    spec = work.spec
+    if backend == "torch":
+        scores = work.context_tokens * spec.heads_per_group * _TORCH_SCORE_BYTES
+        token = _TORCH_COPIES * 4 * max(spec.hidden_size, spec.ffn_size) + scores
+    else:
+        token = _native_token_bytes(work, n_attn, n_ffn)
+    token += _pass_token_bytes(work, coordinator)
+    logits = 4 * (spec.vocab_size + _HEAD_TOKENS * spec.hidden_size) if coordinator else 0
+    return work.max_pass_tokens * token + logits
+
+
+def fixed_bytes(work: Workload, backend: str, n_attn: int, n_ffn: int, *, coordinator: bool) -> int:
+    """All but weights."""
+    text = TEXT_BASE_BYTES + TEXT_PER_TOKENIZER_BYTE * work.tokenizer_bytes if coordinator else 0
+    return (
+        BACKENDS[backend].base_bytes
+        + text
+        + kv_bytes(work, backend, n_attn)
+        + activation_bytes(work, backend, n_attn, n_ffn, coordinator=coordinator)
+    )
+
+
+def least_bytes(work: Workload, backend: str, n_attn: int, n_ffn: int, *, coordinator: bool) -> int:
+    """With less a share cannot be computed, however much of it streams."""
+    return fixed_bytes(work, backend, n_attn, n_ffn, coordinator=coordinator) + min(
+        window_bytes(work, backend, n_attn, n_ffn, coordinator=coordinator),
+        weights_bytes(work, backend, n_attn, n_ffn, coordinator=coordinator),
+    )
 
 
 def share_bytes(work: Workload, backend: str, share: Share, *, coordinator: bool) -> int:
-    return (
-        fixed_bytes(work, backend, coordinator=coordinator)
-        + len(share.attn) * attn_unit_bytes(work, backend)
-        + len(share.ffn) * ffn_unit_bytes(work, backend)
-    )
+    """With all of it resident."""
+    n_attn, n_ffn = len(share.attn), len(share.ffn)
+    fixed = fixed_bytes(work, backend, n_attn, n_ffn, coordinator=coordinator)
+    return fixed + weights_bytes(work, backend, n_attn, n_ffn, coordinator=coordinator)
+
+
+def weight_room_bytes(work: Workload, backend: str, share: Share, memory_bytes: int, *, coordinator: bool) -> int:
+    """What of a rank's memory is left for resident weights and the window; the head is among what streams."""
+    return memory_bytes - fixed_bytes(work, backend, len(share.attn), len(share.ffn), coordinator=coordinator)
+
+
+def _native_token_bytes(work: Workload, n_attn: int, n_ffn: int) -> int:
+    """As tpid_backend_create takes them, but for what it never touches."""
+    spec = work.spec
+    queries = spec.heads_per_group * spec.head_dim
+    attn_tiles = n_attn * _up_to(queries, TILE_COLUMNS) // TILE_COLUMNS
+    ffn_tiles = n_ffn * ffn_unit_columns(spec.ffn_size) // TILE_COLUMNS
+    tiles = _up_to(spec.hidden_size, TILE_COLUMNS) // TILE_COLUMNS + max(attn_tiles, ffn_tiles)
+    qkv = _up_to(queries, TILE_ROWS) + 2 * _up_to(spec.head_dim, TILE_ROWS)
+    angles = 4 * spec.head_dim  # cosines and sines of half the head, here and on their way from numpy
+    return tiles * work.activation_tile_bytes + 4 * (n_attn * (qkv + queries) + angles)
+
+
+def _pass_token_bytes(work: Workload, coordinator: bool) -> int:
+    """The residual stream and two partials; the embedded rows once more; with other ranks, what the star holds."""
+    row, wire = 4 * work.spec.hidden_size, work.wire_row_bytes
+    if coordinator and work.n_workers == 0:
+        return 4 * row
+    sums = 2 * row
+    buffers = (1 + work.n_workers) * wire if coordinator else 3 * wire
+    return 4 * row + sums + buffers
+
+
+def _up_to(value: int, multiple: int) -> int:
+    return -(-value // multiple) * multiple

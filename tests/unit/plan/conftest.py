@@ -28,7 +28,7 @@ PACK = "ab" * 32
 
 @pytest.fixture(scope="session")
 def device() -> Callable[..., DeviceProfile]:
-    """`device(number, **fields)`: with the pack, 100 GB of budget, 10 GB/s."""
+    """`device(number, **fields)`: with the pack, 100 GB of budget, 10 GB/s of memory and 1 of disk."""
 
     def make(number: int, **fields: Any) -> DeviceProfile:
         values: dict[str, Any] = {
@@ -43,6 +43,8 @@ def device() -> Callable[..., DeviceProfile]:
             "read_bytes_s": 1e10,
             "backend": "torch",
             "packs": (PACK,),
+            "disk_bytes_s": 1e9,
+            "matmul_flops_s": 1e11,
         }
         return DeviceProfile(**(values | fields))
 
@@ -62,7 +64,11 @@ def workload() -> Callable[..., Workload]:
             "ffn_unit_weights": 576 * 32 * 3,
             "attn_unit_packed_bytes": 30 * 188416,
             "ffn_unit_packed_bytes": 30 * 36864,
+            "attn_unit_largest_bytes": 188416,
+            "ffn_unit_largest_bytes": 36864,
             "head_packed_bytes": 96 * 184320,
+            "head_unit_packed_bytes": 184320,
+            "activation_tile_bytes": 44,
             "context_tokens": 4096,
             "n_slots": 1,
             "max_pass_tokens": 128,

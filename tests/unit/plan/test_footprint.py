@@ -12,10 +12,10 @@ from tpid.pack.geometry import Block, Half, Share, UnitRange
 from tpid.pack.reader import Pack, read_range
 from tpid.plan.footprint import (
     Workload,
-    attn_unit_bytes,
-    ffn_unit_bytes,
     fixed_bytes,
+    kv_bytes,
     share_bytes,
+    weights_bytes,
     workload_of,
 )
 
@@ -49,19 +49,22 @@ def test_units_take_what_the_backend_holds(
     pack: Pack, work: Workload, attn: tuple[int, int], ffn: tuple[int, int]
 ) -> None:
     share = Share(UnitRange(*attn), UnitRange(*ffn))
-    counted = len(share.attn) * attn_unit_bytes(work, "torch") + len(share.ffn) * ffn_unit_bytes(work, "torch")
-    assert counted == sum(held_bytes(pack, share))
+    units = len(share.attn), len(share.ffn)
+    weights, cache = held_bytes(pack, share)
+    assert weights_bytes(work, "torch", *units, coordinator=False) == weights
+    assert kv_bytes(work, "torch", len(share.attn)) == cache
     for coordinator in (False, True):
-        whole = share_bytes(work, "torch", share, coordinator=coordinator)
-        assert whole == counted + fixed_bytes(work, "torch", coordinator=coordinator)
+        whole = weights_bytes(work, "torch", *units, coordinator=coordinator)
+        whole += fixed_bytes(work, "torch", *units, coordinator=coordinator)
+        assert share_bytes(work, "torch", share, coordinator=coordinator) == whole
 
 
 def test_the_coordinator_holds_the_head_as_well(pack: Pack, work: Workload) -> None:
     geometry = pack.manifest.head_geometry
     units = read_range(pack.head_range()).reshape(geometry.n_units, geometry.stride_bytes)
     head = TorchHead(pack.spec, geometry, units, pack.final_norm())
-    extra = fixed_bytes(work, "torch", coordinator=True) - fixed_bytes(work, "torch", coordinator=False)
-    assert extra == head._weight.nbytes
+    with_head, without = (weights_bytes(work, "torch", 1, 1, coordinator=here) for here in (True, False))
+    assert with_head - without == head._weight.nbytes
 
 
 def test_a_workload_is_that_of_the_pack(pack: Pack, work: Workload) -> None:
@@ -76,10 +79,10 @@ def test_more_context_and_more_sequences_take_more(workload: Callable[..., Workl
     """KV of one group: two fp32 vectors of 64 a token, in 30 layers."""
     one, two = workload(**{field: 1}), workload(**{field: 2})
     other: Any = {"context_tokens": 1, "n_slots": 4096}[field]
-    assert attn_unit_bytes(two, "torch") - attn_unit_bytes(one, "torch") == 30 * 2 * 64 * 4 * other
-    assert ffn_unit_bytes(two, "torch") == ffn_unit_bytes(one, "torch")
+    assert kv_bytes(two, "torch", 1) - kv_bytes(one, "torch", 1) == 30 * 2 * 64 * 4 * other
+    assert kv_bytes(two, "torch", 0) == 0
 
 
 def test_longer_passes_take_more(workload: Callable[..., Workload]) -> None:
-    one, two = (fixed_bytes(workload(max_pass_tokens=n), "torch", coordinator=False) for n in (1, 101))
+    one, two = (fixed_bytes(workload(max_pass_tokens=n), "torch", 1, 1, coordinator=False) for n in (1, 101))
     assert two - one >= 100 * 1536 * 4
