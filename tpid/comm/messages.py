@@ -35,7 +35,8 @@ def _plausible(profile: DeviceProfile) -> DeviceProfile:
     if len(profile.packs) > MAX_PACKS:
         raise ValueError(f"the profile names {len(profile.packs)} packs, more than {MAX_PACKS}")
     sizes = (profile.ram_bytes, profile.budget_bytes, profile.disk_free_bytes, profile.threads)
-    if not all(0 <= size < 2**63 for size in sizes) or not 0 <= profile.read_bytes_s < 2**63:
+    rates = (profile.read_bytes_s, profile.disk_bytes_s, profile.matmul_flops_s)
+    if not all(0 <= number < 2**63 for number in (*sizes, *rates)):
         raise ValueError("a number of the profile is negative or too large")
     return profile
 

@@ -16,6 +16,9 @@ from tpid.pack.tiles import U8
 _ROWS = 16384
 _COLUMNS = 4096  # 42 MB in w4: larger than the caches of most devices
 _ROUNDS = 7
+_TOKENS = 64
+_MATMUL_ROWS = 2048
+_MATMUL_ROUNDS = 3  # on a small processor each takes a tenth of a second
 
 
 class NativeCompute:
@@ -56,3 +59,15 @@ class NativeCompute:
             self._cores.rows(matrix, units, _ROWS, vector)
             times.append(time.perf_counter() - started)
         return matrix.size_bytes / statistics.median(times)
+
+    def measure_matmul_flops_s(self) -> float:
+        """The best of a few over w4 weights."""
+        matrix = MatrixGeometry("rows", _MATMUL_ROWS, _COLUMNS, Format.W4, 0)
+        units = np.ones((1, -(-matrix.size_bytes // ALIGN_BYTES) * ALIGN_BYTES), np.uint8)
+        tokens = np.ones((_TOKENS, _COLUMNS), np.float32)
+        times = []
+        for _ in range(_MATMUL_ROUNDS):
+            started = time.perf_counter()
+            self._cores.rows(matrix, units, _MATMUL_ROWS, tokens)
+            times.append(time.perf_counter() - started)
+        return 2 * _MATMUL_ROWS * _COLUMNS * _TOKENS / min(times)

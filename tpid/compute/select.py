@@ -28,6 +28,10 @@ class Compute(Protocol):
         """Bytes of weights a second in a matrix-vector product, as decode reads them."""
         ...
 
+    def measure_matmul_flops_s(self) -> float:
+        """Multiplications and additions a second in a product with many tokens, as prefill does it."""
+        ...
+
 
 def choose_compute(wanted: str, n_threads: int, activation_bits: int = 16) -> Compute:
     """`wanted` is "auto", "native" or "torch"; `activation_bits` are 8 or 16. Only what is chosen is imported.

@@ -14,6 +14,8 @@ from tpid.pack.tiles import U8
 _ROWS = 2048
 _COLUMNS = 4096  # 32 MiB in fp32: larger than the caches of most devices
 _ROUNDS = 7
+_TOKENS = 64
+_MATMUL_ROUNDS = 3  # on a small processor each takes a tenth of a second
 
 
 class TorchCompute:
@@ -42,3 +44,14 @@ class TorchCompute:
             torch.mv(weights, vector)
             times.append(time.perf_counter() - started)
         return weights.numel() * weights.element_size() / statistics.median(times)
+
+    @torch.inference_mode()
+    def measure_matmul_flops_s(self) -> float:
+        """The best of a few."""
+        weights, tokens = torch.ones(_ROWS, _COLUMNS), torch.ones(_TOKENS, _COLUMNS)
+        times = []
+        for _ in range(_MATMUL_ROUNDS):
+            started = time.perf_counter()
+            torch.mm(tokens, weights.T)
+            times.append(time.perf_counter() - started)
+        return 2 * weights.numel() * _TOKENS / min(times)

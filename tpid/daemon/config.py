@@ -5,18 +5,21 @@ import os
 import platform
 import re
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any
 
 import psutil
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from tpid.daemon.free_memory import free_memory_bytes
 from tpid.device import Role
 from tpid.errors import ConfigError
 
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
-# What is left to the owner: a browser and a desktop still run.
-DEFAULT_BUDGET_FRACTION = 0.5
+# Of what is free when the daemon starts. The rest is for what the owner starts later, and for the system's file cache.
+DEFAULT_BUDGET_FRACTION = 0.7
 MAX_NAME_CHARS = 63  # of a label in mDNS
 
 
@@ -124,9 +127,9 @@ class Config(BaseModel):
         "arithmetic is the limit, above all in prefill, and less exact.",
     )
     memory_budget: Size = Field(
-        default_factory=lambda: int(psutil.virtual_memory().total * DEFAULT_BUDGET_FRACTION),
-        description="Bytes, or a size such as 2G, that tpid may take in all. Default: half of the RAM, "
-        "so that the device stays usable for its owner.",
+        default_factory=lambda: max(int(free_memory_bytes() * DEFAULT_BUDGET_FRACTION), 1),
+        description="Bytes, or a size such as 2G, that tpid may take in all. Default: 70 % of what is free at start, "
+        "in this machine or in the cgroup that tpid runs in.",
     )
     context_tokens: int = Field(
         default=4096,
@@ -135,10 +138,10 @@ class Config(BaseModel):
         description="Longest sequence, prompt and answer together, unless the model ends earlier; memory is planned.",
     )
     prefill_tokens: int = Field(
-        default=128,
+        default=2048,
         ge=1,
         le=4096,
-        description="New tokens in one pass; more make prefill a little faster and a cancellation slower.",
+        description="Most new tokens in one pass. A plan has fewer where memory is scarce, or where more win nothing.",
     )
     wire_dtype: Annotated[str, Field(pattern="^(fp32|bf16|int8)$")] = Field(
         default="fp32", description="`fp32`, `bf16` or `int8`: what activations travel in; fp32 loses nothing."
@@ -171,8 +174,11 @@ class Config(BaseModel):
         return self.socket or default_socket(self.state_dir)
 
 
-def load_config(path: Path | None) -> Config:
-    """The configuration in `path`; the defaults where there is none. Raises ConfigError."""
+def load_config(path: Path | None, overrides: Mapping[str, object] = MappingProxyType({})) -> Config:
+    """The configuration in `path`; the defaults where there is none. `overrides` come from the command line.
+
+    Raises ConfigError.
+    """
     data: dict[str, Any] = {}
     if path is not None:
         try:
@@ -182,7 +188,7 @@ def load_config(path: Path | None) -> Config:
         except (ValueError, RecursionError) as error:  # bad TOML, bad UTF-8, numbers of thousands of digits
             raise ConfigError(f"{path} is not TOML: {error}.", hint="See docs/configuration.md.") from error
     try:
-        return Config.model_validate(data)
+        return Config.model_validate(data | dict(overrides))
     except RuntimeError as error:  # Path.home() of a user without one
         raise ConfigError("There is no home directory to keep state in.", hint="Set state_dir.") from error
     except ValidationError as error:

@@ -17,10 +17,16 @@ def main() -> None:
         prog="tpid", description="Serves large language models together with the other devices of this home."
     )
     parser.add_argument("--config", type=Path, metavar="FILE", help="a TOML file; see docs/configuration.md")
+    parser.add_argument(
+        "--memory",
+        metavar="SIZE",
+        help="all that tpid may take, such as 2G or 800M; in place of memory_budget in the configuration",
+    )
     parser.add_argument("--version", action="version", version=f"tpid {__version__}")
     arguments = parser.parse_args()
     try:
-        config = load_config(arguments.config)
+        overrides = {} if arguments.memory is None else {"memory_budget": arguments.memory}
+        config = load_config(arguments.config, overrides)
         _set_up_logging(config)
         # Imported here, so that --help and a faulty configuration do not wait for torch.
         from tpid.daemon.service import run  # noqa: PLC0415

@@ -7,13 +7,14 @@ import psutil
 from tpid import __version__
 from tpid.compute.select import Compute
 from tpid.daemon.config import Config
+from tpid.daemon.disk_speed import disk_bytes_s
 from tpid.device import DeviceId, DeviceProfile
 from tpid.pack.reader import Pack
 from tpid.pack.store import PackStore
 
 
 def make_profile(config: Config, id: DeviceId, store: PackStore, compute: Compute) -> DeviceProfile:
-    """Measures for a moment and looks at the disk: not for the event loop."""
+    """Measures for a second at most and looks at the disk: not for the event loop."""
     return DeviceProfile(
         id=id,
         name=config.name,
@@ -25,5 +26,7 @@ def make_profile(config: Config, id: DeviceId, store: PackStore, compute: Comput
         threads=config.threads,
         read_bytes_s=compute.measure_read_bytes_s(),
         backend=compute.name,
+        disk_bytes_s=disk_bytes_s(store.directory, config.state_dir),
+        matmul_flops_s=compute.measure_matmul_flops_s(),
         packs=tuple(item.id for item in store.scan() if isinstance(item, Pack)),
     )

@@ -52,6 +52,8 @@ profiles = st.builds(
     read_bytes_s=clocks,
     backend=names,
     packs=st.lists(names, max_size=5).map(tuple),
+    disk_bytes_s=clocks,
+    matmul_flops_s=clocks,
 )
 plans = st.dictionaries(texts, st.recursive(st.none() | counters | texts, st.lists, max_leaves=9), max_size=5)
 messages = st.one_of(
@@ -159,6 +161,9 @@ def test_wrong_fields_are_refused(kind: Kind, fields: object) -> None:
         {"read_bytes_s": float("nan")},
         {"read_bytes_s": float("inf")},
         {"read_bytes_s": -1.0},
+        {"disk_bytes_s": -1.0},
+        {"disk_bytes_s": float("nan")},
+        {"matmul_flops_s": float("inf")},
         {"packs": ["p"] * 1001},
         {"packs": [""]},
     ],

@@ -36,17 +36,17 @@ def load(tmp_path: Path) -> Load:
 
 def test_an_empty_file_and_none_give_the_defaults(load: Load, tmp_path: Path) -> None:
     config = load("")
-    assert config == load_config(None) == Config()
+    assert config == load_config(None, {"memory_budget": config.memory_budget})
+    assert config == Config(memory_budget=config.memory_budget)
     assert config.role is Role.USER
     assert config.cluster == "home"
     assert config.state_dir == tmp_path / ".local" / "state" / "tpid"
     assert config.models_path == config.state_dir / "models"
     assert config.socket_path == config.state_dir / "tpid.sock"
-    assert config.memory_budget == psutil.virtual_memory().total // 2
     assert config.threads >= 1
     assert (config.backend, config.activation_bits) == ("auto", 16)
     assert (config.port, config.peers, config.discovery) == (7474, (), True)
-    assert (config.context_tokens, config.prefill_tokens, config.wire_dtype) == (4096, 128, "fp32")
+    assert (config.context_tokens, config.prefill_tokens, config.wire_dtype) == (4096, 2048, "fp32")
 
 
 def test_every_field_can_be_set(load: Load) -> None:
@@ -85,6 +85,22 @@ def test_every_field_can_be_set(load: Load) -> None:
     }
     assert config.model_dump() == expected
     assert (config.models_path, config.socket_path) == (Path("/m"), Path("/r/s.sock"))
+
+
+def test_the_default_budget_is_a_share_of_what_is_free(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tpid.daemon.config.free_memory_bytes", lambda: 10 << 30)
+    assert load("").memory_budget == 7 << 30
+    monkeypatch.setattr("tpid.daemon.config.free_memory_bytes", lambda: 0)
+    assert load("").memory_budget == 1
+
+
+def test_the_command_line_overrides_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "tpid.toml"
+    path.write_text('memory_budget = "1G"\nthreads = 3')
+    config = load_config(path, {"memory_budget": "2 GiB"})
+    assert (config.memory_budget, config.threads) == (2 << 30, 3)
+    with pytest.raises(ConfigError, match="'much' is not a size such as 2G or 512M"):
+        load_config(path, {"memory_budget": "much"})
 
 
 def test_it_is_frozen(load: Load) -> None:
