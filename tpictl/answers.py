@@ -50,6 +50,7 @@ class Plan:
     left_out: tuple[LeftOut, ...]
     context_tokens: int
     wire_dtype: Line
+    max_pass_tokens: int = 0
 
     @property
     def n_attn_units(self) -> int:
@@ -58,6 +59,48 @@ class Plan:
     @property
     def n_ffn_units(self) -> int:
         return sum(rank.share.ffn.n_units for rank in self.ranks)
+
+
+# --- what a plan promises
+
+
+@dataclass(frozen=True, slots=True)
+class Bottleneck:
+    limit: Line  # disk, memory bandwidth, compute, link
+    device: Line | None
+
+
+@dataclass(frozen=True, slots=True)
+class RankForecast:
+    name: Line
+    budget_bytes: int
+    memory_bytes: int
+    base_bytes: int
+    kv_bytes: int
+    activation_bytes: int
+    resident_bytes: int
+    window_bytes: int
+    streamed_bytes: int  # in each pass
+    disk_bytes_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    tpot_s: float
+    tpot_limit: Bottleneck
+    ttft_s: float
+    ttft_limit: Bottleneck
+    prompt_tokens: int
+    walks: int
+    ranks: tuple[RankForecast, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """POST /tpid/plan"""
+
+    plan: Plan
+    forecast: Forecast
 
 
 # --- status

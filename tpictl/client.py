@@ -36,6 +36,11 @@ class Client:
         with self._exchange("GET", target, None, ANSWER_TIMEOUT_S) as response:
             return _parse(_read(response))
 
+    def post(self, target: str, body: Mapping[str, object]) -> object:
+        """The JSON of an answer."""
+        with self._exchange("POST", target, body, ANSWER_TIMEOUT_S) as response:
+            return _parse(_read(response))
+
     def lines(self, target: str, body: Mapping[str, object]) -> Generator[dict[str, Any], None, None]:
         """The objects of an answer with one JSON object a line. Close the iterator to end the work."""
         with self._exchange("POST", target, body, None) as response:

@@ -190,6 +190,31 @@ def import_(
         run_import(_client(socket), path, name=name, format=format, replace=replace, as_json=json)
 
 
+@app.command()
+def plan(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A model on this device.")],
+    *,
+    memory: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="As if this device's budget were SIZE, such as 2G or 800M.")
+    ] = None,
+    context: Annotated[
+        int | None, typer.Option(metavar="TOKENS", help="As if the longest context were TOKENS.")
+    ] = None,
+    json: JsonOption = False,
+    socket: SocketOption = None,
+) -> None:
+    """Tell what a model would take: what stays in memory, what streams, how fast, and what limits it. Loads nothing.
+
+    \b
+    Example:
+      tpictl plan smollm2-135m --memory 400M
+    """
+    with reporting(as_json=json):
+        from tpictl.plan import run_plan  # noqa: PLC0415
+
+        run_plan(_client(socket), model, memory=memory, context_tokens=context, as_json=json)
+
+
 def _client(socket: Path | None) -> Client:
     return Client(socket_path(socket, os.environ))
 

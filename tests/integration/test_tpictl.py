@@ -50,6 +50,24 @@ def test_status_tells_of_devices_and_plan(model_home: Home) -> None:
     assert status["last"]["completion_tokens"] == 8
 
 
+def test_a_plan_is_told_without_loading(model_home: Home) -> None:
+    user, _ = model_home.start("user", "helper")
+    told = json.loads(model_home.tpictl(user, "plan", "smollm2-135m", "--json").stdout)
+    assert len(told["plan"]["ranks"]) == len(told["forecast"]["ranks"]) == 2
+    assert told["forecast"]["tpot_s"] > 0
+    assert all(rank["streamed_bytes"] == 0 for rank in told["forecast"]["ranks"])
+    assert "limited by" in model_home.tpictl(user, "plan", "smollm2-135m").stdout
+    assert user.status()["plan"] is None
+
+    tight = model_home.tpictl(user, "plan", "smollm2-135m", "--memory", "700M", "--context", "64", "--json")
+    ranks = json.loads(tight.stdout)["forecast"]["ranks"]
+    assert ranks[0]["memory_bytes"] <= ranks[0]["budget_bytes"] == 700 << 20
+    impossible = model_home.tpictl(user, "plan", "smollm2-135m", "--memory", "100M")
+    assert impossible.returncode == 1
+    assert "missing on user" in impossible.stderr
+    assert "memory_budget" in impossible.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "given", "word"),
     [

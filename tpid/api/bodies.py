@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from tpid.model.weights import Format
+from tpid.size import Size
 
 
 class _Body(BaseModel):
@@ -65,6 +66,14 @@ class LoadBody(_Body):
     """POST /tpid/load"""
 
     model: str
+
+
+class PlanBody(_Body):
+    """POST /tpid/plan"""
+
+    model: str
+    memory: Size | None = None  # of this device, instead of its budget
+    context_tokens: Annotated[int, Field(ge=16, le=1 << 30)] | None = None  # instead of the configured one
 
 
 def first_fault(errors: list[Any]) -> str:

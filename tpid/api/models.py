@@ -11,7 +11,7 @@ from typing import Any
 
 from aiohttp import web
 
-from tpid.api.bodies import ImportBody, LoadBody, PullBody
+from tpid.api.bodies import ImportBody, LoadBody, PlanBody, PullBody
 from tpid.api.faults import INTERNAL_FAULT, describe, parse
 from tpid.api.imports import Imports
 from tpid.engine.engine import Engine
@@ -80,6 +80,12 @@ class ModelEndpoints:
                 await asyncio.wait([task])
 
         return await _stream_lines(request, until_done())
+
+    async def plan(self, request: web.Request) -> web.Response:
+        """What a request would be planned with now; nothing is loaded."""
+        body = await parse(request, PlanBody)
+        preview = await self._engine.preview(body.model, body.memory, body.context_tokens)
+        return web.json_response(asdict(preview))
 
     async def _run(self, request: web.Request, name: str, arguments: list[str]) -> web.StreamResponse:
         return await _stream_lines(request, self._import_lines(name, arguments))

@@ -33,6 +33,7 @@ def make_app(chat: ChatEndpoint, models: ModelEndpoints, status: StatusEndpoint)
             web.post("/tpid/import", models.import_),
             web.post("/tpid/pull", models.pull),
             web.post("/tpid/load", models.load),
+            web.post("/tpid/plan", models.plan),
         ]
     )
     return app

@@ -3,7 +3,6 @@
 import difflib
 import os
 import platform
-import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,21 +15,11 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from tpid.daemon.free_memory import free_memory_bytes
 from tpid.device import Role
 from tpid.errors import ConfigError
+from tpid.size import Size
 
-_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 # Of what is free when the daemon starts. The rest is for what the owner starts later, and for the system's file cache.
 DEFAULT_BUDGET_FRACTION = 0.7
 MAX_NAME_CHARS = 63  # of a label in mDNS
-
-
-def parse_size(value: object) -> object:
-    """ "2G", "512 MiB" or a number of bytes -> bytes; anything else as it is, for pydantic to refuse."""
-    if not isinstance(value, str):
-        return value
-    match = re.fullmatch(r"\s*([0-9]{1,15}(?:\.[0-9]{1,15})?)\s*([KMGT]?)(?:i?B)?\s*", value, re.IGNORECASE | re.ASCII)
-    if match is None:
-        raise ValueError(f"{value[:40]!r} is not a size such as 2G or 512M")
-    return int(float(match[1]) * _UNITS[match[2].upper()])
 
 
 def parse_path(value: object) -> object:
@@ -45,8 +34,6 @@ def parse_path(value: object) -> object:
         raise ValueError(f"{value!r} is in the home of a user that is not known") from error
 
 
-# At most 1 PiB: it must fit 64 bits when the other devices are told.
-Size = Annotated[int, BeforeValidator(parse_size), Field(gt=0, le=1 << 50)]
 HomePath = Annotated[Path, BeforeValidator(parse_path)]
 
 

@@ -14,6 +14,7 @@ from tpid.compute.select import Compute
 from tpid.engine.compute_calls import ComputeCalls
 from tpid.engine.coordinator import Coordinator
 from tpid.engine.generation import Finished, GenerationRequest, GenerationStats, Text, generate
+from tpid.engine.planning import Preview, preview, with_memory
 from tpid.engine.session import Session
 from tpid.engine.settings import EngineSettings
 from tpid.engine.text import TextModel, load_text_model
@@ -70,6 +71,18 @@ class Engine:
         """Have `model` ready on the cluster. Raises TpidError."""
         async with self._session(model, progress) as session:
             return session.plan
+
+    async def preview(self, model: str, memory_bytes: int | None, context_tokens: int | None) -> Preview:
+        """What a request to `model` would be planned with over the devices that are connected; loads nothing.
+
+        As if this device's budget and the longest context were these, where they are given. Raises TpidError.
+        """
+        pack = self._store.open(model)
+        settings = self._settings if context_tokens is None else replace(self._settings, context_tokens=context_tokens)
+        peers = list(self._cluster.peers.values())
+        rtt_s = {peer.peer.id: peer.rtt_s for peer in peers if peer.rtt_s is not None}
+        me = with_memory(self._cluster.me, memory_bytes)
+        return await asyncio.to_thread(preview, pack, settings, me, [peer.peer for peer in peers], rtt_s)
 
     async def chat(self, model: str, request: GenerationRequest) -> AsyncGenerator[Text | Finished, None]:
         """Answer a chat. Close the iterator to cancel. Raises TpidError."""

@@ -33,6 +33,8 @@ class RankForecast:
 
     device: DeviceId
     name: str
+    backend: str
+    budget_bytes: int
     memory_bytes: int  # all that it is expected to take
     base_bytes: int  # interpreter, libraries and text
     kv_bytes: int
@@ -42,6 +44,7 @@ class RankForecast:
     streamed_bytes: int  # read from disk in each pass
     compute_s: float  # of a token, all its blocks and the head
     disk_s: float  # of a pass
+    disk_bytes_s: float  # as it was measured
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +112,8 @@ def _rank_forecast(
     return RankForecast(
         device=device.id,
         name=plan.ranks[number].name,
+        backend=device.backend,
+        budget_bytes=device.budget_bytes,
         memory_bytes=fixed + residency.resident_bytes + residency.window_bytes,
         base_bytes=fixed - cache - activations,
         kv_bytes=cache,
@@ -118,6 +123,7 @@ def _rank_forecast(
         streamed_bytes=residency.streamed_bytes,
         compute_s=compute_s + (head_s(work, device) if coordinator else 0.0),
         disk_s=residency.streamed_bytes / device.disk_bytes_s if residency.streamed_bytes else 0.0,
+        disk_bytes_s=device.disk_bytes_s,
     )
 
 

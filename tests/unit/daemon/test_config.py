@@ -8,9 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from tpid.daemon.config import Config, load_config, parse_size
+from tpid.daemon.config import Config, load_config
 from tpid.device import Role
 from tpid.errors import ConfigError
+from tpid.size import parse_size
 
 Load = Callable[[str], Config]
 

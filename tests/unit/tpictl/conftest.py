@@ -5,20 +5,21 @@ import json
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from aiohttp import web
 
-from tpid.api.bodies import ChatBody, ImportBody, LoadBody, PullBody
+from tpid.api.bodies import ChatBody, ImportBody, LoadBody, PlanBody, PullBody
 from tpid.cluster.status import ClusterStatus, DeviceStatus, FailedDial, SightedDevice
 from tpid.device import DeviceId, DeviceProfile, Role
 from tpid.model.catalogue import CATALOGUE
 from tpid.pack.geometry import Share, UnitRange
 from tpid.pack.manifest import PackId
 from tpid.plan.plan import LeftOut, Plan, Rank
+from tpid.plan.predict import Bottleneck, Forecast, Limit, RankForecast
 
 START_TIMEOUT_S = 30.0
 GIB = 1 << 30
@@ -33,6 +34,7 @@ class FakeDaemon:
     status: dict[str, Any]
     models: dict[str, Any]
     plan: dict[str, Any]
+    preview: dict[str, Any]
     pieces: list[str] = field(default_factory=lambda: ["Hel", "lö, ", "world."])
     load_lines: list[dict[str, Any]] = field(default_factory=list)
     import_lines: list[dict[str, Any]] = field(default_factory=list)
@@ -69,6 +71,7 @@ class FakeDaemon:
         app.router.add_get("/tpid/status", self._status)
         app.router.add_get("/tpid/models", self._models)
         app.router.add_post("/tpid/load", self._load)
+        app.router.add_post("/tpid/plan", self._plan)
         app.router.add_post("/tpid/import", self._import)
         app.router.add_post("/tpid/pull", self._pull)
         app.router.add_post("/v1/chat/completions", self._chat)
@@ -97,6 +100,10 @@ class FakeDaemon:
     async def _load(self, request: web.Request) -> web.StreamResponse:
         await self._take(request, LoadBody)
         return await self._lines(request, [*self.load_lines, {"plan": self.plan}])
+
+    async def _plan(self, request: web.Request) -> web.Response:
+        await self._take(request, PlanBody)
+        return web.json_response(self.preview)
 
     async def _import(self, request: web.Request) -> web.StreamResponse:
         await self._take(request, ImportBody)
@@ -209,6 +216,47 @@ def plan_json() -> dict[str, Any]:
 
 
 @pytest.fixture
+def preview_json(plan_json: dict[str, Any]) -> dict[str, Any]:
+    """What the daemon promises of that plan: the laptop streams, the desktop holds all of its share."""
+    laptop = RankForecast(
+        LAPTOP,
+        "laptop",
+        "native",
+        budget_bytes=300 << 20,
+        memory_bytes=299 << 20,
+        base_bytes=120 << 20,
+        kv_bytes=40 << 20,
+        activation_bytes=9 << 20,
+        resident_bytes=100 << 20,
+        window_bytes=30 << 20,
+        streamed_bytes=60 << 20,
+        compute_s=0.004,
+        disk_s=0.04,
+        disk_bytes_s=1.5e9,
+    )
+    desktop = replace(
+        laptop,
+        device=DESKTOP,
+        name="desktop",
+        budget_bytes=16 * GIB,
+        memory_bytes=269 << 20,
+        window_bytes=0,
+        streamed_bytes=0,
+    )
+    forecast = Forecast(
+        tpot_s=0.04,
+        tpot_limit=Bottleneck(Limit.DISK, "laptop"),
+        ttft_s=1.9,
+        ttft_limit=Bottleneck(Limit.COMPUTE, "desktop"),
+        prompt_tokens=2048,
+        walks=16,
+        link_s=0.001,
+        ranks=(laptop, desktop),
+    )
+    return _as_sent({"plan": plan_json, "forecast": asdict(forecast)})
+
+
+@pytest.fixture
 def status_json(plan_json: dict[str, Any]) -> dict[str, Any]:
     """What the real daemon would tell: one device left out, one refused, one sighted."""
     devices = (
@@ -266,9 +314,13 @@ def short_directory() -> Iterator[Path]:
 
 @pytest.fixture
 def daemon(
-    short_directory: Path, status_json: dict[str, Any], models_json: dict[str, Any], plan_json: dict[str, Any]
+    short_directory: Path,
+    status_json: dict[str, Any],
+    models_json: dict[str, Any],
+    plan_json: dict[str, Any],
+    preview_json: dict[str, Any],
 ) -> Iterator[FakeDaemon]:
-    fake = FakeDaemon(short_directory / "tpid.sock", status_json, models_json, plan_json)
+    fake = FakeDaemon(short_directory / "tpid.sock", status_json, models_json, plan_json, preview_json)
     fake.start()
     try:
         yield fake

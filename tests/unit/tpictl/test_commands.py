@@ -232,6 +232,15 @@ def test_status_and_models(run: Run) -> None:
     assert "smollm2-135m  llama" in run("models").stdout
 
 
+def test_plan(daemon: Any, run: Run) -> None:
+    result = run("plan", "smollm2-135m", "--memory", "300M", "--context", "512")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "limited by the disk of laptop" in result.stdout
+    assert daemon.body("/tpid/plan") == {"model": "smollm2-135m", "memory": "300M", "context_tokens": 512}
+    assert json.loads(run("plan", "smollm2-135m", "--json").stdout) == daemon.preview
+    assert daemon.body("/tpid/plan") == {"model": "smollm2-135m", "memory": None, "context_tokens": None}
+
+
 def test_watching_goes_on_until_ctrl_c(environment: dict[str, str]) -> None:
     command = [sys.executable, "-m", "tpictl.main", "status", "--watch", "--json"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment) as process:
@@ -246,7 +255,7 @@ def test_version() -> None:
     assert (result.exit_code, result.stdout) == (0, f"tpictl {__version__}\n")
 
 
-@pytest.mark.parametrize("command", ["chat", "status", "models", "pull", "import"])
+@pytest.mark.parametrize("command", ["chat", "status", "models", "pull", "import", "plan"])
 def test_help_has_an_example(command: str) -> None:
     result = CliRunner().invoke(app, [command, "--help"])
     assert result.exit_code == 0
@@ -265,9 +274,7 @@ def test_fast_start() -> None:
     code = "import sys, tpictl.main; print(*sys.modules)"
     started = set(subprocess.check_output([sys.executable, "-c", code], text=True).split())
     assert not started & {"rich", "prompt_toolkit", "asyncio"}
-    code = (
-        "import sys, tpictl.main, tpictl.chat_loop, tpictl.status, tpictl.importing, tpictl.models; print(*sys.modules)"
-    )
+    code = "import sys, tpictl.main, tpictl.chat_loop, tpictl.status, tpictl.importing, tpictl.models, tpictl.plan; print(*sys.modules)"
     everything = set(subprocess.check_output([sys.executable, "-c", code], text=True).split())
     assert not everything & {"torch", "numpy", "pydantic", "aiohttp"}
     assert {name for name in everything if name.startswith("tpid.")} == {"tpid.errors"}
