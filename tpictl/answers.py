@@ -230,6 +230,21 @@ class Imported:
     size_bytes: int
 
 
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """The last line of a verification."""
+
+    name: Line
+    checked_bytes: int
+    n_faults: int
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    message: Line
+    hint: Line | None = None
+
+
 # --- chat
 
 

@@ -215,6 +215,25 @@ def plan(
         run_plan(_client(socket), model, memory=memory, context_tokens=context, as_json=json)
 
 
+@app.command()
+def verify(
+    *,
+    pack: Annotated[str, typer.Option(metavar="MODEL", help="Compare each unit of this model with its digest.")],
+    json: JsonOption = False,
+    socket: SocketOption = None,
+) -> None:
+    """Check that a model on this device is what was imported, byte by byte. Ctrl-C ends it.
+
+    \b
+    Example:
+      tpictl verify --pack smollm2-135m
+    """
+    with reporting(as_json=json):
+        from tpictl.verify import run_verify  # noqa: PLC0415
+
+        run_verify(_client(socket), pack, as_json=json)
+
+
 def _client(socket: Path | None) -> Client:
     return Client(socket_path(socket, os.environ))
 

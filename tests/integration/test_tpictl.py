@@ -68,6 +68,24 @@ def test_a_plan_is_told_without_loading(model_home: Home) -> None:
     assert "memory_budget" in impossible.stderr
 
 
+def test_a_flipped_byte_is_found_in_a_pack(home: Home, smollm2_gguf: Path) -> None:
+    (user,) = home.start("user")
+    assert home.tpictl(user, "import", str(smollm2_gguf), "--name", "small").returncode == 0
+    sound = json.loads(home.tpictl(user, "verify", "--pack", "small", "--json").stdout)
+    assert sound["faults"] == []
+    (layer,) = home.directory.rglob("small/layers/007.safetensors")
+    with layer.open("r+b") as file:
+        file.seek(1 << 20)
+        byte = file.read(1)
+        file.seek(1 << 20)
+        file.write(bytes([byte[0] ^ 0x10]))
+    result = home.tpictl(user, "verify", "--pack", "small")
+    assert result.returncode == 1
+    assert f"{layer}: unit " in result.stderr
+    assert "Import the model again." in result.stderr
+    assert "small is damaged: 1 fault." in result.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "given", "word"),
     [
@@ -78,6 +96,8 @@ def test_a_plan_is_told_without_loading(model_home: Home) -> None:
         (("import", "/etc"), "", "/etc"),
         (("import", "/etc/passwd", "--name", "Not A Name"), "", "Not A Name"),
         (("pull", "gpt-5"), "", "smollm2-135m"),
+        (("verify", "--pack", "nothing"), "", "nothing"),
+        (("plan", "nothing"), "", "nothing"),
     ],
 )
 def test_errors_are_one_clear_sentence(

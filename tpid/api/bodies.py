@@ -68,6 +68,12 @@ class LoadBody(_Body):
     model: str
 
 
+class VerifyBody(_Body):
+    """POST /tpid/verify"""
+
+    model: str
+
+
 class PlanBody(_Body):
     """POST /tpid/plan"""
 

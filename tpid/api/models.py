@@ -11,9 +11,10 @@ from typing import Any
 
 from aiohttp import web
 
-from tpid.api.bodies import ImportBody, LoadBody, PlanBody, PullBody
+from tpid.api.bodies import ImportBody, LoadBody, PlanBody, PullBody, VerifyBody
 from tpid.api.faults import INTERNAL_FAULT, describe, parse
 from tpid.api.imports import Imports
+from tpid.api.verification import Verifications
 from tpid.engine.engine import Engine
 from tpid.errors import TpidError
 from tpid.model.catalogue import CATALOGUE
@@ -29,6 +30,7 @@ class ModelEndpoints:
         self._engine = engine
         self._store = store
         self._imports = imports
+        self._verifications = Verifications()
 
     async def list_packs(self, request: web.Request) -> web.Response:
         found = await asyncio.to_thread(self._store.scan)
@@ -86,6 +88,12 @@ class ModelEndpoints:
         body = await parse(request, PlanBody)
         preview = await self._engine.preview(body.model, body.memory, body.context_tokens)
         return web.json_response(asdict(preview))
+
+    async def verify(self, request: web.Request) -> web.StreamResponse:
+        """Lines of JSON: progress and faults, then {"verified": …}."""
+        body = await parse(request, VerifyBody)
+        pack = await asyncio.to_thread(self._store.open, body.model)
+        return await _stream_lines(request, self._verifications.run(pack))
 
     async def _run(self, request: web.Request, name: str, arguments: list[str]) -> web.StreamResponse:
         return await _stream_lines(request, self._import_lines(name, arguments))

@@ -34,6 +34,7 @@ def make_app(chat: ChatEndpoint, models: ModelEndpoints, status: StatusEndpoint)
             web.post("/tpid/pull", models.pull),
             web.post("/tpid/load", models.load),
             web.post("/tpid/plan", models.plan),
+            web.post("/tpid/verify", models.verify),
         ]
     )
     return app

@@ -1,16 +1,22 @@
+import ctypes
+import errno
+import mmap
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
 
 from tpid.errors import PackError
+from tpid.pack.direct import read_pieces
 from tpid.pack.reader import Pack
-from tpid.pack.verify import Progress, verify_pack
+from tpid.pack.verify import Progress, pack_faults, verify_pack
 from tpid.pack.writer import import_pack
 
 Sources = Callable[..., Any]
@@ -141,3 +147,97 @@ def test_another_pack_under_the_same_manifest_is_found(source_of: Sources, copy:
     for name in FILES[2:]:
         with Spoiled(copy / name, (other.directory / name).read_bytes()):
             assert fault(copy).message.startswith(str(copy / name))
+
+
+def spoil(path: Path, tensor: str, unit: int) -> None:
+    """Flip the last bit of a unit."""
+    with safe_open(path, "numpy") as file:
+        wanted = file.get_tensor(tensor)[unit].tobytes()
+    content = bytearray(path.read_bytes())
+    content[content.index(wanted) + len(wanted) - 1] ^= 1
+    path.write_bytes(content)
+
+
+def test_all_faults_are_found_each_with_its_place(original: Pack, tmp_path: Path) -> None:
+    copied = shutil.copytree(original.directory, tmp_path / "pack")
+    spoil(copied / "layers/000.safetensors", "attn.units", 1)
+    spoil(copied / "layers/001.safetensors", "ffn.units", 0)
+    spoil(copied / "layers/001.safetensors", "ffn.units", 2)
+    (copied / "head.safetensors").write_bytes((copied / "head.safetensors").read_bytes()[:-1])
+    (copied / "tokenizer.json").unlink()
+    found = list(pack_faults(Pack(copied)))
+    assert [Path(fault.message.split()[0].rstrip(":")).name for fault in found] == [
+        "head.safetensors",
+        "tokenizer.json",
+        "000.safetensors",
+        "001.safetensors",
+        "001.safetensors",
+    ]
+    places = ["unit 1 of attn.units", "unit 0 of ffn.units", "unit 2 of ffn.units"]
+    assert all(place in fault.message for place, fault in zip(places, found[2:], strict=True))
+    assert all(fault.hint for fault in found)
+
+
+def test_a_disk_that_cannot_be_read_is_told_and_the_rest_goes_on(
+    original: Pack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    preadv = os.preadv
+    broken = os.stat(original.directory / "layers/000.safetensors").st_ino
+
+    def failing(descriptor: int, buffers: Any, offset: int) -> int:
+        if os.fstat(descriptor).st_ino == broken and len(buffers[0]) > 4096:
+            raise OSError(errno.EIO, "Input/output error")
+        return preadv(descriptor, buffers, offset)
+
+    monkeypatch.setattr(os, "preadv", failing)
+    reports: list[Progress] = []
+    found = list(pack_faults(original, reports.append))
+    path = original.directory / "layers/000.safetensors"
+    assert f"{path} cannot be read in or behind unit 0 of attn.units: Input/output error." in [f.message for f in found]
+    assert all(str(path) in fault.message for fault in found)
+    assert reports[-1].done_bytes < reports[-1].total_bytes
+
+
+def test_the_page_cache_stays_as_it_was(original: Pack) -> None:
+    paths = sorted(original.directory.rglob("*.safetensors"))
+    for path in paths:
+        with path.open("rb+") as file:
+            os.fsync(file.fileno())
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    before = sum(cached_pages(path) for path in paths)
+    for path in paths:
+        size = path.stat().st_size // 4096 * 4096
+        assert sum(len(piece) for piece in read_pieces(path, 0, 4096, size // 4096)) == size
+    assert sum(cached_pages(path) for path in paths) == before
+
+
+def cached_pages(path: Path) -> int:
+    libc = ctypes.CDLL(None, use_errno=True)
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as memory:
+        pages = np.frombuffer(memory, np.uint8)
+        resident = (ctypes.c_ubyte * -(-len(pages) // mmap.PAGESIZE))()
+        assert libc.mincore(ctypes.c_void_p(pages.ctypes.data), ctypes.c_size_t(len(pages)), resident) == 0
+        del pages
+    return sum(page & 1 for page in resident)
+
+
+@pytest.mark.parametrize("piece_bytes", [4096, 3 * 4096, 9 << 20])
+@pytest.mark.parametrize("refused", [False, True])
+def test_pieces_are_the_file_whatever_its_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, piece_bytes: int, refused: bool
+) -> None:
+    if refused:
+        opened = os.open
+
+        def without_direct(path: Any, flags: int) -> int:
+            if flags & os.O_DIRECT:
+                raise OSError(errno.EINVAL, "Invalid argument")
+            return opened(path, flags)
+
+        monkeypatch.setattr(os, "open", without_direct)
+    content = os.urandom((20 << 20) + 5000)
+    (tmp_path / "file").write_bytes(content)
+    n_pieces = -(-len(content) // piece_bytes)
+    pieces = [piece.tobytes() for piece in read_pieces(tmp_path / "file", 4096, piece_bytes, n_pieces)]
+    assert b"".join(pieces) == content[4096:]
+    assert all(len(piece) == piece_bytes for piece in pieces[:-2])

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from tpid.api.bodies import ChatBody, ImportBody, LoadBody, PlanBody, PullBody
+from tpid.api.bodies import ChatBody, ImportBody, LoadBody, PlanBody, PullBody, VerifyBody
 from tpid.cluster.status import ClusterStatus, DeviceStatus, FailedDial, SightedDevice
 from tpid.device import DeviceId, DeviceProfile, Role
 from tpid.model.catalogue import CATALOGUE
@@ -38,6 +38,7 @@ class FakeDaemon:
     pieces: list[str] = field(default_factory=lambda: ["Hel", "lö, ", "world."])
     load_lines: list[dict[str, Any]] = field(default_factory=list)
     import_lines: list[dict[str, Any]] = field(default_factory=list)
+    verify_lines: list[dict[str, Any]] = field(default_factory=list)
     refusal: tuple[int, bytes] | None = None  # of everything: status and body
     hang_after: int | None = None  # pieces; then nothing until the client is gone
     die_after: int | None = None  # pieces; then the connection is cut
@@ -72,6 +73,7 @@ class FakeDaemon:
         app.router.add_get("/tpid/models", self._models)
         app.router.add_post("/tpid/load", self._load)
         app.router.add_post("/tpid/plan", self._plan)
+        app.router.add_post("/tpid/verify", self._verify)
         app.router.add_post("/tpid/import", self._import)
         app.router.add_post("/tpid/pull", self._pull)
         app.router.add_post("/v1/chat/completions", self._chat)
@@ -104,6 +106,10 @@ class FakeDaemon:
     async def _plan(self, request: web.Request) -> web.Response:
         await self._take(request, PlanBody)
         return web.json_response(self.preview)
+
+    async def _verify(self, request: web.Request) -> web.StreamResponse:
+        await self._take(request, VerifyBody)
+        return await self._lines(request, self.verify_lines)
 
     async def _import(self, request: web.Request) -> web.StreamResponse:
         await self._take(request, ImportBody)

@@ -241,6 +241,42 @@ def test_plan(daemon: Any, run: Run) -> None:
     assert daemon.body("/tpid/plan") == {"model": "smollm2-135m", "memory": None, "context_tokens": None}
 
 
+FAULT = {"code": "pack", "message": "/m/layers/000.safetensors: unit 3 of ffn.units is not", "hint": "Import it."}
+
+
+def test_verify(daemon: Any, run: Run) -> None:
+    progress = [{"stage": "verify", "done_bytes": done << 20, "total_bytes": 2 << 20} for done in (1, 2)]
+    end = {"name": "m", "checked_bytes": 2 << 20, "n_faults": 0}
+    daemon.verify_lines = [*progress, {"verified": end}]
+    result = run("verify", "--pack", "m")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout == "m is sound: 2.0 MiB are what was imported.\n"
+    assert daemon.body("/tpid/verify") == {"model": "m"}
+    assert json.loads(run("verify", "--pack", "m", "--json").stdout) == {"verified": end, "faults": []}
+
+
+def test_verify_names_each_fault(daemon: Any, run: Run) -> None:
+    end = {"name": "m", "checked_bytes": 2 << 20, "n_faults": 2}
+    daemon.verify_lines = [{"fault": FAULT}, {"fault": FAULT}, {"verified": end}]
+    result = run("verify", "--pack", "m")
+    assert (result.returncode, result.stdout) == (1, "")
+    sentence = "tpictl: /m/layers/000.safetensors: unit 3 of ffn.units is not Import it.\n"
+    assert result.stderr == sentence * 2 + "m is damaged: 2 faults.\n"
+    as_json = run("verify", "--pack", "m", "--json")
+    assert (as_json.returncode, as_json.stderr) == (1, "")
+    assert json.loads(as_json.stdout) == {"verified": end, "faults": [FAULT, FAULT]}
+
+
+def test_ctrl_c_ends_a_verification_and_its_work_in_the_daemon(daemon: Any, environment: dict[str, str]) -> None:
+    daemon.verify_lines = [{"stage": "verify", "done_bytes": 1, "total_bytes": 2}] * 2
+    daemon.hang_after = 1
+    with subprocess.Popen([sys.executable, "-m", "tpictl.main", "verify", "--pack", "m"], env=environment) as process:
+        assert daemon.hanging.wait(TIMEOUT_S)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(TIMEOUT_S) == 130
+    assert daemon.client_gone.wait(TIMEOUT_S)
+
+
 def test_watching_goes_on_until_ctrl_c(environment: dict[str, str]) -> None:
     command = [sys.executable, "-m", "tpictl.main", "status", "--watch", "--json"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment) as process:
@@ -255,7 +291,7 @@ def test_version() -> None:
     assert (result.exit_code, result.stdout) == (0, f"tpictl {__version__}\n")
 
 
-@pytest.mark.parametrize("command", ["chat", "status", "models", "pull", "import", "plan"])
+@pytest.mark.parametrize("command", ["chat", "status", "models", "pull", "import", "plan", "verify"])
 def test_help_has_an_example(command: str) -> None:
     result = CliRunner().invoke(app, [command, "--help"])
     assert result.exit_code == 0
@@ -274,7 +310,8 @@ def test_fast_start() -> None:
     code = "import sys, tpictl.main; print(*sys.modules)"
     started = set(subprocess.check_output([sys.executable, "-c", code], text=True).split())
     assert not started & {"rich", "prompt_toolkit", "asyncio"}
-    code = "import sys, tpictl.main, tpictl.chat_loop, tpictl.status, tpictl.importing, tpictl.models, tpictl.plan; print(*sys.modules)"
+    commands = ("chat_loop", "status", "importing", "models", "plan", "verify")
+    code = f"import sys, tpictl.main, {', '.join(f'tpictl.{name}' for name in commands)}; print(*sys.modules)"
     everything = set(subprocess.check_output([sys.executable, "-c", code], text=True).split())
     assert not everything & {"torch", "numpy", "pydantic", "aiohttp"}
     assert {name for name in everything if name.startswith("tpid.")} == {"tpid.errors"}
