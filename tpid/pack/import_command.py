@@ -29,6 +29,7 @@ from tpid.model.source import WeightSource
 from tpid.model.weights import Format
 from tpid.pack.fetch import catalogue_entry, fetch
 from tpid.pack.reader import Pack
+from tpid.pack.staging import disk_full, is_full
 from tpid.pack.store import check_name
 from tpid.pack.verify import Progress
 from tpid.pack.writer import import_pack
@@ -102,6 +103,8 @@ def _source_path(arguments: argparse.Namespace, models_dir: Path) -> Iterator[Pa
             directory = stack.enter_context(tempfile.TemporaryDirectory(prefix=".fetch-", dir=models_dir))
             path = fetch(entry, Path(directory))
         except OSError as error:
+            if is_full(error):
+                raise disk_full(models_dir, "the download") from error
             raise PullError(
                 f"{models_dir} cannot take the download: {error.strerror}.",
                 hint="Free some space, or keep models elsewhere (models_dir in the configuration).",

@@ -65,6 +65,16 @@ def write_whole(path: Path, data: bytes) -> None:
     beside.replace(path)
 
 
+def is_full(error: OSError) -> bool:
+    """No space, or no quota, left."""
+    return error.errno in _FULL
+
+
+def disk_full(directory: Path, what: str) -> DiskFullError:
+    message = f"The disk of {directory} became full during {what}; what was written is removed."
+    return DiskFullError(message, hint=FREE_SPACE_HINT)
+
+
 def _check_vacant(target: Path, replace: bool) -> None:
     if os.path.lexists(target) and not replace:
         raise PackError(f"{target} is there already.", hint="Give another --name, or --replace it.")
@@ -122,11 +132,8 @@ def _sync_directory(path: Path) -> None:
 
 
 def _translated(error: OSError, staging: Path) -> TpidError:
-    if error.errno in _FULL:
-        return DiskFullError(
-            f"The disk of {staging.parent} became full during the import; what was written is removed.",
-            hint=FREE_SPACE_HINT,
-        )
+    if is_full(error):
+        return disk_full(staging.parent, "the import")
     return PackError(
         f"The import cannot write {error.filename or staging}: {error.strerror or error}.",
         hint="Check that disk and its permissions, or keep models elsewhere (models_dir in the configuration).",

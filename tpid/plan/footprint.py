@@ -152,17 +152,24 @@ def window_bytes(work: Workload, backend: str, n_attn: int, n_ffn: int, *, coord
 
     A backend that unpacks weights has both unpacked as well, while the one gives way to the other.
     """
-    attn, ffn = n_attn * work.attn_unit_largest_bytes, n_ffn * work.ffn_unit_largest_bytes
-    packed = attn + ffn if attn and ffn else 2 * max(attn, ffn)
-    if coordinator:
-        packed = max(packed, max(attn, ffn) + work.head_unit_packed_bytes, 2 * work.head_unit_packed_bytes)
+    slices = work.head_packed_bytes // work.head_unit_packed_bytes
+    packed = _largest_pair(
+        n_attn * work.attn_unit_largest_bytes,
+        n_ffn * work.ffn_unit_largest_bytes,
+        work.head_unit_packed_bytes if coordinator else 0,
+    )
     weight_bytes = BACKENDS[backend].weight_bytes
     if weight_bytes is None:
         return packed
-    layer_weights = n_attn * work.attn_unit_weights + n_ffn * work.ffn_unit_weights
-    head_units = -(-work.head_packed_bytes // work.head_unit_packed_bytes)
-    head_weights = -(-work.spec.vocab_size * work.spec.hidden_size // head_units) if coordinator else 0
-    return packed + weight_bytes * max(layer_weights, head_weights)
+    head_weights = -(-work.spec.vocab_size * work.spec.hidden_size // slices) if coordinator else 0
+    unpacked = _largest_pair(n_attn * work.attn_unit_weights, n_ffn * work.ffn_unit_weights, head_weights)
+    return packed + weight_bytes * unpacked
+
+
+def _largest_pair(attn: int, ffn: int, head_slice: int) -> int:
+    """Of the blocks of a pass that follow each other; the head's slices come last and meet the first block again."""
+    layers = attn + ffn if attn and ffn else 2 * max(attn, ffn)
+    return max(layers, max(attn, ffn) + head_slice, 2 * head_slice)
 
 
 # --- all else
