@@ -1,6 +1,6 @@
 """What the daemon answers, as far as tpictl reads it. Units are in the names; times in seconds."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated
 
 from tpictl.printable import printable_line
@@ -155,13 +155,24 @@ class Cluster:
 
 
 @dataclass(frozen=True, slots=True)
+class WeightUse:
+    """Where a rank's weights are, and what streaming costs."""
+
+    resident_bytes: int
+    window_bytes: int = 0
+    streamed_bytes: int = 0  # in each pass
+    disk_bytes_s: float | None = None
+    stall_s: float | None = None  # a token
+
+
+@dataclass(frozen=True, slots=True)
 class Holding:
     """What this device computes for another one."""
 
     model: Line
     rank: int
     coordinator: Line  # its name
-    read_bytes: int
+    weights: WeightUse
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,6 +192,7 @@ class Status:
     waiting_requests: int
     last: LastAnswer | None
     memory_bytes: int
+    weights: dict[str, WeightUse] = field(default_factory=dict)  # by device
 
 
 # --- models

@@ -1,10 +1,12 @@
 """The state of the cluster on one screen."""
 
+from collections.abc import Mapping
+
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from tpictl.answers import Cluster, Status
+from tpictl.answers import Cluster, Plan, Status, WeightUse
 from tpictl.plan_view import columns_table, left_out_lines, plan_table, plan_title
 from tpictl.quantities import format_bytes, format_duration, format_rate
 
@@ -13,6 +15,8 @@ def dashboard(status: Status) -> RenderableType:
     parts: list[RenderableType] = [_header(status), "", _device_table(status.cluster)]
     if status.plan is not None:
         parts += ["", plan_table(status.plan)]
+        if any(use.streamed_bytes for use in status.weights.values()):
+            parts += ["", _weights_table(status.plan, status.weights)]
     if notes := _notes(status):
         parts += ["", *notes]
     return Group(*parts)
@@ -48,9 +52,44 @@ def _model(status: Status) -> Text:
         return plan_title(status.plan)
     holding = status.holding
     if holding is not None:
-        held = format_bytes(holding.read_bytes)
-        return Text(f"{holding.model}: rank {holding.rank} for {holding.coordinator}, {held} of weights")
+        return Text(f"{holding.model}: rank {holding.rank} for {holding.coordinator}, {_held(holding.weights)}")
     return Text("none loaded", style="dim")
+
+
+def _held(use: WeightUse) -> str:
+    text = f"{format_bytes(use.resident_bytes)} of weights"
+    if not use.streamed_bytes:
+        return text
+    text += (
+        f" resident, {format_bytes(use.streamed_bytes)} a token through a window of {format_bytes(use.window_bytes)}"
+    )
+    if use.disk_bytes_s is not None:
+        text += f", disk {_bytes_rate(use.disk_bytes_s)}"
+    return text if use.stall_s is None else f"{text}, stalls {format_duration(use.stall_s)} a token"
+
+
+def _weights_table(plan: Plan, weights: Mapping[str, WeightUse]) -> Table:
+    """Where the weights are; disk and stall are known of this device."""
+    table = columns_table()
+    table.add_column("device", overflow="fold")
+    for name in ("resident", "window", "a token streams", "disk", "stall a token"):
+        table.add_column(name, justify="right")
+    for rank in plan.ranks:
+        use = weights.get(rank.device)
+        if use is not None:
+            table.add_row(
+                Text(rank.name),
+                format_bytes(use.resident_bytes),
+                format_bytes(use.window_bytes) if use.window_bytes else "-",
+                format_bytes(use.streamed_bytes) if use.streamed_bytes else "-",
+                _bytes_rate(use.disk_bytes_s) if use.disk_bytes_s is not None else "-",
+                format_duration(use.stall_s) if use.stall_s is not None else "-",
+            )
+    return table
+
+
+def _bytes_rate(bytes_s: float) -> str:
+    return f"{format_bytes(round(bytes_s))}/s"
 
 
 def _activity(status: Status) -> Text:

@@ -21,6 +21,7 @@ class StatusEndpoint:
         status: dict[str, Any] = {
             "cluster": asdict(self._cluster.status()),
             "plan": asdict(engine.plan) if engine.plan is not None else None,
+            "weights": {device: asdict(use) for device, use in engine.weights.items()},
             "holding": asdict(engine.holding) if engine.holding is not None else None,
             "busy": engine.busy,
             "waiting_requests": engine.waiting_requests,

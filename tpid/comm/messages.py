@@ -43,6 +43,7 @@ def _plausible(profile: DeviceProfile) -> DeviceProfile:
 
 Term = Annotated[int, Field(ge=0, lt=2**63, strict=True)]
 PassId = Annotated[int, Field(ge=0, lt=2**63, strict=True)]
+Size = Annotated[int, Field(ge=0, lt=2**63, strict=True)]
 Text = Annotated[str, AfterValidator(_one_line)]
 Profile = Annotated[DeviceProfile, AfterValidator(_plausible)]
 
@@ -156,10 +157,12 @@ class Load(Message):
 
 
 class Loaded(Message):
-    """Worker to coordinator: the share is in memory; passes of this term may start."""
+    """Worker to coordinator: the share is in memory, or streams; passes of this term may start."""
 
     term: Term
-    held_bytes: Annotated[int, Field(ge=0, lt=2**63, strict=True)]
+    held_bytes: Size
+    window_bytes: Size = 0
+    streamed_bytes: Size = 0
 
 
 class Unload(Message):

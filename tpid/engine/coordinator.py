@@ -17,6 +17,7 @@ from tpid.engine.loaded import load_head, load_share
 from tpid.engine.planning import plan_request
 from tpid.engine.session import Session
 from tpid.engine.settings import EngineSettings
+from tpid.engine.weight_use import WeightUse
 from tpid.errors import ClusterError, DeviceLostError, LoadError, NotCoordinatorError, TpidError
 from tpid.memory.resident import LoadProgress
 from tpid.pack.reader import Pack
@@ -31,7 +32,7 @@ class _Loading:
     """A plan whose workers have been told to load."""
 
     plan: Plan
-    ready: dict[DeviceId, asyncio.Future[int]]  # bytes held
+    ready: dict[DeviceId, asyncio.Future[WeightUse]]
 
 
 class Coordinator:
@@ -71,10 +72,10 @@ class Coordinator:
         peer = connection.peer
         loading = self._loading
         match message:
-            case Loaded(term=term, held_bytes=held) if loading is not None and term == loading.plan.term:
+            case Loaded(term=term) if loading is not None and term == loading.plan.term:
                 future = loading.ready.get(peer.id)
                 if future is not None and not future.done():
-                    future.set_result(held)
+                    future.set_result(WeightUse(message.held_bytes, message.window_bytes, message.streamed_bytes))
             case Failed(term=term, reason=reason) if loading is not None and term == loading.plan.term:
                 future = loading.ready.get(peer.id)
                 if future is not None and not future.done():
@@ -117,8 +118,8 @@ class Coordinator:
             share, head = await asyncio.gather(
                 load_share(self._compute, pack, plan, 0, progress), load_head(self._compute, pack)
             )
-            await _all_ready(ready)
-        return Session(pack, plan, share, head, workers=links, calls=self._calls)
+            elsewhere = await _all_ready(ready)
+        return Session(pack, plan, share, head, workers=links, elsewhere=elsewhere, calls=self._calls)
 
     def _links(self, plan: Plan) -> dict[int, Connection]:
         links = {}
@@ -132,7 +133,7 @@ class Coordinator:
     @asynccontextmanager
     async def _told_to_load(
         self, plan: Plan, links: Mapping[int, Connection]
-    ) -> AsyncIterator[dict[DeviceId, asyncio.Future[int]]]:
+    ) -> AsyncIterator[dict[DeviceId, asyncio.Future[WeightUse]]]:
         """While the body runs, the workers load; where it fails they are told to let go."""
         loop = asyncio.get_running_loop()
         ready = {connection.peer.id: loop.create_future() for connection in links.values()}
@@ -152,7 +153,7 @@ class Coordinator:
                 future.cancel()
 
 
-async def _all_ready(ready: Mapping[DeviceId, "asyncio.Future[int]"]) -> None:
-    """Until every worker holds its share, or one of them cannot."""
-    if ready:
-        await asyncio.gather(*ready.values())
+async def _all_ready(ready: Mapping[DeviceId, "asyncio.Future[WeightUse]"]) -> dict[DeviceId, WeightUse]:
+    """What every worker holds, once it does; raises where one of them cannot."""
+    uses = await asyncio.gather(*ready.values())
+    return dict(zip(ready, uses, strict=True))

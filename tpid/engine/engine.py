@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
 
@@ -11,6 +11,7 @@ from tpid.comm.connection import Connection
 from tpid.comm.messages import Abort, Device, Failed, Kind, Load, Loaded, Message, Unload
 from tpid.comm.tensors import StartHeader, TensorHeader
 from tpid.compute.select import Compute
+from tpid.device import DeviceId
 from tpid.engine.compute_calls import ComputeCalls
 from tpid.engine.coordinator import Coordinator
 from tpid.engine.generation import Finished, GenerationRequest, GenerationStats, Text, generate
@@ -18,6 +19,7 @@ from tpid.engine.planning import Preview, preview, with_memory
 from tpid.engine.session import Session
 from tpid.engine.settings import EngineSettings
 from tpid.engine.text import TextModel, load_text_model
+from tpid.engine.weight_use import WeightUse
 from tpid.engine.worker import Holding, Worker
 from tpid.errors import BusyError, TpidError
 from tpid.memory.resident import LoadProgress
@@ -35,6 +37,7 @@ class EngineStatus:
     busy: bool
     waiting_requests: int
     last: GenerationStats | None
+    weights: Mapping[DeviceId, WeightUse]  # of the plan's ranks
 
 
 def no_progress(done_bytes: int, total_bytes: int) -> None:
@@ -102,12 +105,15 @@ class Engine:
 
     def status(self) -> EngineStatus:
         session = self._coordinator.session
+        if session is not None and session.failure is not None:
+            session = None
         return EngineStatus(
-            plan=session.plan if session is not None and session.failure is None else None,
+            plan=session.plan if session is not None else None,
             holding=self._worker.holding,
             busy=self._turn.locked(),
             waiting_requests=max(self._requests - 1, 0),
             last=self._last,
+            weights=session.weight_use if session is not None else {},
         )
 
     # --- handler of the cluster's frames

@@ -10,6 +10,7 @@ from tpid.compute.forward import forward
 from tpid.compute.select import Compute
 from tpid.engine.compute_calls import ComputeCalls
 from tpid.engine.passes import drive
+from tpid.engine.weight_use import WeightUse
 from tpid.memory.resident import LoadProgress, ResidentBlocks, page_aligned, read_into
 from tpid.model.batch import Segment
 from tpid.model.weights import F32
@@ -27,6 +28,10 @@ class LoadedShare:
     blocks: ResidentBlocks[Any]
     hidden_size: int
     n_layers: int
+
+    @property
+    def weight_use(self) -> WeightUse:
+        return WeightUse(resident_bytes=self.blocks.read_bytes)
 
     async def run(self, hidden: F32, segments: tuple[Segment, ...], allreduce: Allreduce, calls: ComputeCalls) -> F32:
         """One pass of this rank; `hidden` [n_tokens, hidden] fp32 is changed in place."""

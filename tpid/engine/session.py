@@ -13,8 +13,10 @@ from tpid.comm.star import StarHub
 from tpid.comm.tensors import StartHeader
 from tpid.comm.wire_dtype import WireDtype, decode_tensor, encode_tensor, wire_bytes
 from tpid.compute.backend import Head
+from tpid.device import DeviceId
 from tpid.engine.compute_calls import ComputeCalls
 from tpid.engine.loaded import LoadedShare
+from tpid.engine.weight_use import WeightUse
 from tpid.errors import ClusterError, DeviceLostError, TpidError
 from tpid.model.batch import Segment
 from tpid.model.weights import F32
@@ -36,8 +38,10 @@ class Session:
         head: Head,
         *,
         workers: Mapping[int, Connection],
+        elsewhere: Mapping[DeviceId, WeightUse],
         calls: ComputeCalls,
     ) -> None:
+        """`elsewhere`: what the workers hold, as they told it when they had loaded."""
         self.pack = pack
         self.plan = plan
         self.failure: TpidError | None = None
@@ -45,6 +49,7 @@ class Session:
         self._share = share
         self._head = head
         self._workers = workers
+        self._elsewhere = elsewhere
         self._calls = calls
         self._embedding = EmbeddingRows(pack)
         self._wire_dtype = WireDtype(plan.wire_dtype)
@@ -60,6 +65,11 @@ class Session:
             if workers
             else Alone(pack.spec.hidden_size)
         )
+
+    @property
+    def weight_use(self) -> dict[DeviceId, WeightUse]:
+        """Of each rank; of this device as it is now."""
+        return {self.plan.ranks[0].device: self._share.weight_use, **self._elsewhere}
 
     async def extend(self, ids: Sequence[int]) -> F32:
         """Append `ids` to the cached sequence; logits [vocab] fp32 after the last of them.

@@ -16,6 +16,7 @@ from tpid.compute.select import Compute
 from tpid.device import DeviceId
 from tpid.engine.compute_calls import ComputeCalls
 from tpid.engine.loaded import LoadedShare, load_share
+from tpid.engine.weight_use import WeightUse
 from tpid.errors import DeviceLostError, LoadError, PassDroppedError, RemoteProtocolError, TpidError
 from tpid.pack.manifest import PackId
 from tpid.pack.reader import Pack
@@ -51,7 +52,7 @@ class Holding:
     term: int
     rank: int
     coordinator: str
-    read_bytes: int
+    weights: WeightUse
 
 
 class Worker:
@@ -77,7 +78,7 @@ class Worker:
         if self._share is None or self._hub is None:
             return None
         plan = self._share.plan
-        return Holding(plan.model, plan.term, self._share.rank, self._hub.peer.name, self._share.blocks.read_bytes)
+        return Holding(plan.model, plan.term, self._share.rank, self._hub.peer.name, self._share.weight_use)
 
     async def run(self) -> None:
         """Does the jobs until cancelled."""
@@ -183,8 +184,15 @@ class Worker:
         if job is not self._newest_load:
             return
         self._hub, self._share, self._leaf, self._dropped_pass = job.hub, share, leaf, -1
-        log.info("loaded model=%s term=%d rank=%d bytes=%d", plan.model, plan.term, rank, share.blocks.read_bytes)
-        self._tell(job.hub, Loaded(term=plan.term, held_bytes=share.blocks.read_bytes))
+        use = share.weight_use
+        log.info("loaded model=%s term=%d rank=%d bytes=%d", plan.model, plan.term, rank, use.resident_bytes)
+        loaded = Loaded(
+            term=plan.term,
+            held_bytes=use.resident_bytes,
+            window_bytes=use.window_bytes,
+            streamed_bytes=use.streamed_bytes,
+        )
+        self._tell(job.hub, loaded)
 
     async def _pass(self, job: _PassJob) -> None:
         share, leaf, hub = self._share, self._leaf, self._hub

@@ -69,7 +69,7 @@ messages = st.one_of(
     st.builds(Renew, term=counters),
     st.builds(Release, term=counters),
     st.builds(Load, term=counters, plan=plans),
-    st.builds(Loaded, term=counters, held_bytes=counters),
+    st.builds(Loaded, term=counters, held_bytes=counters, window_bytes=counters, streamed_bytes=counters),
     st.builds(Unload, term=counters),
     st.builds(Failed, term=counters, code=texts, reason=texts),
     st.builds(Abort, term=counters, pass_id=counters),

@@ -48,11 +48,39 @@ def test_all_that_is_known_of_a_cluster(status_json: dict[str, Any]) -> None:
 
 
 def test_a_worker_tells_what_it_holds(status_json: dict[str, Any]) -> None:
-    holding = {"model": "smollm2-135m", "term": 7, "rank": 1, "coordinator": "laptop", "read_bytes": 35 << 20}
+    weights = {"resident_bytes": 35 << 20}
+    holding = {"model": "smollm2-135m", "term": 7, "rank": 1, "coordinator": "laptop", "weights": weights}
     shown = _dashboard(status_json | {"plan": None, "holding": holding, "last": None, "busy": False})
     assert "model        smollm2-135m: rank 1 for laptop, 35.0 MiB of weights" in shown
     assert "KV groups" not in shown
     assert "last answer" not in shown
+
+
+STREAMS = {"resident_bytes": 35 << 20, "window_bytes": 2 << 20, "streamed_bytes": 20 << 20}
+
+
+def test_what_streams_and_what_it_costs(status_json: dict[str, Any]) -> None:
+    here = STREAMS | {"disk_bytes_s": 1.5 * 2**30, "stall_s": 0.0123}
+    shown = _dashboard(status_json | {"weights": {"a" * 32: here, "b" * 32: STREAMS}})
+    assert (
+        "device   resident   window  a token streams       disk  stall a token\n"
+        "laptop   35.0 MiB  2.0 MiB         20.0 MiB  1.5 GiB/s          12 ms\n"
+        "desktop  35.0 MiB  2.0 MiB         20.0 MiB          -              -\n"
+    ) in shown
+
+
+def test_nothing_is_said_of_streams_where_nothing_streams(status_json: dict[str, Any]) -> None:
+    assert "stall" not in _dashboard(status_json | {"weights": {"a" * 32: {"resident_bytes": 1}}})
+
+
+def test_a_worker_tells_what_streams(status_json: dict[str, Any]) -> None:
+    holding = {"model": "m", "term": 7, "rank": 1, "coordinator": "laptop"}
+    told = status_json | {"plan": None, "holding": holding | {"weights": STREAMS}}
+    line = "m: rank 1 for laptop, 35.0 MiB of weights resident, 20.0 MiB a token through a window of 2.0 MiB"
+    assert line in " ".join(_dashboard(told).split())
+    times = {"disk_bytes_s": 1 << 30, "stall_s": 0.5}
+    told = status_json | {"plan": None, "holding": holding | {"weights": STREAMS | times}}
+    assert f"{line}, disk 1.0 GiB/s, stalls 500 ms a token" in " ".join(_dashboard(told).split())
 
 
 def test_a_device_alone(status_json: dict[str, Any]) -> None:

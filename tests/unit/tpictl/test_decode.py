@@ -7,10 +7,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from tpictl.answers import Chunk, Holding, LastAnswer, Plan, Status
+from tpictl.answers import Chunk, Holding, LastAnswer, Plan, Status, WeightUse
 from tpictl.dashboard import dashboard
 from tpictl.decode import decode
 from tpid.engine.generation import GenerationStats
+from tpid.engine.weight_use import WeightUse as RealUse
 from tpid.engine.worker import Holding as RealHolding
 from tpid.errors import RemoteProtocolError
 
@@ -31,8 +32,8 @@ def test_the_status_of_the_real_dataclasses(status_json: dict[str, Any]) -> None
 
 
 def test_what_a_worker_holds_and_the_stats_of_an_answer() -> None:
-    holding = decode(Holding, asdict(RealHolding("smollm2-135m", 7, 1, "laptop", 4096)))
-    assert holding == Holding("smollm2-135m", 1, "laptop", 4096)
+    holding = decode(Holding, asdict(RealHolding("smollm2-135m", 7, 1, "laptop", RealUse(4096, 2, 3, 4.5, 0.1))))
+    assert holding == Holding("smollm2-135m", 1, "laptop", WeightUse(4096, 2, 3, 4.5, 0.1))
     stats = GenerationStats(34, 20, 3, 0.431, 0.084)
     sent = asdict(stats) | {"tpot_s": stats.tpot_s, "tokens_s": stats.tokens_s}
     assert decode(LastAnswer, sent).tokens_s == pytest.approx(23.81, rel=1e-3)
