@@ -64,13 +64,14 @@ class Model:
             self._weights[block] = self._backend.prepare(content)
         geometry = pack.manifest.head_geometry
         units = read_range(pack.head_range()).reshape(geometry.n_units, geometry.stride_bytes)
-        self._head = compute.head(pack.spec, geometry, units, pack.final_norm())
+        self._head = compute.head(pack.spec, geometry, pack.final_norm())
+        self._head_weights = self._head.prepare(units, 0)
 
     def log_probabilities(self, ids: Sequence[int]) -> list[float]:
         """Of the tokens behind the first half of the chunk `ids`, each given all before it."""
         walk = forward(self._backend, self._n_layers, self._rows.gather(ids), (Segment(0, 0, len(ids)),))
         (hidden,) = run_lockstep([walk], lambda _, block: self._weights[block])
-        logits = self._head.logits(hidden[FIRST_SCORED:-1]).astype(np.float64)
+        logits = self._head.logits(self._head_weights, hidden[FIRST_SCORED:-1]).astype(np.float64)
         logits -= logits.max(axis=-1, keepdims=True)
         chosen = logits[np.arange(len(logits)), ids[FIRST_SCORED + 1 :]]
         return list(chosen - np.log(np.exp(logits).sum(axis=-1)))

@@ -104,7 +104,8 @@ class _Ranks:
         self.rows = EmbeddingRows(pack)
         geometry = pack.manifest.head_geometry
         units = read_range(pack.head_range()).reshape(geometry.n_units, geometry.stride_bytes)
-        self.head = compute.head(pack.spec, geometry, units, pack.final_norm())
+        self.head = compute.head(pack.spec, geometry, pack.final_norm())
+        self.head_weights = self.head.prepare(units, 0)
         self.backends, self.weights = [], {}
         for rank in range(world_size):
             share = Share(*(self._part(pack, half, rank, world_size) for half in Half))
@@ -131,6 +132,6 @@ class _Ranks:
             walks = [forward(backend, self.n_layers, hidden.copy(), segments) for backend in self.backends]
             result = run_lockstep(walks, lambda rank, block: self.weights[rank, block])[0]
             start += len(new)
-            new = [int(self.head.logits(result[-1:]).argmax())]
+            new = [int(self.head.logits(self.head_weights, result[-1:]).argmax())]
             answer += new
         return answer

@@ -99,7 +99,7 @@ def _block(rng: np.random.Generator, half: Half) -> bytes:
     planes, n_threads = int(rng.integers(1, 3)), int(rng.integers(1, 4))
     portable = NativeBackend(Cores(1, "portable", planes=planes), spec, share, **LIMITS)
     data, vectors = _units(rng, geometry, len(units)), _vectors(rng, spec, geometry, half)
-    block = portable.prepare_in_place(BlockBytes(Block(0, half), geometry, units.start, data, vectors))
+    block = portable.prepare(BlockBytes(Block(0, half), geometry, units.start, data, vectors))
     lengths, passes = [0] * LIMITS["n_slots"], []
     for _ in range(rng.integers(1, 5)):
         segments = _segments(rng, lengths)

@@ -13,7 +13,7 @@ import pytest
         ("tpid.model.gguf.container", {"torch", "aiohttp", "zeroconf", "tokenizers"}),
         ("tpid.pack.import_command", {"torch", "aiohttp", "zeroconf", "asyncio"}),
         ("tpid.plan.partition", {"torch", "aiohttp", "zeroconf", "asyncio"}),
-        ("tpid.memory.resident", {"torch", "aiohttp", "zeroconf"}),
+        ("tpid.memory.weights", {"torch", "aiohttp", "zeroconf"}),
         ("tpid.daemon.config", {"torch", "aiohttp", "zeroconf", "numpy"}),
         ("tpid.comm.star", {"torch", "aiohttp", "zeroconf"}),
     ],

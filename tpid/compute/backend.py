@@ -36,8 +36,10 @@ Weights = TypeVar("Weights", bound=BlockWeights)
 class Backend(Protocol[Weights]):
     """Computes a share; holds the KV cache of its heads. Not thread-safe: one pass at a time."""
 
+    in_place: bool  # whether what is prepared goes on using `block.units`, or holds fp32 of its own
+
     def prepare(self, block: BlockBytes) -> Weights:
-        """The block, ready to compute with; `block.units` may be reused afterwards."""
+        """The block, ready to compute with."""
         ...
 
     def begin(self, segments: tuple[Segment, ...]) -> None:
@@ -56,9 +58,21 @@ class Backend(Protocol[Weights]):
         ...
 
 
-class Head(Protocol):
-    """Final norm and LM head, whole, on the coordinator."""
+HeadWeights = TypeVar("HeadWeights")
 
-    def logits(self, hidden: F32) -> F32:
-        """hidden [n, hidden] fp32, only the rows that need logits -> [n, vocab] fp32"""
+
+class Head(Protocol[HeadWeights]):
+    """Final norm and LM head, on the coordinator, in slices of whole units."""
+
+    in_place: bool
+
+    def prepare(self, units: U8, first_unit: int) -> HeadWeights:
+        """A slice, ready to compute with: units [n_units of it, stride] uint8 of the head or the tied embedding."""
+        ...
+
+    def logits(self, weights: HeadWeights, hidden: F32) -> F32:
+        """hidden [n, hidden] fp32, only the rows that need logits -> [n, rows of the slice] fp32
+
+        The last slice ends with the vocabulary.
+        """
         ...

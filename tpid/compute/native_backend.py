@@ -5,9 +5,8 @@ to the first has lost. That is finer than fp16, and gives prefill and decode the
 f16 and bf16 weights meet fp32. The KV cache is fp16. No torch.
 """
 
-import mmap
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -19,8 +18,6 @@ from tpid.model.spec import ModelSpec
 from tpid.model.weights import F32
 from tpid.pack.geometry import ATTN_MATRICES, COLUMN_SPLIT, FFN_MATRICES, Half, Share, UnitGeometry, ffn_unit_columns
 from tpid.pack.tiles import U8
-
-_HUGE_PAGE_BYTES = 2 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +32,8 @@ class NativeBlock:
 
 class NativeBackend:
     """One rank's share on the CPU, with its KV cache in fp16."""
+
+    in_place = True
 
     def __init__(
         self,
@@ -72,10 +71,6 @@ class NativeBackend:
             self._handle = None
 
     def prepare(self, block: BlockBytes) -> NativeBlock:
-        """A copy of the share's bytes; `block.units` may be reused afterwards."""
-        return self.prepare_in_place(replace(block, units=_copy(block.units)))
-
-    def prepare_in_place(self, block: BlockBytes) -> NativeBlock:
         """Without a copy: `block.units` (it may be read-only) must stay as it is while the result is used."""
         half, units, geometry = block.block.half, block.units, block.geometry
         expected = (len(self._share.of(half)), geometry.stride_bytes)
@@ -136,23 +131,36 @@ class NativeBackend:
         return partial
 
 
-class NativeHead:
-    """Final norm and LM head, whole, on the coordinator."""
+@dataclass(frozen=True, slots=True)
+class NativeSlice:
+    """Units of the head."""
 
-    def __init__(self, cores: Cores, spec: ModelSpec, geometry: UnitGeometry, units: U8, final_norm: F32) -> None:
-        """`units` [n_units, stride] uint8, as the pack holds the head (or the tied embedding); used in place."""
+    units: U8  # [n_units, stride]
+    n_rows: int
+
+
+class NativeHead:
+    """Final norm and LM head, on the coordinator."""
+
+    in_place = True
+
+    def __init__(self, cores: Cores, spec: ModelSpec, geometry: UnitGeometry, final_norm: F32) -> None:
         self._cores = cores
-        self._units = np.ascontiguousarray(units)
         self._matrix = geometry.matrix("rows")
         self._vocab_size = spec.vocab_size
         self._norm = np.array(final_norm, np.float32)
         self._norm_eps = spec.norm_eps
         self._work = np.empty(cores.work_bytes(self._matrix, 8), np.uint8)
 
-    def logits(self, hidden: F32) -> F32:
-        """hidden [n, hidden] fp32, only the rows that need logits -> [n, vocab] fp32"""
+    def prepare(self, units: U8, first_unit: int) -> NativeSlice:
+        """`units` must stay as they are while the result is used."""
+        n_rows = min(len(units) * self._matrix.rows, self._vocab_size - first_unit * self._matrix.rows)
+        return NativeSlice(np.ascontiguousarray(units), n_rows)
+
+    def logits(self, weights: NativeSlice, hidden: F32) -> F32:
+        """hidden [n, hidden] fp32 -> [n, rows of the slice] fp32"""
         return self._cores.rows(
-            self._matrix, self._units, self._vocab_size, hidden,
+            self._matrix, weights.units, weights.n_rows, hidden,
             norm=self._norm, norm_eps=self._norm_eps, work=self._work,
         )  # fmt: skip
 
@@ -171,19 +179,6 @@ def inverse_frequencies(spec: ModelSpec) -> F32:
     if spec.rope.factors is not None:
         frequencies /= np.array(spec.rope.factors, np.float32)
     return frequencies
-
-
-def _copy(units: U8) -> U8:
-    """A copy in pages of its own: huge ones where the system has them, since a decode step touches every page."""
-    if units.nbytes < _HUGE_PAGE_BYTES:
-        return np.array(units, np.uint8, order="C")
-    # Private: by default it would be shared memory, which huge pages are seldom allowed for.
-    memory = mmap.mmap(-1, units.nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    if hasattr(mmap, "MADV_HUGEPAGE"):
-        memory.madvise(mmap.MADV_HUGEPAGE)
-    copied = np.frombuffer(memory, np.uint8).reshape(units.shape)
-    copied[:] = units
-    return copied
 
 
 def _vectors(block: BlockBytes) -> Mapping[str, F32]:

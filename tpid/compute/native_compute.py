@@ -11,7 +11,6 @@ from tpid.errors import LoadError
 from tpid.model.spec import ModelSpec
 from tpid.model.weights import F32, Format
 from tpid.pack.geometry import ALIGN_BYTES, MatrixGeometry, Share, UnitGeometry
-from tpid.pack.tiles import U8
 
 _ROWS = 16384
 _COLUMNS = 4096  # 42 MB in w4: larger than the caches of most devices
@@ -43,8 +42,8 @@ class NativeCompute:
             self._cores, spec, share, n_slots=n_slots, context_tokens=context_tokens, max_pass_tokens=max_tokens
         )
 
-    def head(self, spec: ModelSpec, geometry: UnitGeometry, units: U8, final_norm: F32) -> NativeHead:
-        return NativeHead(self._cores, spec, geometry, units, final_norm)
+    def head(self, spec: ModelSpec, geometry: UnitGeometry, final_norm: F32) -> NativeHead:
+        return NativeHead(self._cores, spec, geometry, final_norm)
 
     def measure_read_bytes_s(self) -> float:
         """The median of a few over w4 weights; takes some 50 ms."""

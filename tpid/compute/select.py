@@ -8,7 +8,6 @@ from tpid.errors import ConfigError, TpidError
 from tpid.model.spec import ModelSpec
 from tpid.model.weights import F32
 from tpid.pack.geometry import Share, UnitGeometry
-from tpid.pack.tiles import U8
 
 log = logging.getLogger(__name__)
 
@@ -22,7 +21,7 @@ class Compute(Protocol):
         self, spec: ModelSpec, share: Share, *, n_slots: int, context_tokens: int, max_tokens: int
     ) -> Backend[Any]: ...
 
-    def head(self, spec: ModelSpec, geometry: UnitGeometry, units: U8, final_norm: F32) -> Head: ...
+    def head(self, spec: ModelSpec, geometry: UnitGeometry, final_norm: F32) -> Head[Any]: ...
 
     def measure_read_bytes_s(self) -> float:
         """Bytes of weights a second in a matrix-vector product, as decode reads them."""

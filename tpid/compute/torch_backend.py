@@ -29,6 +29,8 @@ class TorchBlock:
 class TorchBackend:
     """One rank's share on the CPU, with its KV cache in fp32."""
 
+    in_place = False
+
     def __init__(self, spec: ModelSpec, share: Share, *, n_slots: int, context_tokens: int) -> None:
         self._spec = spec
         self._share = share
@@ -126,19 +128,26 @@ class TorchBackend:
 
 
 class TorchHead:
-    """Final norm and LM head, whole, on the coordinator."""
+    """Final norm and LM head, on the coordinator."""
 
-    def __init__(self, spec: ModelSpec, geometry: UnitGeometry, units: U8, final_norm: F32) -> None:
-        """`units` [n_units, stride] uint8, as the pack holds the head (or the tied embedding)."""
-        self._weight = torch.from_numpy(join_units(units, geometry, "rows")[: spec.vocab_size])
+    in_place = False
+
+    def __init__(self, spec: ModelSpec, geometry: UnitGeometry, final_norm: F32) -> None:
+        self._geometry = geometry
+        self._vocab_size = spec.vocab_size
         self._norm = torch.from_numpy(final_norm)
         self._norm_eps = spec.norm_eps
 
+    def prepare(self, units: U8, first_unit: int) -> Tensor:
+        """[rows, hidden] fp32"""
+        first_row = first_unit * self._geometry.matrix("rows").rows
+        return torch.from_numpy(join_units(units, self._geometry, "rows")[: self._vocab_size - first_row])
+
     @torch.inference_mode()
-    def logits(self, hidden: F32) -> F32:
-        """hidden [n, hidden] fp32, only the rows that need logits -> [n, vocab] fp32"""
+    def logits(self, weights: Tensor, hidden: F32) -> F32:
+        """hidden [n, hidden] fp32 -> [n, rows of the slice] fp32"""
         normed = functional.rms_norm(torch.from_numpy(hidden), self._norm.shape, self._norm, self._norm_eps)
-        logits: F32 = functional.linear(normed, self._weight).numpy()
+        logits: F32 = functional.linear(normed, weights).numpy()
         return logits
 
 

@@ -9,7 +9,6 @@ from tpid.compute.torch_backend import TorchBackend, TorchHead
 from tpid.model.spec import ModelSpec
 from tpid.model.weights import F32
 from tpid.pack.geometry import Share, UnitGeometry
-from tpid.pack.tiles import U8
 
 _ROWS = 2048
 _COLUMNS = 4096  # 32 MiB in fp32: larger than the caches of most devices
@@ -29,8 +28,8 @@ class TorchCompute:
     ) -> TorchBackend:
         return TorchBackend(spec, share, n_slots=n_slots, context_tokens=context_tokens)
 
-    def head(self, spec: ModelSpec, geometry: UnitGeometry, units: U8, final_norm: F32) -> TorchHead:
-        return TorchHead(spec, geometry, units, final_norm)
+    def head(self, spec: ModelSpec, geometry: UnitGeometry, final_norm: F32) -> TorchHead:
+        return TorchHead(spec, geometry, final_norm)
 
     @torch.inference_mode()
     def measure_read_bytes_s(self) -> float:

@@ -13,13 +13,13 @@ from tpid.comm.tensors import TensorHeader
 from tpid.compute.select import Compute
 from tpid.device import DeviceId, DeviceProfile
 from tpid.engine.compute_calls import ComputeCalls
-from tpid.engine.loaded import load_head, load_share
+from tpid.engine.loaded import load_share
 from tpid.engine.planning import plan_request
 from tpid.engine.session import Session
 from tpid.engine.settings import EngineSettings
 from tpid.engine.weight_use import WeightUse
 from tpid.errors import ClusterError, DeviceLostError, LoadError, NotCoordinatorError, TpidError
-from tpid.memory.resident import LoadProgress
+from tpid.memory.weights import LoadProgress
 from tpid.pack.reader import Pack
 from tpid.plan.partition import make_plan
 from tpid.plan.plan import Plan, plan_to_wire
@@ -115,11 +115,13 @@ class Coordinator:
         links = self._links(plan)
         log.info("loading model=%s term=%d world_size=%d", plan.model, term, plan.world_size)
         async with self._told_to_load(plan, links) as ready:
-            share, head = await asyncio.gather(
-                load_share(self._compute, pack, plan, 0, progress), load_head(self._compute, pack)
-            )
-            elsewhere = await _all_ready(ready)
-        return Session(pack, plan, share, head, workers=links, elsewhere=elsewhere, calls=self._calls)
+            share = await load_share(self._compute, pack, plan, 0, self._cluster.me, progress=progress)
+            try:
+                elsewhere = await _all_ready(ready)
+            except BaseException:
+                share.close()
+                raise
+        return Session(pack, plan, share, workers=links, elsewhere=elsewhere, calls=self._calls)
 
     def _links(self, plan: Plan) -> dict[int, Connection]:
         links = {}

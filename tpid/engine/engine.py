@@ -22,7 +22,7 @@ from tpid.engine.text import TextModel, load_text_model
 from tpid.engine.weight_use import WeightUse
 from tpid.engine.worker import Holding, Worker
 from tpid.errors import BusyError, TpidError
-from tpid.memory.resident import LoadProgress
+from tpid.memory.weights import LoadProgress
 from tpid.pack.reader import Pack
 from tpid.pack.store import PackStore
 from tpid.plan.plan import Plan
@@ -53,7 +53,7 @@ class Engine:
         self._settings = settings
         self._calls = ComputeCalls()
         self._coordinator = Coordinator(cluster, compute, self._calls, settings)
-        self._worker = Worker(cluster.me.id, store.find, compute, self._calls)
+        self._worker = Worker(cluster.me, store.find, compute, self._calls)
         self._turn = asyncio.Lock()
         self._requests = 0  # running and waiting
         self._text: tuple[str, TextModel] | None = None

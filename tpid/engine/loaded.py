@@ -1,42 +1,94 @@
-"""A rank's part of a plan, in memory and ready to compute."""
+"""A rank's part of a plan, ready to compute."""
 
-import asyncio
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any
+
+import numpy as np
 
 from tpid.comm.allreduce import Allreduce
 from tpid.compute.backend import Backend, BlockBytes, Head
 from tpid.compute.forward import forward
 from tpid.compute.select import Compute
+from tpid.device import DeviceProfile
 from tpid.engine.compute_calls import ComputeCalls
+from tpid.engine.cycle import Part, cycle_of
 from tpid.engine.passes import drive
+from tpid.engine.planning import planned_work
 from tpid.engine.weight_use import WeightUse
-from tpid.memory.resident import LoadProgress, ResidentBlocks, page_aligned, read_into
+from tpid.memory.weights import LoadProgress, Stored, Weights
 from tpid.model.batch import Segment
 from tpid.model.weights import F32
-from tpid.pack.geometry import Block
 from tpid.pack.reader import Pack
 from tpid.pack.tiles import U8
+from tpid.plan.footprint import weight_room_bytes
 from tpid.plan.plan import Plan
 
 
-@dataclass(frozen=True, slots=True)
 class LoadedShare:
-    plan: Plan
-    rank: int
-    backend: Backend[Any]
-    blocks: ResidentBlocks[Any]
-    hidden_size: int
-    n_layers: int
+    """Computes passes and, on the coordinator, logits; one at a time."""
+
+    def __init__(
+        self,
+        pack: Pack,
+        plan: Plan,
+        rank: int,
+        *,
+        backend: Backend[Any],
+        head: Head[Any] | None,
+        weights: Weights[Any],
+    ) -> None:
+        self.plan = plan
+        self.rank = rank
+        self.hidden_size = pack.spec.hidden_size
+        self._n_layers = pack.spec.n_layers
+        self._n_blocks = len(pack.manifest.blocks())
+        self._vocab_size = pack.spec.vocab_size
+        self._backend = backend
+        self._head = head
+        self._weights = weights
+        self._last_tokens = 0  # of the pass that was begun last
+        self._stalled_s = 0.0  # up to then
+        self._stall_s: float | None = None
 
     @property
     def weight_use(self) -> WeightUse:
-        return WeightUse(resident_bytes=self.blocks.read_bytes)
+        plan, traffic = self._weights.plan, self._weights.traffic
+        return WeightUse(
+            resident_bytes=plan.resident_bytes,
+            window_bytes=plan.window_bytes,
+            streamed_bytes=plan.streamed_bytes,
+            disk_bytes_s=traffic.read_bytes / traffic.disk_s if traffic.disk_s else None,
+            stall_s=self._stall_s,
+        )
 
     async def run(self, hidden: F32, segments: tuple[Segment, ...], allreduce: Allreduce, calls: ComputeCalls) -> F32:
-        """One pass of this rank; `hidden` [n_tokens, hidden] fp32 is changed in place."""
-        walk = forward(self.backend, self.n_layers, hidden, segments)
-        return await drive(walk, len(hidden), self.blocks, allreduce, calls)
+        """One pass of this rank; `hidden` [n_tokens, hidden] fp32 is changed in place. Raises LoadError."""
+        self._note_stall(len(hidden))
+        walk = forward(self._backend, self._n_layers, hidden, segments)
+        return await drive(walk, self._weights, allreduce, calls, n_blocks=self._n_blocks, n_tokens=len(hidden))
+
+    async def logits(self, hidden: F32, calls: ComputeCalls) -> F32:
+        """hidden [n, hidden] fp32, only the rows that need logits -> [n, vocab] fp32. Raises LoadError."""
+        if self._head is None:
+            raise ValueError("a worker has no head")
+        logits = np.empty((len(hidden), self._vocab_size), np.float32)
+        row, index = 0, self._n_blocks
+        while row < self._vocab_size:
+            async with self._weights.lease(index) as prepare:
+                part = await calls.run(len(hidden), _head_call(self._head, prepare, hidden))
+            logits[:, row : row + part.shape[1]] = part
+            row, index = row + part.shape[1], index + 1
+        return logits
+
+    def close(self) -> None:
+        self._weights.close()
+
+    def _note_stall(self, n_tokens: int) -> None:
+        """What the decode step before waited for the disk, its head included."""
+        stalled_s = self._weights.traffic.stall_s
+        if self._last_tokens == 1:
+            self._stall_s = stalled_s - self._stalled_s
+        self._last_tokens, self._stalled_s = n_tokens, stalled_s
 
 
 def _ignore(done_bytes: int, total_bytes: int) -> None:
@@ -44,30 +96,46 @@ def _ignore(done_bytes: int, total_bytes: int) -> None:
 
 
 async def load_share(
-    compute: Compute, pack: Pack, plan: Plan, rank: int, progress: LoadProgress = _ignore
+    compute: Compute, pack: Pack, plan: Plan, rank: int, device: DeviceProfile, *, progress: LoadProgress = _ignore
 ) -> LoadedShare:
-    """Raises LoadError or PackError."""
-    share = plan.ranks[rank].share
+    """What has room stays in memory, the rest streams. Raises MemoryPlanError, LoadError or PackError."""
+    part = plan.ranks[rank]
     backend = compute.backend(
         pack.spec,
-        share,
+        part.share,
         n_slots=plan.n_slots,
         context_tokens=plan.context_tokens,
         max_tokens=plan.max_pass_tokens,
     )
+    head = compute.head(pack.spec, pack.manifest.head_geometry, pack.final_norm()) if rank == 0 else None
+    room = weight_room_bytes(
+        planned_work(pack, plan), device.backend, part.share, part.memory_bytes, coordinator=rank == 0
+    )
+    parts = cycle_of(pack, part.share, coordinator=rank == 0)
+    items = [
+        Stored(str(item), item.where(pack), _preparation(pack, item, backend, head), item.item(device))
+        for item in parts
+    ]
+    weights = await Weights.load(items, room, device.disk_bytes_s, progress)
+    return LoadedShare(pack, plan, rank, backend=backend, head=head, weights=weights)
 
-    def prepare(block: Block, units: U8) -> Any:
-        vectors = pack.vectors(block.layer)
-        return backend.prepare(BlockBytes(block, pack.geometry(block), share.of(block.half).start, units, vectors))
 
-    blocks = await ResidentBlocks.load(pack, share, prepare, progress)
-    return LoadedShare(plan, rank, backend, blocks, pack.spec.hidden_size, pack.spec.n_layers)
+def _preparation(pack: Pack, part: Part, backend: Backend[Any], head: Head[Any] | None) -> Callable[[U8], Any]:
+    """How the part's bytes become what the backend, or the head, computes with."""
+    block, first_unit = part.block, part.units.start
+    if block is None:
+        if head is None:
+            raise ValueError("a worker has no head")
+        stride = pack.manifest.head_geometry.stride_bytes
+        return lambda data: head.prepare(data.reshape(-1, stride), first_unit)
+    geometry, vectors = pack.geometry(block), pack.vectors(block.layer)
+
+    def prepare(data: U8) -> Any:
+        units = data.reshape(-1, geometry.stride_bytes)
+        return backend.prepare(BlockBytes(block, geometry, first_unit, units, vectors))
+
+    return prepare
 
 
-async def load_head(compute: Compute, pack: Pack) -> Head:
-    """The coordinator's: whole. Raises LoadError or PackError."""
-    geometry = pack.manifest.head_geometry
-    units = page_aligned(geometry.size_bytes)
-    await read_into(pack.head_range(), units)
-    by_unit = units.reshape(geometry.n_units, geometry.stride_bytes)
-    return await asyncio.to_thread(compute.head, pack.spec, geometry, by_unit, pack.final_norm())
+def _head_call(head: Head[Any], prepare: Callable[[], Any], hidden: F32) -> Callable[[], F32]:
+    return lambda: head.logits(prepare(), hidden)

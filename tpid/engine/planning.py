@@ -6,11 +6,12 @@ from dataclasses import dataclass, replace
 
 from tpid.comm.wire_dtype import WireDtype, wire_bytes
 from tpid.device import DeviceId, DeviceProfile
+from tpid.engine.cycle import cycle_of
 from tpid.engine.settings import EngineSettings
-from tpid.errors import MemoryPlanError
+from tpid.memory.residency import plan_residency
 from tpid.pack.reader import Pack
-from tpid.plan.cost import Residency, residency_of
-from tpid.plan.footprint import Workload, workload_of
+from tpid.plan.cost import Residency
+from tpid.plan.footprint import Workload, weight_room_bytes, workload_of
 from tpid.plan.partition import PlanRequest, make_plan
 from tpid.plan.plan import Plan
 from tpid.plan.predict import Forecast, forecast
@@ -72,7 +73,7 @@ def preview(
     plan = make_plan(plan_request(pack, settings, 0), me, others)
     work = planned_work(pack, plan)
     devices = {device.id: device for device in (me, *others)}
-    residencies = [_residency(work, plan, rank, devices) for rank in range(plan.world_size)]
+    residencies = [_residency(pack, work, plan, rank, devices) for rank in range(plan.world_size)]
     prompt_tokens = min(FORECAST_PROMPT_TOKENS, plan.context_tokens)
     return Preview(plan, forecast(work, plan, devices, residencies, rtt_s=rtt_s, prompt_tokens=prompt_tokens))
 
@@ -82,10 +83,13 @@ def with_memory(device: DeviceProfile, memory_bytes: int | None) -> DeviceProfil
     return device if memory_bytes is None else replace(device, budget_bytes=memory_bytes)
 
 
-def _residency(work: Workload, plan: Plan, rank: int, devices: Mapping[DeviceId, DeviceProfile]) -> Residency:
+def _residency(
+    pack: Pack, work: Workload, plan: Plan, rank: int, devices: Mapping[DeviceId, DeviceProfile]
+) -> Residency:
+    """As the rank itself will decide. Raises MemoryPlanError or LoadError."""
     part = plan.ranks[rank]
-    units = len(part.share.attn), len(part.share.ffn)
-    found = residency_of(work, devices[part.device], *units, part.memory_bytes, coordinator=rank == 0)
-    if found is None:
-        raise MemoryPlanError(f"The plan gives {part.name} {part.memory_bytes} bytes, too few for its share.")
-    return found
+    device = devices[part.device]
+    items = [item.item(device) for item in cycle_of(pack, part.share, coordinator=rank == 0)]
+    room = weight_room_bytes(work, device.backend, part.share, part.memory_bytes, coordinator=rank == 0)
+    found = plan_residency(items, room, device.disk_bytes_s)
+    return Residency(found.resident_bytes, found.streamed_bytes, found.window_bytes + found.unpack_bytes)

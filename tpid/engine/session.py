@@ -12,7 +12,6 @@ from tpid.comm.messages import Abort, Kind, Message
 from tpid.comm.star import StarHub
 from tpid.comm.tensors import StartHeader
 from tpid.comm.wire_dtype import WireDtype, decode_tensor, encode_tensor, wire_bytes
-from tpid.compute.backend import Head
 from tpid.device import DeviceId
 from tpid.engine.compute_calls import ComputeCalls
 from tpid.engine.loaded import LoadedShare
@@ -35,7 +34,6 @@ class Session:
         pack: Pack,
         plan: Plan,
         share: LoadedShare,
-        head: Head,
         *,
         workers: Mapping[int, Connection],
         elsewhere: Mapping[DeviceId, WeightUse],
@@ -47,7 +45,6 @@ class Session:
         self.failure: TpidError | None = None
         self.cached_ids: list[int] = []  # tokens whose K and V are in every rank's cache, position by position
         self._share = share
-        self._head = head
         self._workers = workers
         self._elsewhere = elsewhere
         self._calls = calls
@@ -82,7 +79,7 @@ class Session:
             chunk = list(ids[start : start + self.plan.max_pass_tokens])
             hidden = await self._pass(chunk)
             self.cached_ids += chunk
-        logits = await self._calls.run(1, lambda: self._head.logits(hidden[-1:]))
+        logits = await self._share.logits(hidden[-1:], self._calls)
         row: F32 = logits[0]
         return row
 
@@ -105,6 +102,7 @@ class Session:
                 log.info("tell_failed peer=%s reason=%r", connection.peer.name, error.message)
 
     def close(self) -> None:
+        self._share.close()
         self._embedding.close()
 
     async def _pass(self, ids: list[int]) -> F32:

@@ -13,7 +13,7 @@ from tpid.comm.star import StarLeaf
 from tpid.comm.tensors import StartHeader, TensorHeader
 from tpid.comm.wire_dtype import WireDtype, decode_tensor, wire_bytes
 from tpid.compute.select import Compute
-from tpid.device import DeviceId
+from tpid.device import DeviceId, DeviceProfile
 from tpid.engine.compute_calls import ComputeCalls
 from tpid.engine.loaded import LoadedShare, load_share
 from tpid.engine.weight_use import WeightUse
@@ -59,7 +59,7 @@ class Worker:
     """One job at a time, in the order in which they came. All methods but `run` are called on the event loop."""
 
     def __init__(
-        self, me: DeviceId, find_pack: Callable[[PackId], Pack], compute: Compute, calls: ComputeCalls
+        self, me: DeviceProfile, find_pack: Callable[[PackId], Pack], compute: Compute, calls: ComputeCalls
     ) -> None:
         self._me = me
         self._coordinator: DeviceId | None = None
@@ -82,14 +82,17 @@ class Worker:
 
     async def run(self) -> None:
         """Does the jobs until cancelled."""
-        while True:
-            match await self._jobs.get():
-                case _LoadJob() as job:
-                    await self._load(job)
-                case _PassJob() as job:
-                    await self._pass(job)
-                case _UnloadJob(reason):
-                    self._let_go(reason)
+        try:
+            while True:
+                match await self._jobs.get():
+                    case _LoadJob() as job:
+                        await self._load(job)
+                    case _PassJob() as job:
+                        await self._pass(job)
+                    case _UnloadJob(reason):
+                        self._let_go(reason)
+        finally:
+            self._let_go("the daemon stops")
 
     def received(self, connection: Connection, message: Message) -> None:
         """LOAD, UNLOAD or ABORT. Raises RemoteProtocolError."""
@@ -165,11 +168,11 @@ class Worker:
                 raise LoadError("The plan was replaced while it was loaded.")
 
         try:
-            rank = plan.rank_of(self._me)
+            rank = plan.rank_of(self._me.id)
             if rank is None or rank == 0:
                 raise LoadError("The plan gives this device no rank as a worker.")
             pack = self._find_pack(plan.pack)
-            share = await load_share(self._compute, pack, plan, rank, progress)
+            share = await load_share(self._compute, pack, plan, rank, self._me, progress=progress)
             leaf = StarLeaf(
                 plan.term,
                 job.hub,
@@ -182,6 +185,7 @@ class Worker:
             self._tell(job.hub, Failed(term=plan.term, code=getattr(error, "code", "load"), reason=str(error)))
             return
         if job is not self._newest_load:
+            share.close()
             return
         self._hub, self._share, self._leaf, self._dropped_pass = job.hub, share, leaf, -1
         use = share.weight_use
@@ -216,6 +220,7 @@ class Worker:
     def _let_go(self, reason: str) -> None:
         if self._share is not None:
             log.info("unloaded model=%s term=%d reason=%r", self._share.plan.model, self._share.plan.term, reason)
+            self._share.close()
         self._share = self._leaf = self._hub = None
 
     def _check_start(self, share: LoadedShare, header: StartHeader, size_bytes: int) -> None:

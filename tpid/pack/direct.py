@@ -1,4 +1,4 @@
-"""Reading a file from start to end past the page cache, which belongs to others."""
+"""Reading files past the page cache, which belongs to others."""
 
 import mmap
 import os
@@ -19,12 +19,12 @@ def read_pieces(path: Path, offset: int, piece_bytes: int, n_pieces: int) -> Ite
     `offset` and `piece_bytes` are multiples of 4096. Raises OSError.
     """
     per_batch = max(BATCH_BYTES // piece_bytes, 1)
-    descriptor, direct = _open(path)
+    descriptor, direct = open_direct(path)
     buffer = np.frombuffer(mmap.mmap(-1, per_batch * piece_bytes), np.uint8)  # page-aligned, as direct I/O asks
     try:
         for first in range(0, n_pieces, per_batch):
             at, size = offset + first * piece_bytes, min(per_batch, n_pieces - first) * piece_bytes
-            done = _read(descriptor, memoryview(buffer)[:size], at)
+            done = read_at(descriptor, memoryview(buffer)[:size], at)
             if not direct:
                 os.posix_fadvise(descriptor, at, size, os.POSIX_FADV_DONTNEED)
             for start in range(0, size, piece_bytes):
@@ -33,8 +33,8 @@ def read_pieces(path: Path, offset: int, piece_bytes: int, n_pieces: int) -> Ite
         os.close(descriptor)
 
 
-def _open(path: Path) -> tuple[int, bool]:
-    """Some file systems refuse direct I/O, such as those in memory."""
+def open_direct(path: Path) -> tuple[int, bool]:
+    """A descriptor, and whether it is direct: some file systems refuse that, such as those in memory."""
     flags = os.O_RDONLY | os.O_CLOEXEC
     try:
         return os.open(path, flags | os.O_DIRECT), True
@@ -44,7 +44,7 @@ def _open(path: Path) -> tuple[int, bool]:
         return os.open(path, flags), False
 
 
-def _read(descriptor: int, out: memoryview, offset: int) -> int:
+def read_at(descriptor: int, out: memoryview, offset: int) -> int:
     """Bytes that were there. A direct read that ends within a block has met the end of the file."""
     done = 0
     while done < len(out):

@@ -159,7 +159,7 @@ def test_sequences_in_one_pass_do_not_see_each_other(judged: Any) -> None:
     other = ids[::-1]
     ranks.step([(0, 0, ids[:10]), (1, 0, other[:5])])
     hidden = ranks.step([(1, 5, other[5:9]), (0, 10, ids[10:])])
-    assert _error(ranks.head.logits(hidden[4:]), expected[10:]) <= F16_TOLERANCE
+    assert _error(ranks.head_logits(hidden[4:]), expected[10:]) <= F16_TOLERANCE
 
 
 def test_a_position_that_is_written_again_forgets_what_was_there(judged: Any) -> None:
@@ -167,7 +167,7 @@ def test_a_position_that_is_written_again_forgets_what_was_there(judged: Any) ->
     ranks = Ranks(pack, _even_shares(pack, 2))
     ranks.step([(0, 0, [*ids[:12], *([1] * 8)])])
     hidden = ranks.step([(0, 12, ids[12:])])
-    assert _error(ranks.head.logits(hidden), expected[12:]) <= F16_TOLERANCE
+    assert _error(ranks.head_logits(hidden), expected[12:]) <= F16_TOLERANCE
 
 
 class Ranks:
@@ -189,11 +189,13 @@ class Ranks:
         options = {"n_slots": n_slots, "context_tokens": 64}
         if kernels is None:
             self.backends: list[Any] = [TorchBackend(pack.spec, share, **options) for share in shares]
-            self.head: Any = TorchHead(pack.spec, geometry, units, pack.final_norm())
+            self.head: Any = TorchHead(pack.spec, geometry, pack.final_norm())
         else:
             cores = Cores(n_threads, None if kernels == "best" else kernels, planes=planes)
             self.backends = [NativeBackend(cores, pack.spec, s, **options, max_pass_tokens=40) for s in shares]
-            self.head = NativeHead(cores, pack.spec, geometry, units, pack.final_norm())
+            self.head = NativeHead(cores, pack.spec, geometry, pack.final_norm())
+        cut = geometry.n_units // 2  # in two slices, one of them empty for a small vocabulary
+        self.slices = [self.head.prepare(part, first) for first, part in ((0, units[:cut]), (cut, units[cut:]))]
         self.weights = {
             (rank, block): _load(pack, backend, block, share.of(block.half))
             for rank, (backend, share) in enumerate(zip(self.backends, shares, strict=True))
@@ -208,10 +210,13 @@ class Ranks:
         walks = [forward(backend, self.pack.spec.n_layers, hidden.copy(), segments) for backend in self.backends]
         return run_lockstep(walks, lambda rank, block: self.weights[rank, block])[0]
 
+    def head_logits(self, hidden: F32) -> F32:
+        return np.concatenate([self.head.logits(part, hidden) for part in self.slices], axis=1)
+
     def logits(self, ids: list[int], chunks: list[int]) -> F32:
         rows, start = [], 0
         for n in chunks:
-            rows.append(self.head.logits(self.step([(0, start, ids[start : start + n])])))
+            rows.append(self.head_logits(self.step([(0, start, ids[start : start + n])])))
             start += n
         return np.concatenate(rows)
 

@@ -62,9 +62,9 @@ def test_units_take_what_the_backend_holds(
 def test_the_coordinator_holds_the_head_as_well(pack: Pack, work: Workload) -> None:
     geometry = pack.manifest.head_geometry
     units = read_range(pack.head_range()).reshape(geometry.n_units, geometry.stride_bytes)
-    head = TorchHead(pack.spec, geometry, units, pack.final_norm())
+    head = TorchHead(pack.spec, geometry, pack.final_norm()).prepare(units, 0)
     with_head, without = (weights_bytes(work, "torch", 1, 1, coordinator=here) for here in (True, False))
-    assert with_head - without == head._weight.nbytes
+    assert with_head - without == head.nbytes
 
 
 def test_a_workload_is_that_of_the_pack(pack: Pack, work: Workload) -> None:

@@ -1,0 +1,18 @@
+"""Memory for weights: page-aligned, as direct I/O asks, and in huge pages where the system has them."""
+
+import mmap
+
+import numpy as np
+
+from tpid.pack.tiles import U8
+
+
+def page_aligned(size_bytes: int) -> U8:
+    """[size_bytes] uint8 in pages of its own, given back to the system with the last reference."""
+    if size_bytes == 0:
+        return np.empty(0, np.uint8)
+    # Private: by default it would be shared memory, which huge pages are seldom allowed for.
+    memory = mmap.mmap(-1, size_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        memory.madvise(mmap.MADV_HUGEPAGE)
+    return np.frombuffer(memory, np.uint8)
