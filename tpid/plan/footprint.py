@@ -35,8 +35,9 @@ TEXT_PER_TOKENIZER_BYTE = 14
 
 _TORCH_COPIES = 8  # fp32 buffers of [max_pass_tokens, hidden or FFN slice] alive at once
 _TORCH_SCORE_BYTES = 5  # a mask as bool and as fp32, of each key for each query of a KV group
-# What the native backend keeps of one token and 32 inputs, beside the matrices of that kind (tiles.h).
-_ACTIVATION_TILE_BYTES: Mapping[Format, int] = {Format.W4: 44, Format.W8: 44, Format.F16: 128, Format.BF16: 128}
+# What the native backend keeps of one token and 32 inputs for matrices of that kind (tiles.h): two planes of int8, as
+# by default; a device with activation_bits = 8 takes less.
+_ACTIVATION_TILE_BYTES: Mapping[Format, int] = {Format.W4: 88, Format.W8: 88, Format.F16: 128, Format.BF16: 128}
 _KV_ALIGN = 16  # KEY_BLOCK and HEAD_ALIGN of kernels.h
 _HEAD_TOKENS = 8  # rows that the head takes at once
 

@@ -1,13 +1,19 @@
-"""The footprint against what the torch backend really holds."""
+"""The footprint against what the backends really hold."""
 
+import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import tpid.compute.native
 from tpid.compute.backend import BlockBytes
+from tpid.compute.native.library import load
 from tpid.compute.torch_backend import TorchBackend, TorchHead
+from tpid.model.weights import Format
 from tpid.pack.geometry import Block, Half, Share, UnitRange
 from tpid.pack.reader import Pack, read_range
 from tpid.plan.footprint import (
@@ -86,3 +92,70 @@ def test_more_context_and_more_sequences_take_more(workload: Callable[..., Workl
 def test_longer_passes_take_more(workload: Callable[..., Workload]) -> None:
     one, two = (fixed_bytes(workload(max_pass_tokens=n), "torch", 1, 1, coordinator=False) for n in (1, 101))
     assert two - one >= 100 * 1536 * 4
+
+
+def test_the_native_buffers_are_counted_as_the_kernels_lay_them_out(pack_of_formats: Callable[[Format], Pack]) -> None:
+    """Numbers that stand in C as well."""
+    native = Path(tpid.compute.native.__file__).parent
+    defined = dict(
+        re.findall(r"#define (\w+) (\d+)", (native / "tiles.h").read_text() + (native / "kernels.h").read_text())
+    )
+    planes = int(defined["INT8_BYTES"]) * int(defined["MAX_PLANES"])
+    for format, tile_bytes in {Format.W4: planes, Format.F16: int(defined["FP32_BYTES"])}.items():
+        work = workload_of(pack_of_formats(format).manifest, context_tokens=17, n_slots=1, max_pass_tokens=1)
+        assert work.activation_tile_bytes == tile_bytes
+    padded = -(-17 // int(defined["KEY_BLOCK"])) * int(defined["KEY_BLOCK"])
+    assert kv_bytes(work, "native", 1) == 3 * 2 * padded * 16 * 2
+
+
+@pytest.fixture(scope="module")
+def pack_of_formats(random_model: Callable[..., Path], pack_of: Callable[..., Pack]) -> Callable[[Format], Pack]:
+    directory = random_model("llama", intermediate_size=224)
+    return lambda format: pack_of(directory, format, requested=format)
+
+
+@pytest.mark.skipif(load() is None, reason="the native kernels are not built")
+def test_a_pass_of_2048_tokens_takes_what_is_counted() -> None:
+    """In a process of its own, so that nothing else grows: one block of each half, 1024 wide, all units."""
+    result = subprocess.run(
+        [sys.executable, "-c", _GROWTH], check=True, capture_output=True, text=True, env={"PYTHONPATH": _ROOT}
+    )
+    grown, counted = (int(number) for number in result.stdout.split())
+    assert 0.9 * counted <= grown <= counted + (12 << 20)
+
+
+_ROOT = str(Path(tpid.compute.native.__file__).parents[3])
+_GROWTH = """
+import numpy as np, psutil
+from tpid.compute.backend import BlockBytes
+from tpid.compute.native.library import Cores
+from tpid.compute.native_backend import NativeBackend
+from tpid.model.batch import Segment
+from tpid.model.spec import Architecture, ModelSpec, Rope
+from tpid.model.weights import Format
+from tpid.pack.geometry import *
+from tpid.plan.footprint import Workload, activation_bytes, kv_bytes
+
+TOKENS, HIDDEN = 2048, 1024
+spec = ModelSpec(Architecture.LLAMA, HIDDEN, 1, 16, 4, 64, 4096, 600, TOKENS, 1e-5, Rope(1e4), True)
+formats = {name: Format.W4 for name in ATTN_MATRICES + FFN_MATRICES}
+blocks = {half: block_geometry(spec, half, formats) for half in Half}
+units = {half: np.ones((g.n_units, g.stride_bytes), np.uint8) for half, g in blocks.items()}
+vectors = {"attn_norm": np.ones(HIDDEN, np.float32), "ffn_norm": np.ones(HIDDEN, np.float32)}
+share = Share(*(UnitRange(0, blocks[half].n_units) for half in Half))
+cores = Cores(1)
+x = np.zeros((TOKENS, HIDDEN), np.float32)
+x += 1
+before = psutil.Process().memory_info().rss
+backend = NativeBackend(cores, spec, share, n_slots=1, context_tokens=TOKENS, max_pass_tokens=TOKENS)
+prepared = {h: backend.prepare_in_place(BlockBytes(Block(0, h), blocks[h], 0, units[h], vectors)) for h in Half}
+backend.begin((Segment(0, 0, TOKENS),))
+first = backend.attention(prepared[Half.ATTN], x)
+second = backend.ffn(prepared[Half.FFN], x)
+grown = psutil.Process().memory_info().rss - before
+attn, ffn = (blocks[half].n_units for half in Half)
+one = Workload(spec, attn, ffn, 1, 1, 1, 1, 1, 1, 1, 1, 88, TOKENS, 1, TOKENS)
+rows = 2 * 4 * HIDDEN * TOKENS  # of the four that a pass has, x was there and the embedded rows are not
+counted = activation_bytes(one, "native", attn, ffn, coordinator=True) - rows + kv_bytes(one, "native", attn)
+print(grown, counted)
+"""
