@@ -18,7 +18,7 @@ from tpid.engine.planning import plan_request
 from tpid.engine.session import Session
 from tpid.engine.settings import EngineSettings
 from tpid.engine.weight_use import WeightUse
-from tpid.errors import ClusterError, DeviceLostError, LoadError, NotCoordinatorError, TpidError
+from tpid.errors import ClusterError, DeviceLostError, LoadError, NotCoordinatorError, PackError, TpidError
 from tpid.memory.weights import LoadProgress
 from tpid.pack.reader import Pack
 from tpid.plan.partition import make_plan
@@ -79,9 +79,11 @@ class Coordinator:
             case Failed(term=term, reason=reason) if loading is not None and term == loading.plan.term:
                 future = loading.ready.get(peer.id)
                 if future is not None and not future.done():
-                    future.set_exception(LoadError(f"{peer.name} cannot load its share: {reason}"))
+                    hint = _disk_hint(message, loading.plan.model, peer.name)
+                    future.set_exception(LoadError(f"{peer.name} cannot load its share: {reason}", hint=hint))
             case Failed(term=term, reason=reason) if self.session is not None and term == self.session.plan.term:
-                self.session.fail(ClusterError(f"{peer.name} failed: {reason}"))
+                hint = _disk_hint(message, self.session.plan.model, peer.name)
+                self.session.fail(ClusterError(f"{peer.name} failed: {reason}", hint=hint))
 
     def partial_buffer(self, connection: Connection, header: TensorHeader, size_bytes: int) -> memoryview | None:
         if self.session is None:
@@ -153,6 +155,12 @@ class Coordinator:
             self._loading = None
             for future in ready.values():
                 future.cancel()
+
+
+def _disk_hint(failed: Failed, model: str, device: str) -> str | None:
+    return (
+        f"Run `tpictl verify --pack {model}` on {device}." if failed.code in (LoadError.code, PackError.code) else None
+    )
 
 
 async def _all_ready(ready: Mapping[DeviceId, "asyncio.Future[WeightUse]"]) -> dict[DeviceId, WeightUse]:

@@ -1,0 +1,74 @@
+"""Daemons whose memory is smaller than their share: the same tokens, within the memory, whatever the disk does."""
+
+import shutil
+from typing import Any
+
+import psutil
+import pytest
+
+from tpid.compute.native.library import load
+
+Home = Any  # of conftest.py
+
+if load() is None:
+    pytest.skip("the native kernels are not built", allow_module_level=True)
+
+PROMPTS = ("How do plants make food?", "What is the capital of France?")
+SETTINGS = {"context_tokens": 512}
+BUDGETS = {"user": "176M", "helper": "150M"}
+
+
+def start_small(home: Home) -> list[Any]:
+    user = home.launch("user", role="user", memory_budget=BUDGETS["user"], **SETTINGS)
+    helper = home.launch("helper", role="helper", memory_budget=BUDGETS["helper"], **SETTINGS)
+    user.wait("both", lambda status: sum(d["granted"] for d in status["cluster"]["devices"]) == 2)
+    return [user, helper]
+
+
+def texts(user: Any) -> list[str]:
+    return [user.chat(prompt, max_tokens=48)["choices"][0]["message"]["content"] for prompt in PROMPTS]
+
+
+def test_different_budgets_give_the_tokens_that_all_resident_gives(model_home: Home) -> None:
+    resident = model_home.start("large", "other", **SETTINGS)
+    expected = texts(resident[0])
+    assert [use["streamed_bytes"] for use in resident[0].status()["weights"].values()] == [0, 0]
+    for daemon in resident:
+        daemon.stop()
+
+    user, helper = start_small(model_home)
+    assert texts(user) == expected
+    status = user.status()
+    for daemon, rank in zip((user, helper), status["plan"]["ranks"], strict=True):
+        assert status["weights"][rank["device"]]["streamed_bytes"] > 0
+        assert psutil.Process(daemon.process.pid).memory_info().rss <= rank["memory_bytes"]
+    own = status["weights"][status["plan"]["ranks"][0]["device"]]
+    assert own["disk_bytes_s"] > 0
+    assert own["stall_s"] >= 0
+
+
+def test_a_file_that_is_cut_off_under_a_running_daemon_is_one_error_and_the_daemon_lives(model_home: Home) -> None:
+    layers = model_home.models_dir / "smollm2-135m" / "layers"
+    for path in layers.iterdir():  # links to the pack of all tests
+        shutil.copy2(path, path.with_suffix(".own"))
+        path.with_suffix(".own").replace(path)
+    user, helper = start_small(model_home)
+    expected = texts(user)
+    whole = {path: path.read_bytes() for path in layers.iterdir()}
+    for path in whole:
+        with path.open("r+b") as file:
+            file.truncate(path.stat().st_size // 2)
+
+    for _ in range(2):
+        status, answer = user.request(
+            "/v1/chat/completions", {"model": "smollm2-135m", "messages": [{"role": "user", "content": PROMPTS[0]}]}
+        )
+        assert status in (422, 503)  # in the pass, and when the plan is loaded anew
+        assert ".safetensors" in answer["error"]["message"]
+        assert answer["error"]["hint"]
+        assert user.process.poll() is None
+        assert helper.process.poll() is None
+
+    for path, content in whole.items():
+        path.write_bytes(content)
+    assert texts(user) == expected
