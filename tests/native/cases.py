@@ -122,7 +122,7 @@ def _spec(rng: np.random.Generator) -> ModelSpec:
         n_heads=n_kv_heads * int(rng.integers(1, 6)),
         n_kv_heads=n_kv_heads,
         head_dim=int(rng.choice([2, 8, 14, 16, 20, 32, 64])),
-        ffn_size=int(rng.integers(1, 200)),
+        ffn_size=int(rng.choice([*range(1, 200), *[3840] * 40, *[6400] * 40])),  # units of 1, 3 and 5 tiles
         vocab_size=8,
         context_tokens=LIMITS["context_tokens"],
         norm_eps=1e-5,
@@ -137,7 +137,7 @@ def _spec(rng: np.random.Generator) -> ModelSpec:
 
 def _range(rng: np.random.Generator, n_units: int, *, at_least: int) -> UnitRange:
     start = int(rng.integers(n_units))
-    return UnitRange(start, int(rng.integers(start + at_least, n_units + 1)))
+    return UnitRange(start, int(rng.integers(start + at_least, min(start + 6, n_units) + 1)))
 
 
 def _segments(rng: np.random.Generator, lengths: list[int]) -> tuple[Segment, ...]:

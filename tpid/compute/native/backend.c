@@ -43,7 +43,7 @@ API struct backend *tpid_backend_create(struct cores *cores, const struct shape 
     backend->cores = cores;
     backend->shape = *shape;
     backend->cache_halves = up_to((size_t)shape->context_tokens, KEY_BLOCK) * row;
-    backend->scratch_floats = max_size(max_size(MAX_GROUP * hidden, 2 * CHUNK_TOKENS * TILE_COLUMNS),
+    backend->scratch_floats = max_size(max_size(MAX_GROUP * hidden, 2 * CHUNK_TOKENS * RUN_TILES * TILE_COLUMNS),
                                        attend_scratch(shape->head_dim));
     backend->scratch_floats = up_to(backend->scratch_floats, 64) + 64; /* no two threads write into one line */
     backend->keys = calloc(caches * backend->cache_halves + 1, 2);

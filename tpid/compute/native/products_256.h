@@ -7,7 +7,7 @@
    narrow_half (bf16, weights, n_tiles, activations, g, out, stride, accumulate) */
 
 #define TOGETHER 4 /* rows of activations whose sums fit the 16 registers */
-#define PREFETCH_BYTES 2048
+#define PREFETCH_BYTES 8192 /* beyond the page that the processor's own prefetch stops at: 2048 gives 0.8 of the speed */
 
 INLINE __m256i inputs4(const uint8_t *at) /* 4 int8 in all lanes */
 {
