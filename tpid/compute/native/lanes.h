@@ -12,6 +12,7 @@
 #define INLINE static inline __attribute__((always_inline))
 
 typedef uint32_t vecu __attribute__((vector_size(4 * LANES)));
+typedef int8_t vecb __attribute__((vector_size(LANES)));
 
 INLINE vec load(const float *at)
 {
@@ -129,8 +130,8 @@ INLINE void quantize_group(const float *x, int8_t *q, float *scale, float *sum, 
         veci whole = (veci)(load(x + i) * inverse + rounder) - 0x4b400000;
         sums += whole;
         store(rest + i, load(x + i) - __builtin_convertvector(whole, vec) * *scale);
-        for (int lane = 0; lane < LANES; lane++)
-            q[i + lane] = (int8_t)whole[lane];
+        vecb bytes = __builtin_convertvector(whole, vecb);
+        memcpy(q + i, &bytes, sizeof bytes);
     }
     int32_t total = 0;
     for (int lane = 0; lane < LANES; lane++)
@@ -195,53 +196,63 @@ static void store_value(uint16_t *values, int head_dim, int position, const floa
     }
 }
 
-/* Scores of `n` rows against one block of keys: lanes are positions. */
-INLINE void score_rows(const float *q, const uint16_t *keys, size_t row, int head_dim, int n, float *scores)
+/* Scores of `n` rows against `blocks` of keys: lanes are positions. Each score is summed up in the same order however
+   many rows and blocks go together: that only fills the pipeline. */
+INLINE void score_rows(const float *q, const uint16_t *keys, size_t row, int head_dim, int n, int blocks, float *scores)
 {
-    for (int half = 0; half < KEY_BLOCK; half += LANES) {
+    for (int part = 0; part < KEY_BLOCK; part += LANES) {
         vec sum[8] = {{0}};
-        for (int i = 0; i < head_dim; i++) {
-            vec k = load_f16(keys + i * KEY_BLOCK + half);
+        for (int i = 0; i < head_dim; i++)
+            for (int block = 0; block < blocks; block++) {
+                vec k = load_f16(keys + ((size_t)block * row + (size_t)i) * KEY_BLOCK + part);
+                for (int r = 0; r < n; r++)
+                    sum[block * n + r] += k * q[(size_t)r * row + (size_t)i];
+            }
+        for (int block = 0; block < blocks; block++)
             for (int r = 0; r < n; r++)
-                sum[r] += k * q[(size_t)r * row + (size_t)i];
-        }
-        for (int r = 0; r < n; r++)
-            store(scores + r * ATTEND_KEYS + half, sum[r]);
+                store(scores + r * ATTEND_KEYS + block * KEY_BLOCK + part, sum[block * n + r]);
     }
 }
 
-/* result[n][row] += weights[n][n_keys] x values[n_keys][row]: lanes are the head's dimensions. */
-INLINE void mix_rows(const float *weights, const uint16_t *values, size_t row, int n_keys, int n, float *result)
+/* result[n] += weights[n][n_keys] x values[n_keys][row], for `parts` vectors of the head's dimensions. */
+INLINE void mix_rows(const float *weights, const uint16_t *values, size_t row, int n_keys, int n, int parts,
+                     float *result)
 {
-    for (size_t i = 0; i < row; i += LANES) {
-        vec sum[8];
-        for (int r = 0; r < n; r++)
-            sum[r] = load(result + (size_t)r * row + i);
-        for (int key = 0; key < n_keys; key++) {
-            vec v = load_f16(values + (size_t)key * row + i);
+    vec sum[8];
+    for (int r = 0; r < n; r++)
+        for (int part = 0; part < parts; part++)
+            sum[r * parts + part] = load(result + (size_t)r * row + part * LANES);
+    for (int key = 0; key < n_keys; key++)
+        for (int part = 0; part < parts; part++) {
+            vec v = load_f16(values + (size_t)key * row + part * LANES);
             for (int r = 0; r < n; r++)
-                sum[r] += v * weights[r * ATTEND_KEYS + key];
+                sum[r * parts + part] += v * weights[r * ATTEND_KEYS + key];
         }
-        for (int r = 0; r < n; r++)
-            store(result + (size_t)r * row + i, sum[r]);
-    }
+    for (int r = 0; r < n; r++)
+        for (int part = 0; part < parts; part++)
+            store(result + (size_t)r * row + part * LANES, sum[r * parts + part]);
 }
 
 /* Online softmax (arXiv 1805.02867) over a run of keys: scores become weights, what was summed before is rescaled. */
 INLINE void weigh_row(float *scores, int first_key, int n_keys, int from, int to, float *max, float *total,
                       float *result, size_t row)
 {
-    float before = *max;
-    for (int i = 0; i < ATTEND_KEYS; i++) {
-        int visible = i < n_keys && first_key + i >= from && first_key + i < to;
-        scores[i] = visible ? scores[i] : -INFINITY;
-        *max = scores[i] > *max ? scores[i] : *max;
+    const float before = *max;
+    const int begin = from - first_key, end = to - first_key < n_keys ? to - first_key : n_keys;
+    vec largest = splat(before), sums = {0};
+    veci key = {0};
+    for (int lane = 0; lane < LANES; lane++)
+        key[lane] = lane;
+    for (int i = 0; i < ATTEND_KEYS; i += LANES, key += LANES) {
+        vec score = select_vec((key >= begin) & (key < end), load(scores + i), splat(-INFINITY));
+        largest = select_vec(score > largest, score, largest);
+        store(scores + i, score);
     }
+    *max = max_lane(largest);
     if (*max == -INFINITY) { /* nothing visible yet */
         memset(scores, 0, ATTEND_KEYS * sizeof *scores);
         return;
     }
-    vec sums = {0};
     for (int i = 0; i < ATTEND_KEYS; i += LANES) {
         vec score = load(scores + i);
         vec weight = select_vec(score == splat(-INFINITY), (vec){0}, exp_vec(score - *max));
@@ -256,6 +267,42 @@ INLINE void weigh_row(float *scores, int first_key, int n_keys, int from, int to
 }
 
 #define ROWS_TOGETHER (LANES == 8 ? 4 : 8) /* what the registers hold: 16 of 8 lanes, 32 of 4 or 16 */
+
+/* Of a run of n_keys keys: all rows' scores. */
+INLINE void score_run(const float *q, const uint16_t *keys, size_t row, int head_dim, int n_rows, int n_keys,
+                      float *scores)
+{
+    int r = 0;
+    for (; r + ROWS_TOGETHER <= n_rows; r += ROWS_TOGETHER)
+        for (int key = 0; key < n_keys; key += KEY_BLOCK)
+            score_rows(q + (size_t)r * row, keys + (size_t)key * row, row, head_dim, ROWS_TOGETHER, 1,
+                       scores + r * ATTEND_KEYS + key);
+    for (; r < n_rows; r++) {
+        int key = 0;
+        for (; key + 4 * KEY_BLOCK <= n_keys; key += 4 * KEY_BLOCK)
+            score_rows(q + (size_t)r * row, keys + (size_t)key * row, row, head_dim, 1, 4,
+                       scores + r * ATTEND_KEYS + key);
+        for (; key < n_keys; key += KEY_BLOCK)
+            score_rows(q + (size_t)r * row, keys + (size_t)key * row, row, head_dim, 1, 1,
+                       scores + r * ATTEND_KEYS + key);
+    }
+}
+
+/* Of the same run: all rows' weighted values. */
+INLINE void mix_run(const float *weights, const uint16_t *values, size_t row, int n_rows, int n_keys, float *result)
+{
+    int r = 0;
+    for (; r + ROWS_TOGETHER <= n_rows; r += ROWS_TOGETHER)
+        for (size_t i = 0; i < row; i += LANES)
+            mix_rows(weights + r * ATTEND_KEYS, values + i, row, n_keys, ROWS_TOGETHER, 1, result + (size_t)r * row + i);
+    for (; r < n_rows; r++) {
+        size_t i = 0;
+        for (; i + 4 * LANES <= row; i += 4 * LANES)
+            mix_rows(weights + r * ATTEND_KEYS, values + i, row, n_keys, 1, 4, result + (size_t)r * row + i);
+        for (; i < row; i += LANES)
+            mix_rows(weights + r * ATTEND_KEYS, values + i, row, n_keys, 1, 1, result + (size_t)r * row + i);
+    }
+}
 
 static void attend(const struct attend_job *job, float *scratch)
 {
@@ -275,23 +322,11 @@ static void attend(const struct attend_job *job, float *scratch)
     for (int key = from[0] / KEY_BLOCK * KEY_BLOCK; key < to[job->n_rows - 1]; key += ATTEND_KEYS) {
         int n_keys = to[job->n_rows - 1] - key;
         n_keys = n_keys < ATTEND_KEYS ? n_keys : ATTEND_KEYS;
-        for (int block = 0; block < n_keys; block += KEY_BLOCK) {
-            const uint16_t *keys = job->keys + (size_t)(key + block) * row;
-            int r = 0;
-            for (; r + ROWS_TOGETHER <= job->n_rows; r += ROWS_TOGETHER)
-                score_rows(q + (size_t)r * row, keys, row, job->head_dim, ROWS_TOGETHER, scores + r * ATTEND_KEYS + block);
-            for (; r < job->n_rows; r++)
-                score_rows(q + (size_t)r * row, keys, row, job->head_dim, 1, scores + r * ATTEND_KEYS + block);
-        }
+        score_run(q, job->keys + (size_t)key * row, row, job->head_dim, job->n_rows, n_keys, scores);
         for (int r = 0; r < job->n_rows; r++)
             weigh_row(scores + r * ATTEND_KEYS, key, n_keys, from[r], to[r], max + r, total + r,
                       result + (size_t)r * row, row);
-        const uint16_t *values = job->values + (size_t)key * row;
-        int r = 0;
-        for (; r + ROWS_TOGETHER <= job->n_rows; r += ROWS_TOGETHER)
-            mix_rows(scores + r * ATTEND_KEYS, values, row, n_keys, ROWS_TOGETHER, result + (size_t)r * row);
-        for (; r < job->n_rows; r++)
-            mix_rows(scores + r * ATTEND_KEYS, values, row, n_keys, 1, result + (size_t)r * row);
+        mix_run(scores, job->values + (size_t)key * row, row, job->n_rows, n_keys, result);
     }
     for (int r = 0; r < job->n_rows; r++) {
         int token = (job->first_row + r) / job->heads, head = (job->first_row + r) % job->heads;
