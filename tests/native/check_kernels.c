@@ -72,7 +72,8 @@ static void judge(int index, int set, const float *out, const float *expected, c
                   struct verdict *verdict)
 {
     for (size_t i = 0; i < n; i++) {
-        const double error = fabs((double)out[i] - (double)expected[i]), part = error > 0 ? error / (double)allowed[i] : 0;
+        const double error = fabs((double)out[i] - (double)expected[i]);
+        const double part = error > 0 ? error / (double)allowed[i] : 0;
         verdict->n_judged++;
         if (isfinite(expected[i]) ? part <= 1.0 : !isfinite(out[i])) {
             verdict->worst = part > verdict->worst ? part : verdict->worst;

@@ -96,8 +96,10 @@ INLINE void dot_half(int32x4_t *dot, int8x16_t (*w)[2], const uint8_t *at, int b
 #else
     /* Into 16 bits go 4 products of 15 * 127 at most, or 2 of 128 * 127. */
     int32x4_t fours = vreinterpretq_s32_s8(x);
-    int8x16_t x0 = vreinterpretq_s8_s32(vdupq_laneq_s32(fours, 0)), x1 = vreinterpretq_s8_s32(vdupq_laneq_s32(fours, 1));
-    int8x16_t x2 = vreinterpretq_s8_s32(vdupq_laneq_s32(fours, 2)), x3 = vreinterpretq_s8_s32(vdupq_laneq_s32(fours, 3));
+    int8x16_t x0 = vreinterpretq_s8_s32(vdupq_laneq_s32(fours, 0));
+    int8x16_t x1 = vreinterpretq_s8_s32(vdupq_laneq_s32(fours, 1));
+    int8x16_t x2 = vreinterpretq_s8_s32(vdupq_laneq_s32(fours, 2));
+    int8x16_t x3 = vreinterpretq_s8_s32(vdupq_laneq_s32(fours, 3));
     for (int half = 0; half < 2; half++) {
         int16x8_t low = vmull_s8(vget_low_s8(w[0][half]), vget_low_s8(x0)), high = vmull_high_s8(w[0][half], x0);
         low = vmlal_s8(low, vget_low_s8(w[1][half]), vget_low_s8(x1)), high = vmlal_high_s8(high, w[1][half], x1);

@@ -294,7 +294,8 @@ INLINE void mix_run(const float *weights, const uint16_t *values, size_t row, in
     int r = 0;
     for (; r + ROWS_TOGETHER <= n_rows; r += ROWS_TOGETHER)
         for (size_t i = 0; i < row; i += LANES)
-            mix_rows(weights + r * ATTEND_KEYS, values + i, row, n_keys, ROWS_TOGETHER, 1, result + (size_t)r * row + i);
+            mix_rows(weights + r * ATTEND_KEYS, values + i, row, n_keys, ROWS_TOGETHER, 1,
+                     result + (size_t)r * row + i);
     for (; r < n_rows; r++) {
         size_t i = 0;
         for (; i + 4 * LANES <= row; i += 4 * LANES)

@@ -7,7 +7,7 @@
    narrow_half (bf16, weights, n_tiles, activations, g, out, stride, accumulate) */
 
 #define TOGETHER 4 /* rows of activations whose sums fit the 16 registers */
-#define PREFETCH_BYTES 8192 /* beyond the page that the processor's own prefetch stops at: 2048 gives 0.8 of the speed */
+#define PREFETCH_BYTES 8192 /* beyond the page at which the processor's own prefetch stops; 2048 is slower by a fifth */
 
 INLINE __m256i inputs4(const uint8_t *at) /* 4 int8 in all lanes */
 {
@@ -26,10 +26,10 @@ INLINE __m256 number8(const uint8_t *at, int t)
     return _mm256_broadcast_ss((const float *)(const void *)at + t);
 }
 
-INLINE void prefetch_tile(const uint8_t *tile, int bytes)
+INLINE void prefetch_tile(const uint8_t *at, int bytes)
 {
     for (int line = 0; line < bytes; line += 64)
-        _mm_prefetch((const char *)tile + PREFETCH_BYTES + line, _MM_HINT_T0);
+        _mm_prefetch((const char *)at + line, _MM_HINT_T0);
 }
 
 INLINE void finish8(float *out, __m256 sum, int accumulate)
@@ -57,7 +57,7 @@ INLINE void w4_rows(const uint8_t *tile, int n_tiles, const uint8_t *x, int g, i
         sum[t] = rest[t] = _mm256_setzero_ps();
     for (int i = 0; i < n_tiles; i++, tile += W4_BYTES, x += g * INT8_BYTES) {
         __m256i dot[TOGETHER];
-        prefetch_tile(tile, W4_BYTES);
+        prefetch_tile(tile + PREFETCH_BYTES, W4_BYTES);
         for (int t = 0; t < n; t++)
             dot[t] = _mm256_setzero_si256();
 #pragma GCC unroll 4
@@ -101,7 +101,7 @@ INLINE void w8_rows(const uint8_t *tile, int n_tiles, const uint8_t *x, int g, i
         sum[t] = _mm256_setzero_ps();
     for (int i = 0; i < n_tiles; i++, tile += W8_BYTES, x += g * INT8_BYTES) {
         __m256i dot[TOGETHER];
-        prefetch_tile(tile, W8_BYTES);
+        prefetch_tile(tile + PREFETCH_BYTES, W8_BYTES);
         for (int t = 0; t < n; t++)
 #ifdef DOT_PRODUCT
             dot[t] = inputs4(x + INT8_OFFSET(g) + (first + t) * 4);
@@ -151,7 +151,7 @@ INLINE void narrow_half(int bf16, const uint8_t *tile, int n_tiles, const uint8_
     for (int s = 0; s < g * chains; s++)
         sum[s] = _mm256_setzero_ps();
     for (int i = 0; i < n_tiles; i++, tile += HALF_BYTES, x += g * FP32_BYTES) {
-        prefetch_tile(tile, HALF_BYTES);
+        prefetch_tile(tile + PREFETCH_BYTES, HALF_BYTES);
         for (int j = 0; j < 32; j += 4)
 #pragma GCC unroll 4
             for (int k = 0; k < 4; k++) {
