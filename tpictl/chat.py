@@ -72,8 +72,8 @@ def read_prompt(data: bytes) -> str:
     return prompt
 
 
-def only_model(client: Client) -> str:
-    """The model where there is no choice. Raises ModelNotFoundError."""
+def only_model(client: Client, command: str) -> str:
+    """The model where there is no choice; `command` is for the hint. Raises ModelNotFoundError."""
     answer = get_models(client)
     sound = [model.name for model in answer.models if model.damaged is None]
     if not sound:
@@ -81,7 +81,7 @@ def only_model(client: Client) -> str:
         raise ModelNotFoundError("This device has no model yet.", hint=f"Fetch one: tpictl pull {example}")
     if len(sound) > 1:
         raise ModelNotFoundError(
-            f"This device has {len(sound)} models: {', '.join(sound)}.", hint=f"Say which: tpictl chat {sound[0]}"
+            f"This device has {len(sound)} models: {', '.join(sound)}.", hint=f"Say which: tpictl {command} {sound[0]}"
         )
     return sound[0]
 
@@ -109,7 +109,7 @@ def current_plan(client: Client, loaded: object) -> object:
 
 def _begin(client: Client, options: ChatOptions, console: Console) -> tuple[Conversation, object]:
     """A conversation with a model that is loaded, and its plan."""
-    model = options.model or only_model(client)
+    model = options.model or only_model(client, "chat")
     with StageBars(console, keep=False) as bars:
         plan = load_model(client, model, bars.show)
     return Conversation(model, options.sampling, options.system), plan

@@ -135,6 +135,30 @@ def status(
 
 
 @app.command()
+def bench(
+    model: Annotated[
+        str | None, typer.Argument(metavar="MODEL", help="Default: the only one on this device.", show_default=False)
+    ] = None,
+    *,
+    prompt_tokens: Annotated[int, typer.Option("--prompt", metavar="N", min=1, help="Tokens of each prompt.")] = 512,
+    answer_tokens: Annotated[int, typer.Option("--answer", metavar="N", min=2, help="Tokens of each answer.")] = 64,
+    runs: Annotated[int, typer.Option(metavar="N", min=1, help="Answers that are measured.")] = 5,
+    json: JsonOption = False,
+    socket: SocketOption = None,
+) -> None:
+    """Measure how fast your devices answer together: first token, prefill, decode.
+
+    \b
+    Example:
+      tpictl bench smollm2-135m --prompt 256 --answer 128
+    """
+    with reporting(as_json=json):
+        from tpictl.bench import BenchOptions, run_bench  # noqa: PLC0415
+
+        run_bench(_client(socket), BenchOptions(model, prompt_tokens, answer_tokens, runs, json))
+
+
+@app.command()
 def models(json: JsonOption = False, socket: SocketOption = None) -> None:
     """List the models on this device, and those that can be pulled.
 

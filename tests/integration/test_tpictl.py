@@ -86,6 +86,19 @@ def test_a_flipped_byte_is_found_in_a_pack(home: Home, smollm2_gguf: Path) -> No
     assert "small is damaged: 1 fault." in result.stderr
 
 
+def test_bench_measures_answers_of_the_lengths_asked_for(model_home: Home) -> None:
+    user, _ = model_home.start("user", "helper")
+    result = model_home.tpictl(user, "bench", "--prompt", "200", "--answer", "40", "--runs", "2", "--json")
+    assert result.returncode == 0, result.stderr
+    told = json.loads(result.stdout)
+    assert len(told["plan"]["ranks"]) == 2
+    for run in told["runs"]:
+        assert abs(run["prompt_tokens"] - 200) <= 10
+        assert run["answer_tokens"] == 40
+        assert run["cached_tokens"] < 40  # what the chat template puts before every prompt
+    assert told["decode_tokens_s"]["lowest"] > 0
+
+
 @pytest.mark.parametrize(
     ("arguments", "given", "word"),
     [

@@ -22,7 +22,7 @@ class StreamOptions(_Body):
 
 
 class ChatBody(_Body):
-    """POST /v1/chat/completions. top_k, min_p and repetition_penalty are ours."""
+    """POST /v1/chat/completions. top_k, min_p, repetition_penalty and ignore_eos are ours."""
 
     model: str
     messages: Annotated[list[ChatMessage], Field(min_length=1)]
@@ -35,6 +35,7 @@ class ChatBody(_Body):
     stop: str | Annotated[list[str], Field(max_length=16)] | None = None
     max_tokens: Annotated[int, Field(ge=1)] | None = None
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
+    ignore_eos: bool = False  # for measurements: the answer has max_tokens, whatever the model says
     stream: bool = False
     stream_options: StreamOptions | None = None
 

@@ -49,6 +49,7 @@ def _generation_request(body: ChatBody) -> GenerationRequest:
         sampling=sampling,
         max_tokens=body.max_completion_tokens or body.max_tokens,
         stop=body.stop_strings,
+        ignore_eos=body.ignore_eos,
     )
 
 

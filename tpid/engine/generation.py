@@ -20,6 +20,7 @@ class GenerationRequest:
     sampling: SamplingParams
     max_tokens: int | None = None  # None: until the context is full
     stop: tuple[str, ...] = ()
+    ignore_eos: bool = False  # for measurements
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +86,7 @@ async def generate(
         sequence.append(id)
         n_answer += 1
         stats = replace(stats, completion_tokens=n_answer, ttft_s=first_at - started, decode_s=now - first_at)
-        if id in text_model.eos_ids:
+        if id in text_model.eos_ids and not request.ignore_eos:
             reason = "stop"
             break
         text, stopped = stops.push(decoder.push(id))

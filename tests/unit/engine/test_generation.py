@@ -79,6 +79,13 @@ def test_an_answer_ends_with_the_models_own_end(text_model: TextModel) -> None:
     assert end.stats.prompt_tokens == 3
 
 
+def test_a_measurement_gets_the_length_it_asks_for(text_model: TextModel) -> None:
+    texts, end = run(ScriptedSession("hello"), text_model, "say", max_tokens=9, ignore_eos=True)
+    assert "".join(texts) == "hello"
+    assert end.reason == "length"
+    assert end.stats.completion_tokens == 9
+
+
 def test_max_tokens_ends_it_and_the_last_token_is_not_computed_further(text_model: TextModel) -> None:
     session = ScriptedSession("hello")
     texts, end = run(session, text_model, "say", max_tokens=3)

@@ -40,7 +40,9 @@ class FakeDaemon:
     import_lines: list[dict[str, Any]] = field(default_factory=list)
     verify_lines: list[dict[str, Any]] = field(default_factory=list)
     refusal: tuple[int, bytes] | None = None  # of everything: status and body
+    tokens_a_word: int | None = None  # of a prompt, behind 10 of the template; without it all prompts have 34 tokens
     hang_after: int | None = None  # pieces; then nothing until the client is gone
+    hang_in_chat: int | None = None  # hang_after is for this chat alone, counted from 0
     die_after: int | None = None  # pieces; then the connection is cut
     fail_after: int | None = None  # pieces; then an error
     write_bytes: int | None = None  # how much of an answer is written at once
@@ -125,8 +127,10 @@ class FakeDaemon:
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
         await response.prepare(request)
         await self._event(response, {"choices": [_choice({"role": "assistant", "content": ""})]})
+        n_chats = sum(target == request.path for target, _ in self.requests)
+        hangs = self.hang_in_chat in (None, n_chats - 1)
         for number, piece in enumerate([*self.pieces, None]):
-            if number == self.hang_after:
+            if number == self.hang_after and hangs:
                 await self._hang()
             if number == self.die_after:
                 request.transport.abort()  # type: ignore[union-attr]
@@ -137,7 +141,10 @@ class FakeDaemon:
                 return response
             if piece is not None:
                 await self._event(response, {"choices": [_choice({"content": piece})]})
-        await self._event(response, {"choices": [_choice({}, "stop")], **_numbers(len(self.pieces))})
+        words = body.messages[-1].content.split()
+        prompt_tokens = 34 if self.tokens_a_word is None else 10 + len(words) * self.tokens_a_word
+        numbers = _numbers(prompt_tokens, len(self.pieces))
+        await self._event(response, {"choices": [_choice({}, "stop")], **numbers})
         await self._write(response, b"data: [DONE]\n\n")
         return response
 
@@ -176,11 +183,11 @@ def _choice(delta: dict[str, str], finish_reason: str | None = None) -> dict[str
     return {"index": 0, "delta": delta, "finish_reason": finish_reason}
 
 
-def _numbers(completion_tokens: int) -> dict[str, Any]:
+def _numbers(prompt_tokens: int, completion_tokens: int) -> dict[str, Any]:
     usage = {
-        "prompt_tokens": 34,
+        "prompt_tokens": prompt_tokens,
         "completion_tokens": completion_tokens,
-        "total_tokens": 34 + completion_tokens,
+        "total_tokens": prompt_tokens + completion_tokens,
         "prompt_tokens_details": {"cached_tokens": 20},
     }
     return {"usage": usage, "timings": {"ttft_s": 0.431, "tpot_s": 0.042, "tokens_s": 23.8}}

@@ -291,7 +291,7 @@ def test_version() -> None:
     assert (result.exit_code, result.stdout) == (0, f"tpictl {__version__}\n")
 
 
-@pytest.mark.parametrize("command", ["chat", "status", "models", "pull", "import", "plan", "verify"])
+@pytest.mark.parametrize("command", ["chat", "status", "bench", "models", "pull", "import", "plan", "verify"])
 def test_help_has_an_example(command: str) -> None:
     result = CliRunner().invoke(app, [command, "--help"])
     assert result.exit_code == 0
@@ -310,7 +310,7 @@ def test_fast_start() -> None:
     code = "import sys, tpictl.main; print(*sys.modules)"
     started = set(subprocess.check_output([sys.executable, "-c", code], text=True).split())
     assert not started & {"rich", "prompt_toolkit", "asyncio"}
-    commands = ("chat_loop", "status", "importing", "models", "plan", "verify")
+    commands = ("bench", "chat_loop", "status", "importing", "models", "plan", "verify")
     code = f"import sys, tpictl.main, {', '.join(f'tpictl.{name}' for name in commands)}; print(*sys.modules)"
     everything = set(subprocess.check_output([sys.executable, "-c", code], text=True).split())
     assert not everything & {"torch", "numpy", "pydantic", "aiohttp"}
