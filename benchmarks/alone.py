@@ -1,6 +1,6 @@
 """One device alone, in a process of its own, as the daemon runs it: its session without network and API.
 
-    python benchmarks/alone.py PACK --threads N
+    python benchmarks/alone.py PACK --threads N [--activation-bits 8]
 
 Loads the pack, then answers each line of JSON on stdin, a test, by one on stdout: how long it took. A token of decode
 is all that a daemon does for it: embedding row, every layer through the driver of passes, head, greedy choice.
@@ -30,9 +30,9 @@ from tpid.plan.plan import Plan, Rank
 
 
 @asynccontextmanager
-async def alone(pack: Pack, threads: int) -> AsyncIterator[Session]:
+async def alone(pack: Pack, threads: int, activation_bits: int) -> AsyncIterator[Session]:
     """A plan of one rank on the native backend, with the daemon's default context and prefill."""
-    compute = choose_compute("native", threads)
+    compute = choose_compute("native", threads, activation_bits)
     n_units = {half: pack.geometry(Block(0, half)).n_units for half in Half}
     share = Share(UnitRange(0, n_units[Half.ATTN]), UnitRange(0, n_units[Half.FFN]))
     plan = Plan(
@@ -47,9 +47,8 @@ async def alone(pack: Pack, threads: int) -> AsyncIterator[Session]:
         wire_dtype="fp32",
     )
     calls = ComputeCalls()
-    session = Session(
-        pack, plan, await load_share(compute, pack, plan, 0), await load_head(compute, pack), workers={}, calls=calls
-    )
+    loaded, head = await load_share(compute, pack, plan, 0), await load_head(compute, pack)
+    session = Session(pack, plan, loaded, head, workers={}, elsewhere={}, calls=calls)
     try:
         yield session
     finally:
@@ -92,8 +91,8 @@ def prompt_ids(session: Session, n_tokens: int) -> list[int]:
     return [7 * i % session.pack.spec.vocab_size for i in range(n_tokens)]
 
 
-async def serve(pack: Pack, threads: int) -> None:
-    async with alone(pack, threads) as session:
+async def serve(pack: Pack, threads: int, activation_bits: int) -> None:
+    async with alone(pack, threads, activation_bits) as session:
         print(json.dumps({"ready": pack.name}), flush=True)
         for line in sys.stdin:
             test = json.loads(line)
@@ -107,8 +106,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("pack", type=Path)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--activation-bits", type=int, choices=(8, 16), default=16)
     arguments = parser.parse_args()
-    uvloop.run(serve(Pack(arguments.pack), arguments.threads))
+    uvloop.run(serve(Pack(arguments.pack), arguments.threads, arguments.activation_bits))
 
 
 if __name__ == "__main__":

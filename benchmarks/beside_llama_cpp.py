@@ -52,6 +52,7 @@ class Result:
     lowest: float
     highest: float
     at_least: float
+    activation_bits: int  # ours; llama.cpp has 8 where weights have 4 or 8
     pairs: int
     variant: str  # options of llama-bench
 
@@ -82,8 +83,9 @@ class Ours:
 
 
 @contextmanager
-def ours(pack: Path, cores: Sequence[int]) -> Iterator[Ours]:
+def ours(pack: Path, cores: Sequence[int], activation_bits: int) -> Iterator[Ours]:
     command = [sys.executable, str(Path(__file__).with_name("alone.py")), str(pack), "--threads", str(len(cores))]
+    command += ["--activation-bits", str(activation_bits)]
     pinned = ["taskset", "--cpu-list", ",".join(map(str, cores)), *command]
     with subprocess.Popen(pinned, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         try:
@@ -94,14 +96,14 @@ def ours(pack: Path, cores: Sequence[int]) -> Iterator[Ours]:
             process.terminate()
 
 
-def measure(row: Row, pairs: int) -> Result:
+def measure(row: Row, pairs: int, activation_bits: int) -> Result:
     gguf, pack = files_of(row.model, row.type)
     cores = sorted(os.sched_getaffinity(0))[: row.threads]
     if len(cores) < row.threads:
         raise SystemExit(f"{row.name} needs {row.threads} cores, this process may use {len(cores)}.")
     variant = fastest_variant(gguf, row.test, cores, tries=1 if pairs <= QUICK_PAIRS else 2)
     mine, theirs = [], []
-    with ours(pack, cores) as side:
+    with ours(pack, cores, activation_bits) as side:
         side.tokens_s(row.test)  # warms up, as llama-bench does by itself
         for pair in range(pairs):
             if pair % 2:
@@ -118,6 +120,7 @@ def measure(row: Row, pairs: int) -> Result:
         min(ratios),
         max(ratios),
         row.at_least,
+        activation_bits,
         pairs,
         " ".join(variant),
     )
@@ -150,6 +153,7 @@ def run(rows: Sequence[Row], description: str) -> int:
     parser.add_argument("--quick", action="store_true", help="few pairs of short runs; the numbers swing more")
     parser.add_argument("--pairs", type=int, help=f"of each row, {PAIRS} by default")
     parser.add_argument("--rows", default="*", help="a pattern, such as '*q4_0*1t'; --rows list shows all")
+    parser.add_argument("--activation-bits", type=int, choices=(8, 16), default=16, help="of our side, as configured")
     arguments = parser.parse_args()
     if arguments.rows == "list":
         print(*(row.name for row in rows), sep="\n")
@@ -161,7 +165,7 @@ def run(rows: Sequence[Row], description: str) -> int:
         print(f"{'row':<40} {'ours':>8} {'llama.cpp':>10} {'ratio':>6} {'range':>12} {'aim':>5}  llama-bench")
     for row in chosen:
         try:
-            result = measure(_shorter(row) if arguments.quick else row, pairs)
+            result = measure(_shorter(row) if arguments.quick else row, pairs, arguments.activation_bits)
         except (BuildError, TpidError, RuntimeError) as error:
             print(f"{row.name}: {error}", file=sys.stderr)
             return 1

@@ -1,6 +1,6 @@
 """Decode of whole models beside llama.cpp: tokens a second, one by one, 128 tokens into the context.
 
-    python benchmarks/decode.py [--quick] [--json] [--rows PATTERN]
+    python benchmarks/decode.py [--quick] [--json] [--rows PATTERN] [--activation-bits 8]
 
 Random weights in TinyLlama's shape as Q4_0, Q8_0 and F16, and SmolLM2-135M as published (Q4_1); both sides run the
 same GGUF file, ours imported, without re-quantizing, on the same cores, one thread each. llama.cpp: `llama-bench` of

@@ -1,6 +1,6 @@
 """Prefill of a whole model beside llama.cpp: tokens of a prompt a second, up to the first token of the answer.
 
-    python benchmarks/prefill.py [--quick] [--json] [--rows PATTERN]
+    python benchmarks/prefill.py [--quick] [--json] [--rows PATTERN] [--activation-bits 8]
 
 Random weights in TinyLlama's shape as Q4_0; method and sides are those of decode.py. Ours takes the prompt in the
 daemon's own chunks, llama.cpp in batches of 512.

@@ -11,7 +11,7 @@ from tpid.errors import PackError
 from tpid.model.weights import F32
 from tpid.pack.geometry import TILE_ROWS
 from tpid.pack.reader import Pack
-from tpid.pack.tiles import dequantize_tiles
+from tpid.pack.tiles import unpack_tiles
 
 
 class EmbeddingRows:
@@ -59,6 +59,7 @@ class EmbeddingRows:
         if len(data) < band_bytes:
             raise PackError(f"{self._range.path} ends before the embedding of token {id}.")
         band = np.frombuffer(data, np.uint8)
-        rows = dequantize_tiles(band, TILE_ROWS, self._hidden_size, self._matrix.format)
-        found: F32 = rows[row % TILE_ROWS]
+        rows = unpack_tiles(band, TILE_ROWS, self._hidden_size, self._matrix.format)
+        at_row = row % TILE_ROWS
+        found: F32 = rows.rows(slice(at_row, at_row + 1)).dequantize()[0, : self._hidden_size]
         return found
