@@ -17,35 +17,27 @@ from pathlib import Path
 
 import uvloop
 
-from tpid.compute.select import choose_compute
+from tpid import __version__
+from tpid.compute.select import Compute, choose_compute
 from tpid.daemon.config import Config
-from tpid.device import DeviceId
+from tpid.device import DeviceId, DeviceProfile, Role
 from tpid.engine.compute_calls import ComputeCalls
 from tpid.engine.loaded import load_head, load_share
+from tpid.engine.planning import plan_request
 from tpid.engine.session import Session
+from tpid.engine.settings import EngineSettings
 from tpid.model.sampling import Sampler, SamplingParams
-from tpid.pack.geometry import Block, Half, Share, UnitRange
 from tpid.pack.reader import Pack
-from tpid.plan.plan import Plan, Rank
+from tpid.plan.partition import make_plan
 
 
 @asynccontextmanager
 async def alone(pack: Pack, threads: int, activation_bits: int) -> AsyncIterator[Session]:
-    """A plan of one rank on the native backend, with the daemon's default context and prefill."""
-    compute = choose_compute("native", threads, activation_bits)
-    n_units = {half: pack.geometry(Block(0, half)).n_units for half in Half}
-    share = Share(UnitRange(0, n_units[Half.ATTN]), UnitRange(0, n_units[Half.FFN]))
-    plan = Plan(
-        term=1,
-        pack=pack.id,
-        model=pack.name,
-        ranks=(Rank(DeviceId("0" * 32), "alone", share, 0),),
-        left_out=(),
-        context_tokens=min(pack.spec.context_tokens, int(Config.model_fields["context_tokens"].default)),
-        max_pass_tokens=int(Config.model_fields["prefill_tokens"].default),
-        n_slots=1,
-        wire_dtype="fp32",
-    )
+    """The native backend, planned by a daemon's default configuration, with all weights in memory. Raises TpidError."""
+    config = Config(threads=threads, activation_bits=activation_bits, backend="native")
+    compute = choose_compute(config.backend, config.threads, config.activation_bits)
+    settings = EngineSettings(config.context_tokens, config.prefill_tokens, 0, config.wire_dtype, config.cluster_wait_s)
+    plan = make_plan(plan_request(pack, settings, term=1), profile_of(config, compute, pack), [])
     calls = ComputeCalls()
     loaded, head = await load_share(compute, pack, plan, 0), await load_head(compute, pack)
     session = Session(pack, plan, loaded, head, workers={}, elsewhere={}, calls=calls)
@@ -54,6 +46,23 @@ async def alone(pack: Pack, threads: int, activation_bits: int) -> AsyncIterator
     finally:
         session.close()
         calls.close()
+
+
+def profile_of(config: Config, compute: Compute, pack: Pack) -> DeviceProfile:
+    """Without a disk: nothing streams, or it does not fit. One rank has all, however fast it is."""
+    return DeviceProfile(
+        DeviceId("0" * 32),
+        "alone",
+        Role.USER,
+        __version__,
+        ram_bytes=config.memory_budget,
+        budget_bytes=config.memory_budget,
+        disk_free_bytes=0,
+        threads=config.threads,
+        read_bytes_s=1.0,
+        backend=compute.name,
+        packs=(pack.id,),
+    )
 
 
 async def decode_s(session: Session, tokens: int, depth: int) -> float:
