@@ -195,7 +195,7 @@ def test_two_devices_meet_and_part(run: Run) -> None:
             assert (ours.outgoing, theirs.outgoing) == (False, True)
             assert theirs.peer_address == f"{HOST}:{device.port}"
             for connection in (ours, theirs):
-                sock = connection._transport.get_extra_info("socket")
+                sock = connection._stream.sock
                 assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
             ours.send(Renew(term=7))
             theirs.send(Loaded(term=7, held_bytes=9))

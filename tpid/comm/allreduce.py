@@ -6,7 +6,7 @@ from typing import Final, Protocol
 
 import numpy as np
 
-from tpid.comm.messages import Kind
+from tpid.comm.frames import ExpectedFrame
 from tpid.comm.tensors import TensorHeader
 from tpid.comm.wire_dtype import F32
 from tpid.errors import RemoteProtocolError, TpidError
@@ -17,7 +17,13 @@ STEP_TIMEOUT_S: Final = 120.0  # a peer that is alive and does not compute; far 
 class Link(Protocol):
     """What an allreduce needs of a `tpid.comm.connection.Connection`."""
 
-    def send_tensor(self, kind: Kind, header: TensorHeader, payload: memoryview | None, /) -> None: ...
+    def send_frame(self, head: bytes, payload: memoryview | None, /) -> None: ...
+
+    def expect(self, frame: ExpectedFrame | None, /) -> None: ...
+
+    def receive(self, deadline_s: float, spin_s: float, /) -> bool: ...
+
+    def flush(self, deadline_s: float, /) -> None: ...
 
 
 class Allreduce(Protocol):
@@ -32,7 +38,7 @@ class Allreduce(Protocol):
 
         Steps count from 0 in each pass. `partial` must not change until this returns. Raises what `fail` was given,
         and DeviceLostError after `step_timeout_s`. Where it raises or is cancelled the pass is lost: the next is
-        begun with `begin`.
+        begun with `begin`. Where the ranks wait for each other for short times only, the loop gets no turn.
         """
         ...
 

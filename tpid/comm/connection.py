@@ -7,23 +7,20 @@ import socket
 import time
 from collections.abc import Callable
 from enum import Enum, auto
-from typing import Final, Protocol, TypeAlias, cast
+from typing import Final, Protocol, cast
 
-from tpid.comm.frames import FrameReader, Header, encode_message, encode_tensor_head
+from tpid.comm.frames import ExpectedFrame, FrameReader, Header, encode_message, encode_tensor_head
 from tpid.comm.handshake import Handshake
 from tpid.comm.messages import Bye, Device, Hello, Kind, Message, Ping, Pong, Refuse
 from tpid.comm.settings import CommSettings
+from tpid.comm.stream import Buffer, Stream
 from tpid.comm.tensors import StartHeader, TensorHeader
 from tpid.device import DeviceProfile
 from tpid.errors import DeviceLostError, LocalProtocolError, RefusedError, RemoteProtocolError, TpidError
 
-Buffer: TypeAlias = bytes | bytearray | memoryview
-
 _RTT_WEIGHT: Final = 1 / 8  # of a new measurement in the smoothed one, as TCP does it (RFC 6298)
 # After our own loop stood still, the timer may run before the sockets are read: look again before judging.
 _SECOND_LOOK_S: Final = 0.02
-# What is larger is written apart from its head: plain asyncio would copy both into one piece.
-_JOIN_LIMIT_BYTES: Final = 64 * 1024
 
 
 class Receiver(Protocol):
@@ -54,7 +51,7 @@ class _State(Enum):
     CLOSED = auto()
 
 
-class Connection(asyncio.BufferedProtocol):
+class Connection:
     """Made by `dial` and `Listener`. Frames are held back until `set_receiver`: call it at once.
 
     `peer` is what the device last told about itself, `rtt_s` the smoothed round trip of the heartbeats.
@@ -64,15 +61,16 @@ class Connection(asyncio.BufferedProtocol):
 
     def __init__(
         self,
+        sock: socket.socket,
         make_handshake: Callable[[str], Handshake],
         settings: CommSettings,
         *,
         on_open: Callable[[Connection], None],
         on_failed: Callable[[Connection, TpidError], None],
     ) -> None:
-        """`make_handshake` gets the peer's host:port. `on_open` follows the hello, or `on_failed` if there is none."""
+        """Takes over the connected `sock`. `make_handshake` gets the peer's host:port. `on_open` follows the hello,
+        or `on_failed` if there is none; neither comes from within this call."""
         self.rtt_s: float | None = None
-        self._make_handshake = make_handshake
         self._settings = settings
         self._on_open = on_open
         self._on_failed = on_failed
@@ -82,9 +80,9 @@ class Connection(asyncio.BufferedProtocol):
         self._error: TpidError | None = None
         self._receiver: Receiver | None = None
         self._told = False  # the owner, of the end
-        self._transport: asyncio.Transport  # these three from connection_made on
-        self._handshake: Handshake
-        self._reader: FrameReader
+        self._stream = Stream(sock, self, write_pause_bytes=settings.write_pause_bytes)
+        self._handshake = make_handshake(_address(self._stream.peer_name))
+        self._reader = FrameReader(self, peer_address=self.peer_address, max_payload_bytes=settings.max_payload_bytes)
         self._gone: asyncio.Future[None] = self._loop.create_future()
         self._timer: asyncio.TimerHandle | None = None  # the only one: hello, then heartbeat, then close
         self._heard_s = 0.0
@@ -92,6 +90,10 @@ class Connection(asyncio.BufferedProtocol):
         self._looked_twice = False
         self._unsent_since_s: float | None = None  # since when the write buffer has been above its limit
         self._drained: list[asyncio.Future[None]] = []
+        self._set_timer(self._loop.time() + settings.hello_timeout_s, self._hello_is_late)
+        self._stream.start()
+        if (hello := self._handshake.start()) is not None:
+            self._write(hello)
 
     # What the owner uses
 
@@ -120,7 +122,7 @@ class Connection(asyncio.BufferedProtocol):
     def send(self, message: Message) -> None:
         """Send a control message. Raises DeviceLostError once closed."""
         self._check_open()
-        self._transport.write(encode_message(message))
+        self._stream.write(encode_message(message))
         self._check_unsent()
 
     def send_tensor(self, kind: Kind, header: StartHeader | TensorHeader, payload: Buffer | None) -> None:
@@ -128,18 +130,33 @@ class Connection(asyncio.BufferedProtocol):
 
         Raises DeviceLostError once closed.
         """
+        n_bytes = 0 if payload is None else len(payload)
+        self.send_frame(encode_tensor_head(kind, header, n_bytes), payload)
+
+    def send_frame(self, head: bytes, payload: Buffer | None) -> None:
+        """`send_tensor` with the frame up to its payload in `head`."""
         self._check_open()
         if payload is None:
-            self._transport.write(encode_tensor_head(kind, header, 0))
+            self._stream.write(head)
         else:
-            n_bytes = len(payload)
-            head = encode_tensor_head(kind, header, n_bytes)
-            if n_bytes <= _JOIN_LIMIT_BYTES:
-                self._transport.writelines((head, payload))
-            else:
-                self._transport.write(head)
-                self._transport.write(payload)
+            self._stream.write(head, payload)
         self._check_unsent()
+
+    def expect(self, frame: ExpectedFrame | None) -> None:
+        """Tell what comes next, so that it need not be understood; instead of what was told before."""
+        self._reader.expected = frame
+
+    def receive(self, deadline_s: float, spin_s: float) -> bool:
+        """Without the loop: take in what has come, or wait for it until `deadline_s` of `time.perf_counter`; for
+        `spin_s` without leaving the core to others.
+
+        Whether anything came. Never on a connection that has ended: `lost` follows from the loop.
+        """
+        return self._stream.receive(deadline_s, spin_s)
+
+    def flush(self, deadline_s: float) -> None:
+        """Without the loop: wait until all is sent, until `deadline_s` of `time.perf_counter` at most."""
+        self._stream.flush(deadline_s)
 
     async def drain(self) -> None:
         """Wait until the write buffer is below its limit; `silence_timeout_s` at most, then the device is lost.
@@ -170,22 +187,9 @@ class Connection(asyncio.BufferedProtocol):
         """Cut the connection; `error` is what `lost` will tell."""
         self._end(error, cut=True)
 
-    # What the transport calls
+    # What the stream calls
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)
-        if (sock := transport.get_extra_info("socket")) is not None:
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._transport.set_write_buffer_limits(high=self._settings.write_pause_bytes)
-        self._handshake = self._make_handshake(_address(transport.get_extra_info("peername")))
-        self._reader = FrameReader(
-            self, peer_address=self.peer_address, max_payload_bytes=self._settings.max_payload_bytes
-        )
-        self._set_timer(self._loop.time() + self._settings.hello_timeout_s, self._hello_is_late)
-        if (hello := self._handshake.start()) is not None:
-            self._write(hello)
-
-    def get_buffer(self, sizehint: int) -> memoryview:
+    def get_buffer(self) -> memoryview:
         return self._reader.get_buffer()
 
     def buffer_updated(self, nbytes: int) -> None:
@@ -203,9 +207,9 @@ class Connection(asyncio.BufferedProtocol):
         where = " in the middle of a frame" if self._reader.in_frame else ""
         self._end(DeviceLostError(f"{self._who(True)} closed the connection without a goodbye{where}."))
 
-    def connection_lost(self, exc: Exception | None) -> None:
+    def connection_lost(self, error: OSError | None) -> None:
         if self._error is None:
-            how = "was reset" if isinstance(exc, ConnectionError) else f"broke ({exc})"
+            how = "was reset" if isinstance(error, ConnectionError) else f"broke ({error})"
             self._settle(DeviceLostError(f"The connection to {self._who()} {how}."))
         self._state = _State.CLOSED
         self._set_timer(None)
@@ -263,7 +267,7 @@ class Connection(asyncio.BufferedProtocol):
         self._reader.opening = False
         # Frames may follow at once, and there is nobody yet to take them.
         self._reader.pause()
-        self._transport.pause_reading()
+        self._stream.pause_reading()
         self._next_ping_s = self._loop.time()
         self._set_timer(self._next_ping_s, self._beat)
         self._on_open(self)
@@ -275,7 +279,7 @@ class Connection(asyncio.BufferedProtocol):
     def _start_delivery(self) -> None:
         if self._state is _State.OPEN:
             self._reader.resume()
-            self._transport.resume_reading()
+            self._stream.resume_reading()
             self.buffer_updated(0)  # what came behind the hello
         self._tell_end()
 
@@ -285,7 +289,7 @@ class Connection(asyncio.BufferedProtocol):
         now_s = self._loop.time()
         settings = self._settings
         if self._unsent_since_s is not None and now_s - self._unsent_since_s >= settings.silence_timeout_s:
-            n_bytes = self._transport.get_write_buffer_size()
+            n_bytes = self._stream.unsent_bytes
             seconds = settings.silence_timeout_s
             self.abort(
                 DeviceLostError(f"{self._who(True)} does not read: {n_bytes} bytes wait for more than {seconds:g} s.")
@@ -327,20 +331,16 @@ class Connection(asyncio.BufferedProtocol):
 
     def _end(self, error: TpidError, *, cut: bool = False) -> None:
         """The first error is the one that counts. Without `cut`, what is unsent has `close_timeout_s` to go out."""
-        transport = self._transport
+        stream = self._stream
         if self._state in (_State.OPENING, _State.OPEN):
             self._settle(error)
-            self._set_timer(self._loop.time() + self._settings.close_timeout_s, transport.abort)
-            if transport.can_write_eof() and not transport.is_closing():
-                # Read on until the peer has closed as well: closing with bytes unread would reset the connection,
-                # and the peer might never see the last that we said.
-                transport.write_eof()
-                if self._reader.paused:
-                    transport.resume_reading()
-            else:
-                transport.close()
+            self._set_timer(self._loop.time() + self._settings.close_timeout_s, stream.abort)
+            # Read on until the peer has closed as well: closing with bytes unread would reset the connection,
+            # and the peer might never see the last that we said.
+            stream.end_writing()
+            stream.resume_reading()
         if cut and self._state is not _State.CLOSED:
-            transport.abort()
+            stream.abort()
 
     def _settle(self, error: TpidError) -> None:
         self._state = _State.CLOSING
@@ -362,19 +362,19 @@ class Connection(asyncio.BufferedProtocol):
             self._receiver.lost(self, self._error)
 
     def _check_open(self) -> None:
-        # Between a failed write and connection_lost only the transport knows.
-        if self._state is not _State.OPEN or self._transport.is_closing():
+        # Between a failed write and connection_lost only the stream knows.
+        if self._state is not _State.OPEN or self._stream.is_closing:
             raise DeviceLostError(f"The connection to {self._who()} is closed: {self._error or 'a write failed.'}")
 
     def _write(self, message: Message) -> None:
         """What is said on the way out, or by ourselves: nobody minds if it is too late."""
-        if not self._transport.is_closing():
-            self._transport.write(encode_message(message))
+        if not self._stream.is_closing:
+            self._stream.write(encode_message(message))
 
     def _check_unsent(self) -> None:
         if self._unsent_since_s is None:
             return
-        n_bytes = self._transport.get_write_buffer_size()
+        n_bytes = self._stream.unsent_bytes
         if n_bytes > self._settings.write_limit_bytes:
             error = DeviceLostError(f"{self._who(True)} does not read: {n_bytes} bytes wait to be sent.")
             self.abort(error)

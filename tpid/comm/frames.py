@@ -8,7 +8,8 @@ payload. Decoding is total: any bytes give frames, or RemoteProtocolError (Versi
 """
 
 import struct
-from typing import Final, Protocol, TypeAlias
+from collections.abc import Callable
+from typing import Final, NamedTuple, Protocol, TypeAlias
 
 import msgpack  # type: ignore[import-untyped]
 from pydantic import ValidationError
@@ -51,6 +52,12 @@ def encode_tensor_head(kind: Kind, header: StartHeader | TensorHeader, payload_b
     return PREFIX.pack(MAGIC, PROTOCOL_VERSION, kind, len(packed), payload_bytes) + packed
 
 
+def encode_number(number: int) -> bytes:
+    """A field of a tensor header, 0 … 2**64 - 1, as it stands in the frame."""
+    packed: bytes = msgpack.packb(number)
+    return packed
+
+
 def decode_header(kind: Kind, data: memoryview | bytes) -> Header:
     """Raises RemoteProtocolError."""
     try:
@@ -81,6 +88,14 @@ class FrameSink(Protocol):
     def frame_received(self, kind: Kind, header: Header, payload: memoryview | None) -> None: ...
 
 
+class ExpectedFrame(NamedTuple):
+    """A tensor frame that is to come, known to the byte up to its payload. A tuple: two are made a step."""
+
+    head: bytes
+    payload: memoryview  # where its payload goes, exactly as long
+    arrived: Callable[[bytes], None]  # the payload is complete; called with the very `head`
+
+
 class FrameReader:
     """Turns received bytes into frames, in the manner of `asyncio.BufferedProtocol`.
 
@@ -91,10 +106,12 @@ class FrameReader:
     def __init__(self, sink: FrameSink, *, peer_address: str, max_payload_bytes: int) -> None:
         self.opening = True
         self.paused = False
+        self.expected: ExpectedFrame | None = None  # the owner's; None once it has come
         self._sink = sink
         self._peer_address = peer_address
         self._max_payload_bytes = max_payload_bytes
-        self._staging = memoryview(bytearray(STAGING_BYTES))
+        self._staging_bytes = bytearray(STAGING_BYTES)
+        self._staging = memoryview(self._staging_bytes)
         self._start = 0  # staging[start:end] is received and not yet understood
         self._end = 0
         self._kind = Kind.BYE  # of the frame at hand, like the next three
@@ -102,6 +119,7 @@ class FrameReader:
         self._header: StartHeader | TensorHeader | None = None  # None while the body is a large header
         self._body: memoryview | None = None
         self._body_filled = 0
+        self._body_of: ExpectedFrame | None = None  # whose payload the body is
         self._skip_bytes = 0  # of a payload that nobody wants
         self._stopped = False
 
@@ -121,6 +139,7 @@ class FrameReader:
     def stop(self) -> None:
         """Deliver nothing any more: what still comes is thrown away."""
         self._stopped = True
+        self.expected = self._body_of = None
         self._body = None
         self._skip_bytes = 0
         self._start = self._end = 0
@@ -158,6 +177,10 @@ class FrameReader:
             n_bytes = self._end - self._start
             if n_bytes < PREFIX.size:
                 return
+            expected = self.expected
+            if expected is not None and self._staging_bytes.startswith(expected.head, self._start, self._end):
+                self._take_expected(expected)
+                continue
             header_bytes = self._read_prefix()
             if PREFIX.size + header_bytes > STAGING_BYTES:
                 self._start += PREFIX.size
@@ -168,6 +191,19 @@ class FrameReader:
             header_start = self._start + PREFIX.size
             self._start = header_start + header_bytes
             self._header_complete(decode_header(self._kind, self._staging[header_start : self._start]))
+
+    def _take_expected(self, frame: ExpectedFrame) -> None:
+        self.expected = None
+        start = self._start + len(frame.head)
+        payload = frame.payload
+        here = min(len(payload), self._end - start)
+        self._start = start + here
+        if here == len(payload):
+            payload[:] = self._staging[start : self._start]
+            frame.arrived(frame.head)
+        else:
+            payload[:here] = self._staging[start : self._start]
+            self._body, self._body_filled, self._body_of = payload, here, frame
 
     def _read_prefix(self) -> int:
         """Checks all that the prefix says; the size of the header that follows."""
@@ -244,7 +280,10 @@ class FrameReader:
 
     def _finish_body(self, body: memoryview) -> None:
         self._body = None
-        if self._header is None:
+        if self._body_of is not None:
+            frame, self._body_of = self._body_of, None
+            frame.arrived(frame.head)
+        elif self._header is None:
             self._header_complete(decode_header(self._kind, body))
         else:
             self._sink.frame_received(self._kind, self._header, body)

@@ -6,8 +6,9 @@ import asyncio
 import errno
 import ipaddress
 import logging
+import socket
 from collections.abc import Callable
-from typing import Final, cast
+from typing import Final
 
 from tpid.comm.connection import Connection, format_address
 from tpid.comm.handshake import Handshake
@@ -17,6 +18,11 @@ from tpid.errors import ConfigError, DeviceLostError, ListenError, TpidError
 
 # Strangers hold a staging buffer each until their hello is late; a home has fewer devices than this.
 MAX_OPENING: Final = 64
+
+_BACKLOG: Final = 100  # connections that the system holds until we accept them
+# The process or the system has no more descriptors or memory: the next attempt has to wait until others have closed.
+_EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+_EXHAUSTED_WAIT_S: Final = 1.0
 
 _logger = logging.getLogger(__name__)
 
@@ -29,8 +35,7 @@ async def dial(host: str, port: int, hello: Callable[[], Hello], settings: CommS
     """
     _check_address(host, settings)
     address = format_address(host, port)
-    loop = asyncio.get_running_loop()
-    opened: asyncio.Future[Connection] = loop.create_future()
+    opened: asyncio.Future[Connection] = asyncio.get_running_loop().create_future()
 
     def on_failed(_: Connection, error: TpidError) -> None:
         if not opened.done():
@@ -39,20 +44,15 @@ async def dial(host: str, port: int, hello: Callable[[], Hello], settings: CommS
     def make_handshake(_: str) -> Handshake:
         return Handshake(hello(), dialled=True, peer_address=address)
 
-    connection = Connection(make_handshake, settings, on_open=opened.set_result, on_failed=on_failed)
     try:
         async with asyncio.timeout(settings.connect_timeout_s):
-            await loop.create_connection(lambda: connection, host, port)
+            sock = await _connect(host, port)
+        connection = Connection(sock, make_handshake, settings, on_open=opened.set_result, on_failed=on_failed)
     except TimeoutError:
-        opened.cancel()
         seconds = settings.connect_timeout_s
         raise DeviceLostError(f"The device at {address} did not answer within {seconds:g} s.") from None
     except (OSError, UnicodeError, OverflowError) as error:
-        opened.cancel()
         raise DeviceLostError(f"The device at {address} cannot be reached: {error}.") from error
-    except asyncio.CancelledError:
-        opened.cancel()
-        raise
     try:
         return await opened  # the connection itself sees to it that the hello comes in time
     except asyncio.CancelledError:
@@ -76,7 +76,8 @@ class Listener:
         self._on_connection = on_connection
         self._settings = settings
         self._opening: set[Connection] = set()
-        self._server: asyncio.Server | None = None
+        self._sockets: list[socket.socket] = []
+        self._retries: set[asyncio.TimerHandle] = set()
 
     @classmethod
     async def listen(
@@ -96,31 +97,58 @@ class Listener:
         """
         _check_address(host, settings)
         listener = cls(hello, accept, on_connection, settings)
-        loop = asyncio.get_running_loop()
         try:
-            server = await loop.create_server(listener._incoming, host, port)
+            listener._sockets = await _bind(host, port)
         except (OSError, UnicodeError, OverflowError) as error:
             raise _listen_error(host, port, error) from error
-        listener._server = server
-        listener.port = server.sockets[0].getsockname()[1]
+        listener.port = listener._sockets[0].getsockname()[1]
+        for sock in listener._sockets:
+            listener._watch(sock)
         return listener
 
     async def close(self) -> None:
         """Stop listening; connections that are up stay up, those before their hello are cut."""
-        if self._server is not None:
-            # Not wait_closed: that waits for the connections that stay up.
-            self._server.close()
-            self._server = None
+        for retry in self._retries:
+            retry.cancel()
+        for sock in self._sockets:
+            asyncio.get_running_loop().remove_reader(sock)
+            sock.close()
+        self._sockets = []
         opening = list(self._opening)
         for connection in opening:
             await connection.close("The device stops listening.")
 
-    def _incoming(self) -> asyncio.BaseProtocol:
+    def _watch(self, sock: socket.socket) -> None:
+        asyncio.get_running_loop().add_reader(sock, self._accept_from, sock)
+
+    def _accept_from(self, server: socket.socket) -> None:
+        for _ in range(_BACKLOG):
+            try:
+                sock, _address = server.accept()
+            except (BlockingIOError, InterruptedError):
+                return
+            except OSError as error:
+                if error.errno in _EXHAUSTED:
+                    _logger.warning("accept_failed port=%d reason=%r", self.port, str(error))
+                    loop = asyncio.get_running_loop()
+                    loop.remove_reader(server)
+                    self._retries = {retry for retry in self._retries if retry.when() > loop.time()}
+                    self._retries.add(loop.call_later(_EXHAUSTED_WAIT_S, self._watch, server))
+                    return
+                continue  # that one is gone again
+            self._incoming(sock)
+
+    def _incoming(self, sock: socket.socket) -> None:
         if len(self._opening) >= MAX_OPENING:
-            return _Rejection()
-        connection = Connection(self._handshake, self._settings, on_open=self._opened, on_failed=self._failed)
+            sock.close()  # one stranger too many
+            return
+        try:
+            connection = Connection(sock, self._handshake, self._settings, on_open=self._opened, on_failed=self._failed)
+        except OSError as error:  # gone again
+            sock.close()
+            _logger.info("hello_failed error=os reason=%s", error)
+            return
         self._opening.add(connection)
-        return connection
 
     def _handshake(self, address: str) -> Handshake:
         return Handshake(self._hello(), dialled=False, peer_address=address, accept=self._accept)
@@ -134,11 +162,55 @@ class Listener:
         _logger.info("hello_failed peer=%s error=%s reason=%s", connection.peer_address, error.code, error)
 
 
-class _Rejection(asyncio.Protocol):
-    """For one stranger too many."""
+async def _connect(host: str, port: int) -> socket.socket:
+    """Connected to the first of the host's addresses that answers. Raises the last one's OSError, and gaierror."""
+    loop = asyncio.get_running_loop()
+    failure = OSError(f"{host} has no address")
+    for family, kind, protocol, _, address in await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM):
+        try:
+            sock = socket.socket(family, kind, protocol)
+        except OSError as error:  # this system has no IPv6
+            failure = error
+            continue
+        try:
+            sock.setblocking(False)
+            await loop.sock_connect(sock, address)
+            return sock
+        except OSError as error:
+            sock.close()
+            failure = error
+        except BaseException:
+            sock.close()
+            raise
+    raise failure
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        cast(asyncio.Transport, transport).abort()
+
+async def _bind(host: str, port: int) -> list[socket.socket]:
+    """Listening on all addresses of the host."""
+    infos = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    sockets: list[socket.socket] = []
+    failure = OSError(f"{host} has no address")
+    try:
+        for family, kind, protocol, _, address in dict.fromkeys(infos):
+            try:
+                sock = socket.socket(family, kind, protocol)
+            except OSError as error:  # this system has no IPv6
+                failure = error
+                continue
+            sockets.append(sock)
+            sock.setblocking(False)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            sock.bind(address)
+            sock.listen(_BACKLOG)
+    except BaseException:
+        for sock in sockets:
+            sock.close()
+        raise
+    if not sockets:
+        raise failure
+    return sockets
 
 
 def _listen_error(host: str, port: int, error: Exception) -> ListenError:

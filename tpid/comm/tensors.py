@@ -51,7 +51,7 @@ class TensorHeader:
     n_tokens: int  # 0: all values are zero and there is no payload
     wire_dtype: WireDtype
 
-    def to_wire(self) -> tuple[object, ...]:
+    def to_wire(self) -> tuple[int, int, int, int, int]:
         return self.term, self.pass_id, self.step, self.n_tokens, _WIRE_NUMBERS[self.wire_dtype]
 
 

@@ -1,6 +1,7 @@
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from random import Random
 
 import pytest
 from hypothesis import given, settings
@@ -11,6 +12,7 @@ from tpid.comm.frames import (
     MAX_OPENING_HEADER_BYTES,
     PREFIX,
     STAGING_BYTES,
+    ExpectedFrame,
     FrameReader,
     Header,
     encode_message,
@@ -269,3 +271,67 @@ def test_too_small_a_buffer_is_our_own_fault() -> None:
     reader = reader_of(Sink(slack=-1))
     with pytest.raises(LocalProtocolError, match="3 bytes was given for a payload of 4"):
         feed(reader, tensor_frame(Kind.SUM, TensorHeader(1, 1, 0, 1, WireDtype.FP32), b"1234"))
+
+
+EXPECTED = TensorHeader(1, 2, 3, 4, WireDtype.FP32)
+
+
+def expect(reader: FrameReader, sink: Sink, payload_bytes: int) -> bytes:
+    """Has the reader take the frame into the sink as if it had been understood; gives its head."""
+    head = encode_tensor_head(Kind.SUM, EXPECTED, payload_bytes)
+    target = memoryview(bytearray(payload_bytes))
+    reader.expected = ExpectedFrame(
+        head, target, lambda came: sink.frames.append((Kind.SUM, EXPECTED, bytes(target) if came is head else None))
+    )
+    return head
+
+
+@settings(deadline=None)
+@given(streams, st.sampled_from([1, 8192, STAGING_BYTES, 100_000]), streams, st.randoms(use_true_random=False))
+def test_a_frame_that_is_expected_comes_between_others(
+    before: list[Frame], payload_bytes: int, behind: list[Frame], random: Random
+) -> None:
+    payload = random.randbytes(payload_bytes)
+    frames: list[Frame] = [*before, (Kind.SUM, EXPECTED, payload), *behind]
+    data = b"".join(to_bytes(frame) for frame in frames)
+    sink = Sink()
+    reader = reader_of(sink)
+    expect(reader, sink, payload_bytes)
+    while data:
+        n_bytes = random.choice([1, 7, 1000, 50_000])
+        feed(reader, data[:n_bytes])
+        data = data[n_bytes:]
+    assert sink.frames == frames
+    assert reader.expected is None
+    assert not reader.in_frame
+    assert len(sink.asked) == sum(payload is not None for _, _, payload in frames) - 1
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        tensor_frame(Kind.PARTIAL, EXPECTED, bytes(16)),
+        tensor_frame(Kind.SUM, TensorHeader(1, 2, 4, 4, WireDtype.FP32), bytes(16)),
+        tensor_frame(Kind.SUM, EXPECTED, bytes(15)),
+    ],
+)
+def test_what_only_resembles_the_expected_frame_is_understood(other: bytes) -> None:
+    sink = Sink()
+    reader = reader_of(sink)
+    expect(reader, sink, 16)
+    feed(reader, other)
+    assert sink.asked == [len(other) - len(encode_tensor_head(Kind.SUM, EXPECTED, 0))]
+    assert reader.expected is not None
+
+
+@pytest.mark.parametrize("cut", [0, 5, 30, 40_000])
+def test_who_stops_expects_nothing(cut: int) -> None:
+    sink = Sink()
+    reader = reader_of(sink)
+    head = expect(reader, sink, 50_000)
+    data = head + bytes(50_000)
+    feed(reader, data[:cut])
+    reader.stop()
+    feed(reader, data[cut:])
+    assert sink.frames == []
+    assert not reader.in_frame

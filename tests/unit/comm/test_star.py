@@ -3,7 +3,7 @@
 import asyncio
 import random
 from collections import deque
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tpid.comm.allreduce import Alone
+from tpid.comm.frames import PREFIX, ExpectedFrame, decode_header, encode_tensor_head
 from tpid.comm.messages import Kind
 from tpid.comm.star import StarHub, StarLeaf
 from tpid.comm.tensors import TensorHeader
@@ -29,11 +30,27 @@ class Wire:
     def __init__(self) -> None:
         self.frames: deque[tuple[Kind, TensorHeader, bytes | None]] = deque()
         self.broken: DeviceLostError | None = None
+        self.expected: ExpectedFrame | None = None  # by whoever sends here: it receives on the other wire of the link
+        self.on_receive: Callable[[], bool] = lambda: False
 
-    def send_tensor(self, kind: Kind, header: TensorHeader, payload: memoryview | None, /) -> None:
+    def send_frame(self, head: bytes, payload: memoryview | None, /) -> None:
         if self.broken is not None:
             raise self.broken
-        self.frames.append((kind, header, None if payload is None else bytes(payload)))
+        _, _, kind, header_bytes, payload_bytes = PREFIX.unpack_from(head)
+        assert len(head) == PREFIX.size + header_bytes
+        assert payload_bytes == (0 if payload is None else len(payload))
+        header = decode_header(Kind(kind), head[PREFIX.size :])
+        assert isinstance(header, TensorHeader)
+        self.frames.append((Kind(kind), header, None if payload is None else bytes(payload)))
+
+    def expect(self, frame: ExpectedFrame | None, /) -> None:
+        self.expected = frame
+
+    def receive(self, deadline_s: float, spin_s: float, /) -> bool:
+        return self.on_receive()
+
+    def flush(self, deadline_s: float, /) -> None:
+        return None
 
 
 class Net:
@@ -77,6 +94,13 @@ def deliver(star: StarHub | StarLeaf, link: Wire, header: TensorHeader, payload:
     """As a connection does it."""
     if payload is None:
         star.received(link, header, None)
+        return
+    kind = Kind.PARTIAL if isinstance(star, StarHub) else Kind.SUM
+    expected = link.expected
+    if expected is not None and expected.head == encode_tensor_head(kind, header, len(payload)):
+        link.expected = None
+        expected.payload[:] = payload
+        expected.arrived(expected.head)
         return
     target = star.payload_buffer(link, header, len(payload))
     if target is not None:
@@ -447,5 +471,109 @@ def test_alone() -> None:
             alone.payload_buffer(Wire(), header(), 4)
         with pytest.raises(RemoteProtocolError):
             alone.received(Wire(), header(), None)
+
+    run(test())
+
+
+@pytest.mark.parametrize("dtype", list(WireDtype))
+@pytest.mark.parametrize("n_ranks", [2, 4])
+def test_who_stays_at_the_socket_needs_no_turn_of_the_loop(n_ranks: int, dtype: WireDtype) -> None:
+    partials = [partial_of(rank, 1) for rank in range(n_ranks)]
+
+    async def test() -> None:
+        net = Net(n_ranks, dtype)
+        net.begin(1, 1)
+        leaves = [asyncio.create_task(net.leaves[rank].reduce(0, partials[rank])) for rank in range(1, n_ranks)]
+        await turns()
+        for rank, wire in net.down.items():
+            wire.on_receive = arrival(net.to_hub, rank)
+        hub = net.hub.reduce(0, partials[0])
+        with pytest.raises(StopIteration) as result:
+            hub.send(None)  # it never waits
+        total = result.value.value.tobytes()
+        assert total == judge(list(partials), dtype, 1).tobytes()
+        for rank in range(1, n_ranks):
+            net.to_leaf(rank)
+        assert [(await leaf).tobytes() for leaf in leaves] == [total] * (n_ranks - 1)
+
+        net.up[1].on_receive = arrival(deliver_sum, net)
+        second = net.leaves[1].reduce(1, partials[1])
+        with pytest.raises(StopIteration) as result:
+            second.send(None)
+        assert result.value.value.tobytes() == rounded(ONE, dtype).tobytes()
+
+    def arrival(deliver_to: Callable[[Any], None], what: Any) -> Callable[[], bool]:
+        def on_receive() -> bool:
+            deliver_to(what)
+            return True
+
+        return on_receive
+
+    def deliver_sum(net: Net) -> None:
+        data = bytearray(wire_bytes(dtype, 1, HIDDEN))
+        encode_tensor(ONE, dtype, memoryview(data))
+        deliver(net.leaves[1], net.up[1], TensorHeader(TERM, 1, 1, 1, dtype), bytes(data))
+
+    run(test())
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_pass_that_fails_while_its_rank_stays_at_the_socket(rank: int) -> None:
+    async def test() -> None:
+        net = Net(2)
+        net.begin(1, 1)
+        star, link = (net.leaves[1], net.up[1]) if rank else (net.hub, net.down[1])
+        error = DeviceLostError("an ABORT came")
+
+        def fail() -> bool:
+            star.fail(error)
+            return True
+
+        link.on_receive = fail
+        with pytest.raises(DeviceLostError) as caught:
+            star.reduce(0, ONE).send(None)
+        assert caught.value is error
+        assert link.expected is None
+
+    run(test())
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_an_expected_payload_that_was_on_its_way_when_the_pass_ended_is_dropped(rank: int) -> None:
+    async def test() -> None:
+        net = Net(2)
+        net.begin(1, 1)
+        star, link = (net.leaves[1], net.up[1]) if rank else (net.hub, net.down[1])
+        task = asyncio.create_task(star.reduce(0, ONE))
+        await turns()
+        late = link.expected
+        assert late is not None
+        star.fail(DeviceLostError("gone"))
+        with pytest.raises(DeviceLostError):
+            await task
+        late.arrived(late.head)
+        star.begin(2, 1)
+        task = asyncio.create_task(star.reduce(0, ONE))
+        await turns()
+        late.payload[:] = (9 * ONE).tobytes()
+        late.arrived(late.head)
+        await turns()
+        assert not task.done()
+        deliver(star, link, header(pass_id=2), ONE_BYTES)
+        assert (await task == (1 if rank else 2)).all()
+
+    run(test())
+
+
+def test_a_leaf_without_a_partial_is_not_expected_any_more() -> None:
+    async def test() -> None:
+        net = Net(2)
+        net.begin(1, 1)
+        task = asyncio.create_task(net.hub.reduce(0, ONE))
+        await turns()
+        assert net.down[1].expected is not None
+        deliver(net.hub, net.down[1], header(n_tokens=0), None)
+        assert net.down[1].expected is None
+        assert (await task == ONE).all()
 
     run(test())

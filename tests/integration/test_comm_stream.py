@@ -1,0 +1,314 @@
+"""A stream over real TCP on 127.0.0.1, under the plain loop and under uvloop."""
+
+import asyncio
+import os
+import resource
+import socket
+import struct
+import threading
+import time
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import uvloop
+
+from tpid.comm import listener as listener_module
+from tpid.comm.listener import Listener
+from tpid.comm.messages import Hello
+from tpid.comm.settings import CommSettings
+from tpid.comm.stream import Stream
+from tpid.device import DeviceId, DeviceProfile, Role
+
+Run = Callable[[Coroutine[Any, Any, None]], None]
+FOREVER_S = 1e6
+
+
+@pytest.fixture(params=[asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
+def run(request: pytest.FixtureRequest) -> Run:
+    runner = request.param
+
+    async def with_deadline(test: Coroutine[Any, Any, None]) -> None:
+        async with asyncio.timeout(60):
+            await test
+
+    return lambda test: runner(with_deadline(test))
+
+
+class Owner:
+    """Keeps what comes; can wait for the end."""
+
+    def __init__(self) -> None:
+        self.buffer = memoryview(bytearray(65536))
+        self.received = bytearray()
+        self.eof = False
+        self.calls: list[str] = []
+        self.bug: Exception | None = None
+        self.more = asyncio.Event()
+        self.end: asyncio.Future[OSError | None] = asyncio.get_running_loop().create_future()
+
+    def get_buffer(self) -> memoryview:
+        return self.buffer
+
+    def buffer_updated(self, n_bytes: int) -> None:
+        if self.bug is not None:
+            raise self.bug
+        self.received += self.buffer[:n_bytes]
+        self.more.set()
+
+    def eof_received(self) -> None:
+        self.eof = True
+
+    def connection_lost(self, error: OSError | None) -> None:
+        self.end.set_result(error)
+
+    def pause_writing(self) -> None:
+        self.calls.append("pause")
+
+    def resume_writing(self) -> None:
+        self.calls.append("resume")
+
+
+@contextmanager
+def pair(*, write_pause_bytes: int = 2**20) -> Iterator[tuple[Stream, Owner, socket.socket]]:
+    """A stream and the other end, a blocking socket."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        theirs = socket.create_connection(server.getsockname())
+        sock, _ = server.accept()
+    owner = Owner()
+    stream = Stream(sock, owner, write_pause_bytes=write_pause_bytes)
+    stream.start()
+    with theirs:
+        yield stream, owner, theirs
+    stream.abort()
+
+
+def read_all(sock: socket.socket) -> bytes:
+    data = bytearray()
+    while more := sock.recv(2**20):
+        data += more
+    return bytes(data)
+
+
+def test_what_is_written_leaves_at_once(run: Run) -> None:
+    async def test() -> None:
+        with pair() as (stream, _, theirs):
+            stream.write(b"head", memoryview(b"payload"))
+            assert theirs.recv(100) == b"headpayload"
+            theirs.sendall(b"answer")
+            assert stream.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+    run(test())
+
+
+def test_the_loop_receives_while_nobody_waits(run: Run) -> None:
+    async def test() -> None:
+        with pair() as (_, owner, theirs):
+            theirs.sendall(b"x")
+            await owner.more.wait()
+            assert owner.received == b"x"
+
+    run(test())
+
+
+@pytest.mark.parametrize("spin_s", [0.0, FOREVER_S])
+def test_who_waits_receives_without_the_loop(run: Run, spin_s: float) -> None:
+    async def test() -> None:
+        with pair() as (stream, owner, theirs):
+            assert not stream.receive(time.perf_counter(), spin_s)
+            assert not stream.receive(time.perf_counter() + 0.001, spin_s)
+            theirs.sendall(b"here")
+            assert stream.receive(FOREVER_S, spin_s)
+            assert owner.received == b"here"
+            sender = threading.Timer(0.003, theirs.sendall, [b"later"])  # by then the stream sleeps, if it may
+            sender.start()
+            while owner.received != b"herelater":
+                assert stream.receive(time.perf_counter() + 60, spin_s)
+            sender.join()
+
+    run(test())
+
+
+def test_a_paused_stream_is_not_read(run: Run) -> None:
+    async def test() -> None:
+        with pair() as (stream, owner, theirs):
+            stream.pause_reading()
+            theirs.sendall(b"x")
+            assert not stream.receive(FOREVER_S, FOREVER_S)
+            await asyncio.sleep(0)
+            assert owner.received == b""
+            stream.resume_reading()
+            assert stream.receive(FOREVER_S, 0)
+
+    run(test())
+
+
+def test_more_than_the_socket_takes(run: Run) -> None:
+    async def test() -> None:
+        data = os.urandom(24 * 2**20)
+        with pair(write_pause_bytes=2**16) as (stream, owner, theirs):
+            reading = asyncio.create_task(asyncio.to_thread(read_all, theirs))
+            stream.write(data[:100], memoryview(data)[100:-5])
+            assert stream.unsent_bytes > 0
+            stream.write(data[-5:])
+            stream.close()
+            stream.write(b"too late")
+            assert await reading == data
+            assert await owner.end is None
+            assert stream.unsent_bytes == 0
+            assert owner.calls == ["pause", "resume"]
+
+    run(test())
+
+
+def test_flush_sends_without_the_loop(run: Run) -> None:
+    async def test() -> None:
+        data = os.urandom(24 * 2**20)
+        with pair() as (stream, _, theirs):
+            stream.write(data)
+            begin_s = time.perf_counter()
+            stream.flush(begin_s + 0.001)  # nobody reads
+            assert stream.unsent_bytes > 0
+            received: list[bytes] = []
+            reader = threading.Thread(target=lambda: received.append(read_all(theirs)))
+            reader.start()
+            stream.flush(FOREVER_S)
+            assert stream.unsent_bytes == 0
+            stream.end_writing()
+            reader.join()
+            assert received == [data]
+
+    run(test())
+
+
+def test_who_waits_for_an_answer_sends_the_rest_of_the_question(run: Run) -> None:
+    async def test() -> None:
+        data = os.urandom(24 * 2**20)
+
+        def answer(sock: socket.socket) -> None:
+            n_bytes = 0
+            while n_bytes < len(data):
+                n_bytes += len(sock.recv(2**20))
+            sock.sendall(b"answer")
+
+        with pair() as (stream, owner, theirs):
+            peer = threading.Thread(target=answer, args=[theirs])
+            peer.start()
+            stream.write(data)
+            assert stream.receive(time.perf_counter() + 60, 0)
+            assert owner.received == b"answer"
+            peer.join()
+
+    run(test())
+
+
+@pytest.mark.parametrize("waits", [False, True])
+def test_the_end_of_the_peer(run: Run, waits: bool) -> None:
+    async def test() -> None:
+        with pair() as (stream, owner, theirs):
+            theirs.shutdown(socket.SHUT_WR)
+            if waits:
+                assert stream.receive(FOREVER_S, 0)
+            assert await owner.end is None
+            assert owner.eof
+            assert stream.is_closing
+            assert not stream.receive(FOREVER_S, FOREVER_S)
+
+    run(test())
+
+
+@pytest.mark.parametrize("how", ["loop", "receive", "write"])
+def test_a_reset(run: Run, how: str) -> None:
+    async def test() -> None:
+        with pair() as (stream, owner, theirs):
+            theirs.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            theirs.close()
+            if how == "receive":
+                stream.receive(FOREVER_S, 0)
+            elif how == "write":
+                stream.write(b"x")
+            if how != "loop":
+                assert stream.is_closing
+            assert isinstance(await owner.end, ConnectionError)
+
+    run(test())
+
+
+@pytest.mark.parametrize("waits", [False, True])
+def test_a_bug_of_the_owner_is_reported_and_not_raised(run: Run, waits: bool) -> None:
+    async def test() -> None:
+        reported: asyncio.Queue[BaseException | None] = asyncio.Queue()
+        asyncio.get_running_loop().set_exception_handler(
+            lambda _, context: reported.put_nowait(context.get("exception"))
+        )
+        with pair() as (stream, owner, theirs):
+            owner.bug = ZeroDivisionError()
+            theirs.sendall(b"x")
+            if waits:
+                assert stream.receive(FOREVER_S, 0)
+            assert await reported.get() is owner.bug
+            assert await owner.end is None
+
+    run(test())
+
+
+def test_this_side_ends_its_half_and_reads_on(run: Run) -> None:
+    async def test() -> None:
+        with pair() as (stream, owner, theirs):
+            stream.write(b"last")
+            stream.end_writing()
+            stream.write(b"too late")
+            assert read_all(theirs) == b"last"
+            theirs.sendall(b"still here")
+            await owner.more.wait()
+            assert owner.received == b"still here"
+
+    run(test())
+
+
+def test_a_listener_without_descriptors_tries_again(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listener_module, "_EXHAUSTED_WAIT_S", 0.01)
+    refused = asyncio.Event()
+
+    class Telltale:
+        def warning(self, *_: object) -> None:
+            refused.set()
+
+        def info(self, *_: object) -> None:
+            return None
+
+    monkeypatch.setattr(listener_module, "_logger", Telltale())
+    profile = DeviceProfile(DeviceId("0" * 32), "a", Role.USER, "0", 2**33, 2**32, 2**36, 1, 1e9, "torch")
+
+    async def test() -> None:
+        listening = await Listener.listen(
+            "127.0.0.1",
+            0,
+            hello=lambda: Hello(cluster="home", profile=profile),
+            accept=lambda _: None,
+            on_connection=lambda _: None,
+            settings=CommSettings(hello_timeout_s=0.1),
+        )
+        with socket.socket() as theirs:
+            soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+            highest = max(int(name) for name in os.listdir("/proc/self/fd"))
+            fillers = [socket.dup(theirs.fileno()) for _ in range(3)]
+            resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 1, hard))
+            try:
+                while True:  # the gaps below
+                    try:
+                        fillers.append(socket.dup(theirs.fileno()))
+                    except OSError:
+                        break
+                theirs.setblocking(False)
+                await asyncio.get_running_loop().sock_connect(theirs, ("127.0.0.1", listening.port))
+                await refused.wait()
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+                for filler in fillers:
+                    os.close(filler)
+            assert await asyncio.get_running_loop().sock_recv(theirs, 1) == b""  # accepted, and no hello came
+        await listening.close()
+
+    run(test())

@@ -1,0 +1,231 @@
+"""A TCP stream without asyncio's transports: what is written leaves at once, and whoever waits may read for himself.
+
+A transport sends at the end of the loop's turn, so a sum would wait until the hub has computed its next block; and it
+receives in the loop only, where the way from the socket to a waiting task takes longer than an exchange on a wired
+link. Here the loop watches the socket as well, for all the time that nobody waits at it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import select
+import socket
+import time
+from collections import deque
+from typing import Final, Protocol, TypeAlias
+
+Buffer: TypeAlias = bytes | bytearray | memoryview
+
+# Looking again and again is quicker than sleeping and being woken. For so long, others get the core between two looks
+# if they want it; then we sleep.
+_YIELD_S: Final = 200e-6
+_PIECES: Final = 64  # of the backlog in one system call; the system's own limit is 1024
+
+
+class StreamOwner(Protocol):
+    """The callbacks of a stream, like those of `asyncio.BufferedProtocol`; `receive` may call all but the last one."""
+
+    def get_buffer(self) -> memoryview:
+        """Where to receive; never empty."""
+        ...
+
+    def buffer_updated(self, n_bytes: int) -> None: ...
+
+    def eof_received(self) -> None:
+        """The peer has ended its half; the stream closes when what is unsent has gone out."""
+        ...
+
+    def pause_writing(self) -> None: ...
+
+    def resume_writing(self) -> None: ...
+
+    def connection_lost(self, error: OSError | None) -> None:
+        """Exactly once, from the loop, whatever ended the stream; None where this side did."""
+        ...
+
+
+class Stream:
+    """Owns a connected socket, from `start` on. To be used on the event loop's thread only."""
+
+    def __init__(self, sock: socket.socket, owner: StreamOwner, *, write_pause_bytes: int) -> None:
+        """`owner.pause_writing` is called when more than `write_pause_bytes` are unsent."""
+        sock.setblocking(False)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.sock = sock
+        self.is_closing = False  # nothing can be written any more
+        self.unsent_bytes = 0
+        self._owner = owner
+        self._loop = asyncio.get_running_loop()
+        self._write_pause_bytes = write_pause_bytes
+        self._unsent: deque[memoryview] = deque()
+        self._write_paused = False
+        self._ends_writing = False  # when all is sent
+        self._reading = False
+        self._gone = False
+        self._poll = select.poll()
+        self._poll.register(sock, select.POLLIN)
+
+    @property
+    def peer_name(self) -> tuple[str, int] | None:
+        """Host and port; None where the peer is gone already."""
+        try:
+            host, port = self.sock.getpeername()[:2]
+        except (OSError, ValueError):
+            return None
+        return str(host), int(port)
+
+    def start(self) -> None:
+        self.resume_reading()
+
+    def write(self, *pieces: Buffer) -> None:
+        """Send as much as goes; the rest follows, and must not change until then. Too late it does nothing."""
+        if self.is_closing or self._ends_writing:
+            return
+        sent = 0
+        if not self._unsent:
+            try:
+                sent = self.sock.send(pieces[0]) if len(pieces) == 1 else self.sock.sendmsg(pieces)
+            except (BlockingIOError, InterruptedError):
+                pass
+            except OSError as error:
+                self._finish(error)
+                return
+        for piece in pieces:
+            if sent >= len(piece):
+                sent -= len(piece)
+                continue
+            rest = memoryview(piece)[sent:]
+            sent = 0
+            self._unsent.append(rest)
+            self.unsent_bytes += len(rest)
+        if self._unsent:
+            self._loop.add_writer(self.sock, self._flush)
+            if self.unsent_bytes > self._write_pause_bytes and not self._write_paused:
+                self._write_paused = True
+                self._owner.pause_writing()
+
+    def flush(self, deadline_s: float) -> None:
+        """Wait, without the loop and until `deadline_s` of `time.perf_counter`, for what is unsent to go out."""
+        if not self._unsent:
+            return
+        poll = select.poll()
+        poll.register(self.sock, select.POLLOUT)
+        while self._unsent and (left_s := deadline_s - time.perf_counter()) > 0:
+            poll.poll(left_s * 1000)
+            self._flush()
+
+    def receive(self, deadline_s: float, spin_s: float) -> bool:
+        """Hand over what has come, or wait for it without the loop, until `deadline_s` of `time.perf_counter`.
+
+        For `spin_s` it looks without a pause, with a core of its own. Whether anything came: never where reading is
+        paused or the stream has ended, the loop tells of that.
+        """
+        if not self._reading:
+            return False
+        if self._receive():
+            return True
+        if self._unsent:
+            self.flush(deadline_s)  # what the peer shall answer to
+        now_s = time.perf_counter()
+        spin_until_s = now_s + spin_s
+        look_until_s = min(now_s + _YIELD_S, deadline_s)
+        while now_s < look_until_s:
+            if now_s > spin_until_s:
+                os.sched_yield()
+            if self._receive():
+                return True
+            now_s = time.perf_counter()
+        return now_s < deadline_s and bool(self._poll.poll((deadline_s - now_s) * 1000)) and self._receive()
+
+    def pause_reading(self) -> None:
+        if self._reading:
+            self._reading = False
+            self._loop.remove_reader(self.sock)
+
+    def resume_reading(self) -> None:
+        if not self._reading and not self.is_closing:
+            self._reading = True
+            self._loop.add_reader(self.sock, self._receive)
+
+    def end_writing(self) -> None:
+        """End this half of the stream when all is sent."""
+        if not self._ends_writing and not self.is_closing:
+            self._ends_writing = True
+            self._all_sent()
+
+    def close(self) -> None:
+        """Read no more, and close when all is sent."""
+        if not self.is_closing:
+            self.is_closing = True
+            self.pause_reading()
+            self._all_sent()
+
+    def abort(self) -> None:
+        """Close at once, whatever is unsent."""
+        self._finish(None)
+
+    def _receive(self) -> bool:
+        """One read; False where nothing is there."""
+        try:
+            n_bytes = self.sock.recv_into(self._owner.get_buffer())
+        except (BlockingIOError, InterruptedError):
+            return False
+        except OSError as error:
+            self._finish(error)
+            return True
+        try:
+            if n_bytes:
+                self._owner.buffer_updated(n_bytes)
+            else:
+                self._owner.eof_received()
+                self.close()
+        except Exception as error:  # a bug of the owner: not of whoever happens to wait for this stream
+            self._loop.call_exception_handler({"message": "A bug ended a connection.", "exception": error})
+            self._finish(None)
+        return True
+
+    def _flush(self) -> None:
+        try:
+            sent = self.sock.sendmsg(itertools.islice(self._unsent, _PIECES))
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError as error:
+            self._finish(error)
+            return
+        self.unsent_bytes -= sent
+        while self._unsent and sent >= len(self._unsent[0]):
+            sent -= len(self._unsent.popleft())
+        if sent:
+            self._unsent[0] = self._unsent[0][sent:]
+        if self._write_paused and self.unsent_bytes <= self._write_pause_bytes // 4:
+            self._write_paused = False
+            self._owner.resume_writing()
+        if not self._unsent:
+            self._loop.remove_writer(self.sock)
+            self._all_sent()
+
+    def _all_sent(self) -> None:
+        """Do what has waited for it, if all is."""
+        if self._unsent:
+            return
+        if self.is_closing:
+            self._finish(None)
+        elif self._ends_writing:
+            try:
+                self.sock.shutdown(socket.SHUT_WR)
+            except OSError as error:
+                self._finish(error)
+
+    def _finish(self, error: OSError | None) -> None:
+        if self._gone:
+            return
+        self._gone = True
+        self.is_closing = True
+        self.pause_reading()
+        self._loop.remove_writer(self.sock)
+        self._unsent.clear()
+        self.unsent_bytes = 0
+        self.sock.close()
+        self._loop.call_soon(self._owner.connection_lost, error)
