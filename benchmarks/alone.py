@@ -22,7 +22,7 @@ from tpid.compute.select import Compute, choose_compute
 from tpid.daemon.config import Config
 from tpid.device import DeviceId, DeviceProfile, Role
 from tpid.engine.compute_calls import ComputeCalls
-from tpid.engine.loaded import load_head, load_share
+from tpid.engine.loaded import load_share
 from tpid.engine.planning import plan_request
 from tpid.engine.session import Session
 from tpid.engine.settings import EngineSettings
@@ -37,10 +37,11 @@ async def alone(pack: Pack, threads: int, activation_bits: int) -> AsyncIterator
     config = Config(threads=threads, activation_bits=activation_bits, backend="native")
     compute = choose_compute(config.backend, config.threads, config.activation_bits)
     settings = EngineSettings(config.context_tokens, config.prefill_tokens, 0, config.wire_dtype, config.cluster_wait_s)
-    plan = make_plan(plan_request(pack, settings, term=1), profile_of(config, compute, pack), [])
+    device = profile_of(config, compute, pack)
+    plan = make_plan(plan_request(pack, settings, term=1), device, [])
     calls = ComputeCalls()
-    loaded, head = await load_share(compute, pack, plan, 0), await load_head(compute, pack)
-    session = Session(pack, plan, loaded, head, workers={}, elsewhere={}, calls=calls)
+    loaded = await load_share(compute, pack, plan, 0, device)
+    session = Session(pack, plan, loaded, workers={}, elsewhere={}, calls=calls)
     try:
         yield session
     finally:
