@@ -148,7 +148,7 @@ x = np.zeros((TOKENS, HIDDEN), np.float32)
 x += 1
 before = psutil.Process().memory_info().rss
 backend = NativeBackend(cores, spec, share, n_slots=1, context_tokens=TOKENS, max_pass_tokens=TOKENS)
-prepared = {h: backend.prepare_in_place(BlockBytes(Block(0, h), blocks[h], 0, units[h], vectors)) for h in Half}
+prepared = {h: backend.prepare(BlockBytes(Block(0, h), blocks[h], 0, units[h], vectors)) for h in Half}
 backend.begin((Segment(0, 0, TOKENS),))
 first = backend.attention(prepared[Half.ATTN], x)
 second = backend.ffn(prepared[Half.FFN], x)
