@@ -1,247 +1,148 @@
-"""Latency of the star allreduce on loopback, against the same exchange over blocking sockets.
+"""Latency of the star allreduce on loopback, beside the same exchange over blocking sockets and gloo's allreduce.
 
-    python benchmarks/allreduce.py [--quick] [--json]
+    python benchmarks/allreduce.py [--quick] [--json] [--pin]
 
-Rank 0 is this process, each other rank a process of its own; ours runs under uvloop with real connections (hello,
-heartbeats, frames), the other with plain `recv_into` and `sendall` of a 32-byte head and the payload. Both move
-fp32 and add with numpy. Rounds of the two are interleaved, because the machine's mood changes within a run: compare
-within a row, and trust the median of the rounds' ratios more than the quotient of the medians.
+Each way has processes of its own, one a rank; what they do is in `benchmarks/exchanges.py`. All move fp32. Rounds of
+the three are interleaved, because the machine's mood changes within a run: compare within a row, and trust the median
+of the rounds' ratios more than the quotient of the medians.
+
+Where the system may place the processes, it puts those of the blocking exchange on one core: they never run at the same
+time, and waking each other there is cheapest. Ranks that compute between exchanges have a core each: `--pin`.
 """
 
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
 import multiprocessing
-import socket
+import os
 import statistics
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from multiprocessing.connection import Connection as Pipe
 
-import numpy as np
-import uvloop
-
-from tpid.comm.connection import Connection
-from tpid.comm.frames import Header
-from tpid.comm.listener import Listener, dial
-from tpid.comm.messages import Hello, Kind
-from tpid.comm.settings import CommSettings
-from tpid.comm.star import StarHub, StarLeaf
-from tpid.comm.tensors import StartHeader, TensorHeader
-from tpid.comm.wire_dtype import WireDtype
-from tpid.device import DeviceId, DeviceProfile, Role
-from tpid.errors import TpidError
+from exchanges import WAYS, serve
 
 PAYLOADS_BYTES = (4096, 8192, 16384, 32768, 65536, 131072)
 RANKS = (2, 4)
-HEAD_BYTES = 32
-SETTINGS = CommSettings(silence_timeout_s=30.0)  # the loop stands still while the blocking rounds run
+ANSWER_TIMEOUT_S = 120.0
+
+
+@dataclass(frozen=True, slots=True)
+class Effort:
+    rounds: int
+    steps: int  # exchanges a round and way
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
     ranks: int
     payload_bytes: int
-    ours_us: float  # median of an exchange
+    ours_us: float  # medians of an exchange
     blocking_us: float
-    ratio: float  # median over rounds of ours / blocking
+    gloo_us: float
+    to_blocking: float  # median over rounds of ours / blocking
+    to_blocking_range: tuple[float, float]
+    to_gloo: float
+    to_gloo_range: tuple[float, float]
+
+    def __str__(self) -> str:
+        ratios = (
+            f"{middle:6.2f} ({least:.2f} … {most:.2f})"
+            for middle, (least, most) in (
+                (self.to_blocking, self.to_blocking_range),
+                (self.to_gloo, self.to_gloo_range),
+            )
+        )
+        times = f"{self.ours_us:9.1f} {self.blocking_us:9.1f} {self.gloo_us:9.1f}"
+        return f"{self.ranks:5} {self.payload_bytes:8} {times}  {'  '.join(ratios)}"
 
 
-@dataclass(frozen=True, slots=True)
-class Effort:
-    rounds: int
-    steps: int  # exchanges a round and kind
+class Group:
+    """The processes of one way."""
+
+    def __init__(self, way: str, n_ranks: int, pin: bool) -> None:
+        context = multiprocessing.get_context("spawn")
+        cores = sorted(os.sched_getaffinity(0))
+        self._pipes: list[Pipe] = []
+        self._processes = []
+        for rank in range(n_ranks):
+            ours, theirs = context.Pipe()
+            core = cores[rank % len(cores)] if pin else None
+            process = context.Process(target=serve, args=(way, rank, n_ranks, core, theirs), daemon=True)
+            process.start()
+            theirs.close()
+            self._pipes.append(ours)
+            self._processes.append(process)
+        self._pipes[0].send(0)
+        port = _answer(self._pipes[0])
+        for pipe in self._pipes[1:]:
+            pipe.send(port)
+        for pipe in self._pipes[1:]:
+            _answer(pipe)
+
+    def round_s(self, payload_bytes: int, steps: int) -> float:
+        """Median of the seconds that an exchange takes at rank 0."""
+        for pipe in self._pipes:  # rank 0 first: the others send at once
+            pipe.send((payload_bytes, steps))
+            _answer(pipe)
+        times_s = [_answer(pipe) for pipe in self._pipes]
+        return statistics.median(times_s[0])
+
+    def close(self) -> None:
+        for pipe in self._pipes:
+            pipe.send(None)
+        for process in self._processes:
+            process.join()
 
 
-def hello_of(rank: int) -> Hello:
-    profile = DeviceProfile(
-        DeviceId(f"{rank:032x}"), f"rank{rank}", Role.USER, "0", 2**33, 2**32, 2**36, 1, 1e9, "torch"
-    )
-    return Hello(cluster="benchmark", profile=profile)
+def _answer(pipe: Pipe) -> object:
+    if not pipe.poll(ANSWER_TIMEOUT_S):
+        raise TimeoutError(f"A rank has not answered for {ANSWER_TIMEOUT_S:g} s.")
+    return pipe.recv()
 
 
-class ToStar:
-    """Hands tensors to the star of the payload size at hand."""
-
-    star: StarHub | StarLeaf
-
-    def payload_buffer(
-        self, connection: Connection, kind: Kind, header: StartHeader | TensorHeader, size_bytes: int
-    ) -> memoryview | None:
-        assert isinstance(header, TensorHeader)
-        return self.star.payload_buffer(connection, header, size_bytes)
-
-    def received(self, connection: Connection, kind: Kind, message: Header, payload: memoryview | None) -> None:
-        assert isinstance(message, TensorHeader)
-        self.star.received(connection, message, payload)
-
-    def lost(self, connection: Connection, error: TpidError) -> None:
-        self.star.fail(error)
-
-
-def receive_exactly(sock: socket.socket, buffer: memoryview) -> None:
-    filled = 0
-    while filled < len(buffer):
-        n_bytes = sock.recv_into(buffer[filled:])
-        if n_bytes == 0:
-            raise ConnectionError("The other process is gone.")
-        filled += n_bytes
-
-
-def blocking_hub(socks: list[socket.socket], partial: np.ndarray, steps: int) -> list[float]:
-    frame = memoryview(bytearray(HEAD_BYTES + partial.nbytes))
-    values = np.frombuffer(frame[HEAD_BYTES:], np.float32)
-    out = memoryview(bytearray(HEAD_BYTES + partial.nbytes))
-    total = np.frombuffer(out[HEAD_BYTES:], np.float32)
-    times_s = []
-    for _ in range(steps):
-        begin_s = time.perf_counter()
-        np.copyto(total, partial)
-        for sock in socks:
-            receive_exactly(sock, frame)
-            np.add(total, values, out=total)
-        for sock in socks:
-            sock.sendall(out)
-        times_s.append(time.perf_counter() - begin_s)
-    return times_s
-
-
-def blocking_leaf(sock: socket.socket, partial: np.ndarray, steps: int) -> None:
-    frame = memoryview(bytearray(HEAD_BYTES + partial.nbytes))
-    out = memoryview(bytearray(HEAD_BYTES + partial.nbytes))
-    values = np.frombuffer(out[HEAD_BYTES:], np.float32)
-    for _ in range(steps):
-        np.copyto(values, partial)
-        sock.sendall(out)
-        receive_exactly(sock, frame)
-
-
-async def run_steps(star: StarHub | StarLeaf, pass_id: int, partial: np.ndarray, steps: int) -> list[float]:
-    star.begin(pass_id, 1)
-    times_s = []
-    for step in range(steps):
-        begin_s = time.perf_counter()
-        await star.reduce(step, partial)
-        times_s.append(time.perf_counter() - begin_s)
-    return times_s
-
-
-async def leaf_process(rank: int, port: int, blocking_port: int, effort: Effort) -> None:
-    connection = await dial("127.0.0.1", port, lambda: hello_of(rank), SETTINGS)
-    receiver = ToStar()
-    sock = socket.create_connection(("127.0.0.1", blocking_port))
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    connection.set_receiver(receiver)
-    for term, payload_bytes in enumerate(PAYLOADS_BYTES):
-        partial = np.ones((1, payload_bytes // 4), np.float32)
-        receiver.star = StarLeaf(term, connection, hidden_size=partial.size, max_tokens=1, wire_dtype=WireDtype.FP32)
-        for pass_id in range(effort.rounds):
-            await asyncio.to_thread(receive_exactly, sock, memoryview(bytearray(1)))  # the hub has begun
-            await run_steps(receiver.star, pass_id, partial, effort.steps)
-            blocking_leaf(sock, partial[0], effort.steps)
-    await connection.close("done")
-
-
-def start_leaf(rank: int, port: int, blocking_port: int, effort: Effort) -> None:
-    uvloop.run(leaf_process(rank, port, blocking_port, effort))
-
-
-async def measure(n_ranks: int, effort: Effort, show: Callable[[Row], None]) -> list[Row]:
-    arrived: asyncio.Queue[Connection] = asyncio.Queue()
-    receiver = ToStar()
-
-    def on_connection(connection: Connection) -> None:
-        connection.set_receiver(receiver)
-        arrived.put_nowait(connection)
-
-    listener = await Listener.listen(
-        "127.0.0.1", 0, hello=lambda: hello_of(0), accept=lambda _: None, on_connection=on_connection, settings=SETTINGS
-    )
-    server = socket.create_server(("127.0.0.1", 0))
-    context = multiprocessing.get_context("spawn")
-    blocking_port = server.getsockname()[1]
-    leaves = [
-        context.Process(target=start_leaf, args=(rank, listener.port, blocking_port, effort))
-        for rank in range(1, n_ranks)
-    ]
-    for leaf in leaves:
-        leaf.start()
-    connections = [await arrived.get() for _ in leaves]
-    socks = [server.accept()[0] for _ in leaves]
-    for sock in socks:
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+def measure(n_ranks: int, effort: Effort, pin: bool, show: Callable[[Row], None]) -> list[Row]:
+    groups = {way: Group(way, n_ranks, pin) for way in WAYS}
     rows = []
-    for term, payload_bytes in enumerate(PAYLOADS_BYTES):
-        row = await measure_size(payload_bytes, term, receiver, (connections, socks), effort)
-        show(row)
-        rows.append(row)
-    for connection in connections:
-        await connection.close("done")
-    await listener.close()
-    for leaf in leaves:
-        await asyncio.to_thread(leaf.join)
+    for payload_bytes in PAYLOADS_BYTES:
+        rounds = []
+        for number in range(effort.rounds + 1):
+            ways = list(WAYS) if number % 2 else list(reversed(WAYS))
+            rounds.append({way: groups[way].round_s(payload_bytes, effort.steps) for way in ways})
+        rows.append(_row(n_ranks, payload_bytes, rounds[1:]))  # the first warms up
+        show(rows[-1])
+    for group in groups.values():
+        group.close()
     return rows
 
 
-async def measure_size(
-    payload_bytes: int,
-    term: int,
-    receiver: ToStar,
-    links: tuple[list[Connection], list[socket.socket]],
-    effort: Effort,
-) -> Row:
-    connections, socks = links
-    partial = np.ones((1, payload_bytes // 4), np.float32)
-    star = StarHub(
-        term,
-        dict(enumerate(connections, 1)),
-        hidden_size=partial.size,
-        max_tokens=1,
-        wire_dtype=WireDtype.FP32,
-    )
-    receiver.star = star
-    ours_s: list[float] = []
-    blocking_s: list[float] = []
-    ratios = []
-    for pass_id in range(effort.rounds):
-        star_pass = asyncio.ensure_future(run_steps(star, pass_id, partial, effort.steps))
-        await asyncio.sleep(0)  # until begin was called
-        for sock in socks:
-            sock.sendall(b"g")
-        ours = await star_pass
-        blocking = blocking_hub(socks, partial[0], effort.steps)
-        if pass_id > 0:  # the first round warms up
-            ours_s += ours
-            blocking_s += blocking
-            ratios.append(statistics.median(ours) / statistics.median(blocking))
+def _row(n_ranks: int, payload_bytes: int, rounds: list[dict[str, float]]) -> Row:
+    us = {way: statistics.median(times[way] for times in rounds) * 1e6 for way in WAYS}
+    ratios = {way: sorted(times["ours"] / times[way] for times in rounds) for way in ("blocking", "gloo")}
     return Row(
-        len(socks) + 1,
-        payload_bytes,
-        statistics.median(ours_s) * 1e6,
-        statistics.median(blocking_s) * 1e6,
-        statistics.median(ratios),
-    )
+        n_ranks, payload_bytes, us["ours"], us["blocking"], us["gloo"],
+        statistics.median(ratios["blocking"]), (ratios["blocking"][0], ratios["blocking"][-1]),
+        statistics.median(ratios["gloo"]), (ratios["gloo"][0], ratios["gloo"][-1]),
+    )  # fmt: skip
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("--json", action="store_true", help="print one JSON list instead of a table")
     parser.add_argument("--quick", action="store_true", help="a few seconds; the numbers swing more")
+    parser.add_argument("--pin", action="store_true", help="rank r on core r, as ranks that compute have one each")
     arguments = parser.parse_args()
-    effort = Effort(rounds=4, steps=100) if arguments.quick else Effort(rounds=21, steps=200)
+    effort = Effort(rounds=7, steps=100) if arguments.quick else Effort(rounds=21, steps=200)
+    if not arguments.json:
+        print("                      microseconds               ours / blocking        ours / gloo")
+        print("ranks    bytes      ours  blocking      gloo  median (range)         median (range)")
 
     def show(row: Row) -> None:
         if not arguments.json:
-            print(
-                f"{row.ranks:5} {row.payload_bytes:8} {row.ours_us:9.1f} {row.blocking_us:12.1f} {row.ratio:6.2f}",
-                flush=True,
-            )
+            print(row, flush=True)
 
-    if not arguments.json:
-        print("ranks    bytes   ours us  blocking us  ratio")
-    rows = [row for n_ranks in RANKS for row in uvloop.run(measure(n_ranks, effort, show))]
+    rows = [row for n_ranks in RANKS for row in measure(n_ranks, effort, arguments.pin, show)]
     if arguments.json:
         print(json.dumps([asdict(row) for row in rows], indent=2))
 

@@ -135,28 +135,31 @@ class Connection:
 
     def send_frame(self, head: bytes, payload: Buffer | None) -> None:
         """`send_tensor` with the frame up to its payload in `head`."""
-        self._check_open()
+        stream = self._stream
+        if self._state is not _State.OPEN or stream.is_closing:
+            self._check_open()
         if payload is None:
-            self._stream.write(head)
+            stream.write(head)
         else:
-            self._stream.write(head, payload)
-        self._check_unsent()
+            stream.write(head, payload)
+        if self._unsent_since_s is not None:
+            self._check_unsent()
 
     def expect(self, frame: ExpectedFrame | None) -> None:
         """Tell what comes next, so that it need not be understood; instead of what was told before."""
         self._reader.expected = frame
 
-    def receive(self, deadline_s: float, spin_s: float) -> bool:
-        """Without the loop: take in what has come, or wait for it until `deadline_s` of `time.perf_counter`; for
-        `spin_s` without leaving the core to others.
+    def receive(self, deadline_s: float) -> bool:
+        """Without the loop: take in what has come, or wait for it until `deadline_s` of `time.perf_counter`.
 
         Whether anything came. Never on a connection that has ended: `lost` follows from the loop.
         """
-        return self._stream.receive(deadline_s, spin_s)
+        return self._stream.receive(deadline_s)
 
-    def flush(self, deadline_s: float) -> None:
-        """Without the loop: wait until all is sent, until `deadline_s` of `time.perf_counter` at most."""
-        self._stream.flush(deadline_s)
+    def flush(self, most_s: float) -> None:
+        """Without the loop: wait until all is sent, for `most_s` at most."""
+        if self._stream.unsent_bytes:
+            self._stream.flush(most_s)
 
     async def drain(self) -> None:
         """Wait until the write buffer is below its limit; `silence_timeout_s` at most, then the device is lost.

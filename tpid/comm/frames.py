@@ -22,8 +22,8 @@ MAGIC: Final = b"TP"
 PREFIX: Final = struct.Struct(">2sBBII")
 MAX_HEADER_BYTES: Final = 256 * 1024
 MAX_OPENING_HEADER_BYTES: Final = 64 * 1024  # before the hello anyone may be there
-# Most frames fit whole: one read a frame, and copying so little costs less than a second read.
-STAGING_BYTES: Final = 32 * 1024
+# Most frames fit whole, head and all: one read a frame, and copying so little costs less than a second read.
+STAGING_BYTES: Final = 33 * 1024
 
 _OPENING_KINDS: Final = frozenset({Kind.HELLO, Kind.REFUSE, Kind.BYE})
 _KINDS: Final = {int(kind): kind for kind in Kind}

@@ -75,9 +75,10 @@ class StarHub(StarRank):
             raise self._failure
         if self._step == step:
             self._expect_partials(step)
-            await self._sum_of(step)
+            if not self._stayed(step):
+                await self._wait()
         for leaf in self._leaves:  # what is left of a large sum shall not wait for our next block
-            leaf.link.flush(time.perf_counter() + MOST_S)
+            leaf.link.flush(MOST_S)
         return result
 
     def payload_buffer(self, link: Link, header: TensorHeader, size_bytes: int) -> memoryview | None:
@@ -121,7 +122,7 @@ class StarHub(StarRank):
     def _receive(self, step: int, deadline_s: float) -> None:
         for leaf in self._leaves:  # in the order in which they are added
             while not leaf.is_in and self._step == step and self._failure is None:
-                if not leaf.link.receive(deadline_s, self._patience.spin_s) or time.perf_counter() > deadline_s:
+                if not leaf.link.receive(deadline_s) or time.perf_counter() > deadline_s:
                     return
 
     def _expected_from(self, link: Link) -> _Leaf:
@@ -252,7 +253,8 @@ class StarLeaf(StarRank):
         target = self._result_bytes[step % 2] if self._fp32_as_it_is else self._slot[: self._payload_bytes]
         self._expected = self._sum_head(step)
         self._hub.expect(ExpectedFrame(self._expected, target, self._arrived))
-        await self._sum_of(step)
+        if not self._stayed(step):
+            await self._wait()
         return result
 
     def payload_buffer(self, link: Link, header: TensorHeader, size_bytes: int) -> memoryview | None:
@@ -294,7 +296,7 @@ class StarLeaf(StarRank):
 
     def _receive(self, step: int, deadline_s: float) -> None:
         while self._step == step and self._failure is None:
-            if not self._hub.receive(deadline_s, self._patience.spin_s) or time.perf_counter() > deadline_s:
+            if not self._hub.receive(deadline_s) or time.perf_counter() > deadline_s:
                 return
 
     def _expect_nothing(self) -> None:

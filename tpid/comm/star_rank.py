@@ -15,6 +15,8 @@ from tpid.comm.tensors import TensorHeader
 from tpid.comm.wire_dtype import F32, WireDtype, wire_bytes
 from tpid.errors import DeviceLostError, LocalProtocolError, RemoteProtocolError, TpidError
 
+_F32 = np.dtype(np.float32)
+
 
 class StarRank:
     def __init__(
@@ -32,6 +34,7 @@ class StarRank:
         self._fp32_as_it_is = wire_dtype is WireDtype.FP32 and sys.byteorder == "little"
         self._pass_id = -1
         self._n_tokens = 0
+        self._shape = 0, hidden_size
         self._payload_bytes = 0  # of a partial or sum that is not zero
         self._results = self._sums[0, :0], self._sums[1, :0]
         self._result_bytes = self._sum_bytes[0][:0], self._sum_bytes[1][:0]  # the same, where fp32 goes as it is
@@ -56,6 +59,7 @@ class StarRank:
         self._waiter = None
         self._pass_id = pass_id
         self._n_tokens = n_tokens
+        self._shape = n_tokens, self._hidden_size
         self._payload_bytes = n_bytes = n_tokens * self._wire_row_bytes
         self._results = self._sums[0, :n_tokens], self._sums[1, :n_tokens]
         if self._fp32_as_it_is:
@@ -82,12 +86,9 @@ class StarRank:
             raise self._failure
         if self._pass_id < 0 or step != self._step or self._waiter is not None:
             raise LocalProtocolError(f"Step {step} of pass {self._pass_id} is reduced, step {self._step} is next.")
-        if partial is not None and (
-            partial.shape != (self._n_tokens, self._hidden_size) or partial.dtype != np.float32
-        ):
+        if partial is not None and (partial.shape != self._shape or partial.dtype != _F32):
             raise LocalProtocolError(
-                f"A partial of {partial.dtype} {partial.shape} was given instead of "
-                f"float32 {(self._n_tokens, self._hidden_size)}."
+                f"A partial of {partial.dtype} {partial.shape} was given instead of float32 {self._shape}."
             )
 
     def _is_stale(self, header: TensorHeader) -> bool:
@@ -118,25 +119,28 @@ class StarRank:
                 f"A payload of {size_bytes} bytes came for {header.n_tokens} tokens, {expected} are right."
             )
 
-    async def _sum_of(self, step: int) -> None:
-        """Until the sum of the step at hand is there. Raises what `fail` was given."""
-        begin_s = time.perf_counter()
-        if self._patience.stays:
+    def _stayed(self, step: int) -> bool:
+        """Wait at the socket, if the sum is likely to come soon; whether it came. Raises what `fail` was given."""
+        patience = self._patience
+        self._waits_since_s = begin_s = time.perf_counter()
+        if patience.stays:
             self._receive(step, begin_s + MOST_S)
         if self._failure is not None:
             raise self._failure
         if self._step == step:
-            await self._wait()
-        self._patience.waited(time.perf_counter() - begin_s)
+            return False
+        patience.waited(time.perf_counter() - begin_s)
+        return True
 
     async def _wait(self) -> None:
+        """Go on waiting in the loop. Raises what `fail` was given."""
         loop = asyncio.get_running_loop()
         waiter = self._waiter = loop.create_future()
-        self._waits_since_s = loop.time()
         if self._watchdog is None:
             self._watchdog = loop.call_later(self._step_timeout_s, self._look)
         try:
             await waiter
+            self._patience.waited(time.perf_counter() - self._waits_since_s)
         except asyncio.CancelledError:
             if self._waiter is waiter and self._failure is None:
                 self._failure = LocalProtocolError(f"Pass {self._pass_id} was cancelled in step {self._step}.")
@@ -157,9 +161,9 @@ class StarRank:
         if self._waiter is None or self._waiter.done():
             return
         loop = asyncio.get_running_loop()
-        due_s = self._waits_since_s + self._step_timeout_s
-        if loop.time() < due_s:
-            self._watchdog = loop.call_at(due_s, self._look)
+        left_s = self._waits_since_s + self._step_timeout_s - time.perf_counter()
+        if left_s > 0:
+            self._watchdog = loop.call_later(left_s, self._look)
         else:
             self.fail(
                 DeviceLostError(

@@ -18,9 +18,13 @@ from typing import Final, Protocol, TypeAlias
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
 
-# Looking again and again is quicker than sleeping and being woken. For so long, others get the core between two looks
-# if they want it; then we sleep.
-_YIELD_S: Final = 200e-6
+# Looking again and again is quicker than sleeping and being woken, which takes tens of microseconds where a core has
+# gone to sleep as well. So for so long we look, and sleep then.
+_LOOK_S: Final = 200e-6
+# But not while others want this core, which may well be the peer itself: a yield to nobody returns sooner than this.
+_ALONE_S: Final = 5e-6
+# Where it came to nothing, so many waits are slept through before the next try; doubled each time.
+_MOST_ASLEEP: Final = 256
 _PIECES: Final = 64  # of the backlog in one system call; the system's own limit is 1024
 
 
@@ -64,6 +68,8 @@ class Stream:
         self._ends_writing = False  # when all is sent
         self._reading = False
         self._gone = False
+        self._waits_asleep = 0  # before we look again
+        self._next_asleep = 1
         self._poll = select.poll()
         self._poll.register(sock, select.POLLIN)
 
@@ -86,11 +92,13 @@ class Stream:
         sent = 0
         if not self._unsent:
             try:
-                sent = self.sock.send(pieces[0]) if len(pieces) == 1 else self.sock.sendmsg(pieces)
+                sent = self.sock.sendmsg(pieces)
             except (BlockingIOError, InterruptedError):
                 pass
             except OSError as error:
                 self._finish(error)
+                return
+            if sent == sum(map(len, pieces)):
                 return
         for piece in pieces:
             if sent >= len(piece):
@@ -100,44 +108,55 @@ class Stream:
             sent = 0
             self._unsent.append(rest)
             self.unsent_bytes += len(rest)
-        if self._unsent:
-            self._loop.add_writer(self.sock, self._flush)
-            if self.unsent_bytes > self._write_pause_bytes and not self._write_paused:
-                self._write_paused = True
-                self._owner.pause_writing()
+        self._loop.add_writer(self.sock, self._flush)
+        if self.unsent_bytes > self._write_pause_bytes and not self._write_paused:
+            self._write_paused = True
+            self._owner.pause_writing()
 
-    def flush(self, deadline_s: float) -> None:
-        """Wait, without the loop and until `deadline_s` of `time.perf_counter`, for what is unsent to go out."""
+    def flush(self, most_s: float) -> None:
+        """Wait, without the loop and for `most_s`, for what is unsent to go out."""
         if not self._unsent:
             return
+        deadline_s = time.perf_counter() + most_s
         poll = select.poll()
         poll.register(self.sock, select.POLLOUT)
         while self._unsent and (left_s := deadline_s - time.perf_counter()) > 0:
             poll.poll(left_s * 1000)
             self._flush()
 
-    def receive(self, deadline_s: float, spin_s: float) -> bool:
+    def receive(self, deadline_s: float) -> bool:
         """Hand over what has come, or wait for it without the loop, until `deadline_s` of `time.perf_counter`.
 
-        For `spin_s` it looks without a pause, with a core of its own. Whether anything came: never where reading is
-        paused or the stream has ended, the loop tells of that.
+        Whether anything came. Never where reading is paused or the stream has ended: the loop tells of that.
         """
         if not self._reading:
             return False
+        if self._unsent:
+            self.flush(deadline_s - time.perf_counter())  # what the peer shall answer to
+        if self._waits_asleep > 0:
+            self._waits_asleep -= 1
+        elif self._look(deadline_s):
+            return True
+        left_s = deadline_s - time.perf_counter()
+        return left_s > 0 and bool(self._poll.poll(left_s * 1000)) and self._receive()
+
+    def _look(self, deadline_s: float) -> bool:
+        """Look again and again, as long as nobody else wants the core; whether anything came."""
         if self._receive():
             return True
-        if self._unsent:
-            self.flush(deadline_s)  # what the peer shall answer to
-        now_s = time.perf_counter()
-        spin_until_s = now_s + spin_s
-        look_until_s = min(now_s + _YIELD_S, deadline_s)
-        while now_s < look_until_s:
-            if now_s > spin_until_s:
-                os.sched_yield()
+        looked_s = time.perf_counter()
+        until_s = min(looked_s + _LOOK_S, deadline_s)
+        while looked_s < until_s:
+            os.sched_yield()
+            if time.perf_counter() - looked_s > _ALONE_S:
+                break
             if self._receive():
+                self._next_asleep = 1
                 return True
-            now_s = time.perf_counter()
-        return now_s < deadline_s and bool(self._poll.poll((deadline_s - now_s) * 1000)) and self._receive()
+            looked_s = time.perf_counter()
+        self._waits_asleep = self._next_asleep
+        self._next_asleep = min(2 * self._next_asleep, _MOST_ASLEEP)
+        return False
 
     def pause_reading(self) -> None:
         if self._reading:

@@ -46,10 +46,10 @@ class Wire:
     def expect(self, frame: ExpectedFrame | None, /) -> None:
         self.expected = frame
 
-    def receive(self, deadline_s: float, spin_s: float, /) -> bool:
+    def receive(self, deadline_s: float, /) -> bool:
         return self.on_receive()
 
-    def flush(self, deadline_s: float, /) -> None:
+    def flush(self, most_s: float, /) -> None:
         return None
 
 
