@@ -108,6 +108,7 @@ def measure(n_chunks: int) -> list[Score]:
         "torch": TorchCompute(THREADS),
         "native, 16-bit activations": NativeCompute(THREADS, 16),
         "native, 8-bit activations": NativeCompute(THREADS, 8),
+        "native, int8 cache": NativeCompute(THREADS, 16, "int8"),
     }
     found = {name: perplexity(Model(pack, compute), ids, n_chunks) for name, compute in computes.items()}
     found["llama.cpp"] = llama_cpp_perplexity(str(gguf), text, n_chunks)

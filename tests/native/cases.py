@@ -30,7 +30,7 @@ from tpid.pack.geometry import (
 from tpid.pack.tiles import U8, pack_tiles
 
 # Of the largest number of a pass. Where another order of summation tips a rounding, the result is one step of it off:
-# of the int8 activations, or of the second plane's and of the halves in the cache.
+# of int8 activations or of an int8 cache, or of the second plane's and of the halves in the cache.
 BLOCK_TOLERANCES = {1: 2e-2, 2: 1e-3}
 LIMITS = {"n_slots": 3, "context_tokens": 150, "max_pass_tokens": 80}
 _FORMATS = list(Format)
@@ -96,8 +96,8 @@ def _block(rng: np.random.Generator, half: Half) -> bytes:
     geometries = {each: block_geometry(spec, each, formats) for each in Half}
     ranges = {each: _range(rng, geometries[each].n_units, at_least=each is half) for each in Half}
     share, geometry, units = Share(ranges[Half.ATTN], ranges[Half.FFN]), geometries[half], ranges[half]
-    planes, n_threads = int(rng.integers(1, 3)), int(rng.integers(1, 4))
-    portable = NativeBackend(Cores(1, "portable", planes=planes), spec, share, **LIMITS)
+    planes, n_threads, int8_cache = int(rng.integers(1, 3)), int(rng.integers(1, 4)), bool(rng.integers(2))
+    portable = NativeBackend(Cores(1, "portable", planes=planes), spec, share, **LIMITS, int8_cache=int8_cache)
     data, vectors = _units(rng, geometry, len(units)), _vectors(rng, spec, geometry, half)
     block = portable.prepare(BlockBytes(Block(0, half), geometry, units.start, data, vectors))
     lengths, passes = [0] * LIMITS["n_slots"], []
@@ -107,9 +107,9 @@ def _block(rng: np.random.Generator, half: Half) -> bytes:
         portable.begin(segments)
         expected = (portable.attention if half is Half.ATTN else portable.ffn)(block, x)
         assert expected is not None
-        allowed = np.full_like(expected, np.abs(expected).max() * BLOCK_TOLERANCES[planes])
+        allowed = np.full_like(expected, np.abs(expected).max() * BLOCK_TOLERANCES[1 if int8_cache else planes])
         passes.append(_segment_bytes(spec, segments) + _floats(x, expected, allowed))
-    head = _numbers(_KINDS[half], planes, n_threads) + bytes(native_shape(spec, share, **LIMITS))
+    head = _numbers(_KINDS[half], planes, n_threads) + bytes(native_shape(spec, share, **LIMITS, int8_cache=int8_cache))
     return head + _block_bytes(spec, geometry, block.block, data) + _numbers(len(passes)) + b"".join(passes)
 
 

@@ -2,7 +2,7 @@
 
 Before they meet w4 and w8 weights, activations become two int8 each, by groups of 32: the second takes up what rounding
 to the first has lost. That is finer than fp16, and gives prefill and decode the same bits; one int8 is an option.
-f16 and bf16 weights meet fp32. The KV cache is fp16. No torch.
+f16 and bf16 weights meet fp32. The KV cache is fp16 or int8. No torch.
 """
 
 from collections.abc import Callable, Mapping
@@ -31,7 +31,7 @@ class NativeBlock:
 
 
 class NativeBackend:
-    """One rank's share on the CPU, with its KV cache in fp16."""
+    """One rank's share on the CPU, with its KV cache."""
 
     in_place = True
 
@@ -44,8 +44,12 @@ class NativeBackend:
         n_slots: int,
         context_tokens: int,
         max_pass_tokens: int,
+        int8_cache: bool = False,
     ) -> None:
-        """Raises LoadError if the cache and the buffers of a pass of `max_pass_tokens` cannot be had."""
+        """`int8_cache`: keys and values as int8 by groups of 32 of a head, not as fp16.
+
+        Raises LoadError if the cache and the buffers of a pass of `max_pass_tokens` cannot be had.
+        """
         self._cores = cores
         self._spec = spec
         self._share = share
@@ -56,8 +60,9 @@ class NativeBackend:
         self._inverse_frequencies = inverse_frequencies(spec)
         self._free = cores.library.tpid_backend_free
         shape = native_shape(
-            spec, share, n_slots=n_slots, context_tokens=context_tokens, max_pass_tokens=max_pass_tokens
-        )
+            spec, share, n_slots=n_slots, context_tokens=context_tokens, max_pass_tokens=max_pass_tokens,
+            int8_cache=int8_cache,
+        )  # fmt: skip
         self._handle: int | None = cores.library.tpid_backend_create(cores.handle, shape)
         if self._handle is None:
             raise LoadError(
@@ -165,10 +170,12 @@ class NativeHead:
         )  # fmt: skip
 
 
-def native_shape(spec: ModelSpec, share: Share, *, n_slots: int, context_tokens: int, max_pass_tokens: int) -> Shape:
+def native_shape(
+    spec: ModelSpec, share: Share, *, n_slots: int, context_tokens: int, max_pass_tokens: int, int8_cache: bool
+) -> Shape:
     return Shape(
         spec.hidden_size, spec.head_dim, spec.heads_per_group, spec.n_layers, n_slots, context_tokens,
-        max_pass_tokens, len(share.attn), len(share.ffn), ffn_unit_columns(spec.ffn_size), spec.norm_eps,
+        max_pass_tokens, len(share.attn), len(share.ffn), ffn_unit_columns(spec.ffn_size), int8_cache, spec.norm_eps,
     )  # fmt: skip
 
 

@@ -21,14 +21,19 @@ _MATMUL_ROUNDS = 3  # on a small processor each takes a tenth of a second
 
 
 class NativeCompute:
-    name = "native"
-
-    def __init__(self, n_threads: int, activation_bits: int = 16) -> None:
+    def __init__(self, n_threads: int, activation_bits: int = 16, kv_dtype: str = "f16") -> None:
         """Raises LoadError where the kernels were not built."""
         try:
             self._cores = Cores(n_threads, planes=activation_bits // 8)
         except OSError as error:
             raise LoadError(str(error), hint="Install a C compiler, then install tpid again.") from error
+
+        self._int8_cache = kv_dtype == "int8"
+
+    @property
+    def name(self) -> str:
+        """What the planner counts its memory by."""
+        return "native-kv8" if self._int8_cache else "native"
 
     @property
     def kernels(self) -> str:
@@ -39,8 +44,9 @@ class NativeCompute:
         self, spec: ModelSpec, share: Share, *, n_slots: int, context_tokens: int, max_tokens: int
     ) -> NativeBackend:
         return NativeBackend(
-            self._cores, spec, share, n_slots=n_slots, context_tokens=context_tokens, max_pass_tokens=max_tokens
-        )
+            self._cores, spec, share, n_slots=n_slots, context_tokens=context_tokens, max_pass_tokens=max_tokens,
+            int8_cache=self._int8_cache,
+        )  # fmt: skip
 
     def head(self, spec: ModelSpec, geometry: UnitGeometry, final_norm: F32) -> NativeHead:
         return NativeHead(self._cores, spec, geometry, final_norm)

@@ -15,7 +15,8 @@ log = logging.getLogger(__name__)
 class Compute(Protocol):
     """Makes what a rank computes with."""
 
-    name: str
+    @property
+    def name(self) -> str: ...
 
     def backend(
         self, spec: ModelSpec, share: Share, *, n_slots: int, context_tokens: int, max_tokens: int
@@ -32,16 +33,16 @@ class Compute(Protocol):
         ...
 
 
-def choose_compute(wanted: str, n_threads: int, activation_bits: int = 16) -> Compute:
-    """`wanted` is "auto", "native" or "torch"; `activation_bits` are 8 or 16. Only what is chosen is imported.
+def choose_compute(wanted: str, n_threads: int, activation_bits: int = 16, kv_dtype: str = "f16") -> Compute:
+    """`wanted` is "auto", "native" or "torch"; `activation_bits` are 8 or 16, `kv_dtype` is "f16" or "int8".
 
-    Raises ConfigError where "native" is wanted and was not built.
+    Only what is chosen is imported. Raises ConfigError where "native" is wanted and was not built.
     """
     if wanted != "torch":
         from tpid.compute.native_compute import NativeCompute  # noqa: PLC0415
 
         try:
-            compute = NativeCompute(n_threads, activation_bits)
+            compute = NativeCompute(n_threads, activation_bits, kv_dtype)
         except TpidError as error:
             if wanted == "native":
                 raise ConfigError(f"The native backend cannot be used: {error.message}", hint=error.hint) from error

@@ -54,7 +54,7 @@ def _prepare(config: Config) -> tuple[DeviceProfile, PackStore, Compute]:
             f"{error.filename} cannot be made: {error.strerror}.",
             hint="Set state_dir or models_dir in the configuration.",
         ) from error
-    compute = choose_compute(config.backend, config.threads, config.activation_bits)
+    compute = choose_compute(config.backend, config.threads, config.activation_bits, config.kv_dtype)
     store = PackStore(config.models_path)
     profile = make_profile(config, load_or_create_device_id(config.state_dir), store, compute)
     return profile, store, compute

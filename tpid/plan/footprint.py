@@ -20,6 +20,7 @@ class BackendCost:
     weight_bytes: int | None  # a weight; None: as the pack holds it
     kv_value_bytes: int
     base_bytes: int  # interpreter and libraries of a daemon before any weight
+    kv_scale_bytes: int = 0  # of a group of a head's values
 
 
 # Measured on Linux x86-64 with Python 3.11. An idle native daemon has 78 MB resident, 47 of them its own and the
@@ -27,6 +28,7 @@ class BackendCost:
 BACKENDS: Mapping[str, BackendCost] = {
     "torch": BackendCost(weight_bytes=4, kv_value_bytes=4, base_bytes=320 << 20),
     "native": BackendCost(weight_bytes=None, kv_value_bytes=2, base_bytes=100 << 20),
+    "native-kv8": BackendCost(weight_bytes=None, kv_value_bytes=1, base_bytes=100 << 20, kv_scale_bytes=2),
 }
 # What a tokenizer takes at its peak, when it is parsed, beside the size of tokenizer.json. Measured: 40 MB for a file
 # of 1.6 MB, 115 for 9.9, 207 for 15.1.
@@ -39,6 +41,7 @@ _TORCH_SCORE_BYTES = 5  # a mask as bool and as fp32, of each key for each query
 # by default; a device with activation_bits = 8 takes less.
 _ACTIVATION_TILE_BYTES: Mapping[Format, int] = {Format.W4: 88, Format.W8: 88, Format.F16: 128, Format.BF16: 128}
 _KV_ALIGN = 16  # KEY_BLOCK and HEAD_ALIGN of kernels.h
+_KV_GROUP = 32  # CACHE_GROUP
 _HEAD_TOKENS = 8  # rows that the head takes at once
 
 
@@ -177,11 +180,11 @@ def _largest_pair(attn: int, ffn: int, head_slice: int) -> int:
 
 
 def kv_bytes(work: Workload, backend: str, n_attn: int) -> int:
-    positions, width = work.context_tokens, work.spec.head_dim
-    if backend == "native":
+    cost, positions, width = BACKENDS[backend], work.context_tokens, work.spec.head_dim
+    if backend != "torch":
         positions, width = _up_to(positions, _KV_ALIGN), _up_to(width, _KV_ALIGN)
-    values = 2 * work.spec.n_layers * work.n_slots * positions * width
-    return n_attn * values * BACKENDS[backend].kv_value_bytes
+    vector = width * cost.kv_value_bytes + -(-width // _KV_GROUP) * cost.kv_scale_bytes
+    return n_attn * 2 * work.spec.n_layers * work.n_slots * positions * vector
 
 
 def activation_bytes(work: Workload, backend: str, n_attn: int, n_ffn: int, *, coordinator: bool) -> int:

@@ -30,6 +30,7 @@ if LIBRARY is None:
 F16_TOLERANCE = 2e-3  # f16 weights meet fp32 activations: only the fp16 KV cache rounds
 # By planes: activations of one int8, in a random model whose sums have 96 terms only; two lose less than the cache.
 INT8_TOLERANCES = {1: 4e-2, 2: F16_TOLERANCE}
+INT8_CACHE_TOLERANCE = 4e-2  # keys and values of one int8, as activations of one
 ROUNDED_TOLERANCE = 4e-3  # against fp32 with the same rounding: where the fp16 cache tips it, the neighbour's step
 N_TOKENS = 24
 LLAMA3_SCALING = {
@@ -93,8 +94,19 @@ def test_int8_activations_stay_close_to_fp32(judged: Any, kernels: str, format: 
 
 
 @pytest.mark.parametrize("kernels", kernel_names(LIBRARY))
+def test_an_int8_cache_stays_close_to_fp32(judged: Any, kernels: str) -> None:
+    pack, _, ids, expected = judged
+    ranks = Ranks(pack, _even_shares(pack, 2), kernels=kernels, int8_cache=True)
+    for way, chunks in WAYS.items():
+        assert _error(ranks.logits(ids, chunks), expected) <= INT8_CACHE_TOLERANCE, way
+
+
+@pytest.mark.parametrize("int8_cache", [False, True])
+@pytest.mark.parametrize("kernels", kernel_names(LIBRARY))
 @pytest.mark.parametrize("format", [Format.W4, Format.W8])
-def test_the_bits_do_not_depend_on_how_tokens_are_fed(judged: Any, kernels: str, format: Format) -> None:
+def test_the_bits_do_not_depend_on_how_tokens_are_fed(
+    judged: Any, kernels: str, format: Format, *, int8_cache: bool
+) -> None:
     """So that a cached prompt, a fresh one and a recomputed cache give the same text."""
     _, packs, ids, _ = judged
     pack = packs[format]
@@ -102,7 +114,7 @@ def test_the_bits_do_not_depend_on_how_tokens_are_fed(judged: Any, kernels: str,
         pytest.skip("where a window begins decides how the cache is summed up")
     if any(matrix.format is not format for block in pack.manifest.blocks() for matrix in pack.geometry(block).matrices):
         pytest.skip("f16 products of one token and of several are summed up in another order")
-    ranks = Ranks(pack, _even_shares(pack, 2), kernels=kernels)
+    ranks = Ranks(pack, _even_shares(pack, 2), kernels=kernels, int8_cache=int8_cache)
     first, *others = (ranks.logits(ids, chunks) for chunks in WAYS.values())
     for logits in others:
         np.testing.assert_array_equal(logits, first)
@@ -182,6 +194,7 @@ class Ranks:
         kernels: str | None = "best",
         n_threads: int = 2,
         planes: int = 2,
+        int8_cache: bool = False,
     ) -> None:
         self.pack = pack
         geometry = pack.manifest.head_geometry
@@ -192,7 +205,8 @@ class Ranks:
             self.head: Any = TorchHead(pack.spec, geometry, pack.final_norm())
         else:
             cores = Cores(n_threads, None if kernels == "best" else kernels, planes=planes)
-            self.backends = [NativeBackend(cores, pack.spec, s, **options, max_pass_tokens=40) for s in shares]
+            options |= {"max_pass_tokens": 40, "int8_cache": int8_cache}
+            self.backends = [NativeBackend(cores, pack.spec, share, **options) for share in shares]
             self.head = NativeHead(cores, pack.spec, geometry, pack.final_norm())
         cut = geometry.n_units // 2  # in two slices, one of them empty for a small vocabulary
         self.slices = [self.head.prepare(part, first) for first, part in ((0, units[:cut]), (cut, units[cut:]))]

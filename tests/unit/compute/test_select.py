@@ -6,6 +6,7 @@ import pytest
 import tpid.compute.native.library as native
 from tpid.compute.select import choose_compute
 from tpid.errors import ConfigError
+from tpid.plan.footprint import BACKENDS
 
 
 @pytest.fixture
@@ -40,3 +41,10 @@ def test_the_native_backend_comes_without_torch() -> None:
         "assert c.name == 'native' and c.measure_read_bytes_s() > 0; assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.skipif(native.load() is None, reason="the native kernels are not built")
+def test_the_planner_learns_what_the_cache_is_made_of() -> None:
+    names = [choose_compute("native", 1, kv_dtype=dtype).name for dtype in ("f16", "int8")]
+    assert names == ["native", "native-kv8"]
+    assert set(names) <= set(BACKENDS)

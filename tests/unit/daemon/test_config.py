@@ -45,7 +45,7 @@ def test_an_empty_file_and_none_give_the_defaults(load: Load, tmp_path: Path) ->
     assert config.models_path == config.state_dir / "models"
     assert config.socket_path == config.state_dir / "tpid.sock"
     assert config.threads >= 1
-    assert (config.backend, config.activation_bits) == ("auto", 16)
+    assert (config.backend, config.activation_bits, config.kv_dtype) == ("auto", 16, "f16")
     assert (config.port, config.peers, config.discovery) == (7474, (), True)
     assert (config.context_tokens, config.prefill_tokens, config.wire_dtype) == (4096, 2048, "fp32")
 
@@ -63,6 +63,7 @@ def test_every_field_can_be_set(load: Load) -> None:
         "discovery": False,
         "backend": "native",
         "activation_bits": 8,
+        "kv_dtype": "int8",
         "threads": 3,
         "memory_budget": "1.5G",
         "context_tokens": 16,

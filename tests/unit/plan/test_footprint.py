@@ -89,6 +89,12 @@ def test_more_context_and_more_sequences_take_more(workload: Callable[..., Workl
     assert kv_bytes(two, "torch", 0) == 0
 
 
+def test_a_cache_of_int8_takes_a_byte_a_value_and_two_for_each_32(workload: Callable[..., Workload]) -> None:
+    work = workload(context_tokens=16, n_slots=1)
+    assert kv_bytes(work, "native", 1) == 16 * 30 * 2 * 64 * 2
+    assert kv_bytes(work, "native-kv8", 1) == 16 * 30 * 2 * (64 + 2 * 2)
+
+
 def test_longer_passes_take_more(workload: Callable[..., Workload]) -> None:
     one, two = (fixed_bytes(workload(max_pass_tokens=n), "torch", 1, 1, coordinator=False) for n in (1, 101))
     assert two - one >= 100 * 1536 * 4

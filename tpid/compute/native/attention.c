@@ -35,7 +35,8 @@ static void project_job(void *context, int job, int thread)
     const uint8_t *input = is_int8(matrix) ? backend->input_int8 : backend->input_fp32;
     const ptrdiff_t stride = (ptrdiff_t)units * a->width;
     multiply(backend->cores, matrix, a->block->units + unit * a->block->stride, band,
-             bands_left < RUN_BANDS ? bands_left : RUN_BANDS, input + (size_t)token * token_bytes(backend->cores, matrix), n,
+             bands_left < RUN_BANDS ? bands_left : RUN_BANDS,
+             input + (size_t)token * token_bytes(backend->cores, matrix), n,
              backend->qkv + token * stride + (ptrdiff_t)unit * a->width + row + band * TILE_ROWS, stride, 0, 1);
 }
 
@@ -56,11 +57,12 @@ static const struct segment *segment_at(const struct backend *backend, int token
     return segment;
 }
 
-static size_t cache_at(const struct backend *backend, int layer, int slot, int unit)
+static struct cache cache_at(const struct backend *backend, int layer, int slot, int unit)
 {
     const struct shape *shape = &backend->shape;
     size_t index = ((size_t)layer * (size_t)shape->n_slots + (size_t)slot) * (size_t)shape->attn_units + (size_t)unit;
-    return index * backend->cache_halves;
+    const size_t at = index * backend->cache_bytes;
+    return (struct cache){backend->keys + at, backend->values + at, shape->head_dim, shape->int8_cache};
 }
 
 static void one_head(const struct backend *backend, float *head, const float *bias, const float *norm, int token)
@@ -98,9 +100,8 @@ static void prepare_token(const struct attention *a, int token)
         one_head(backend, k, biases[1] ? biases[1] + unit * dim : NULL, block->k_norm, token);
         for (int i = 0; biases[2] && i < dim; i++)
             v[i] += biases[2][unit * dim + i];
-        size_t cache = cache_at(backend, block->layer, segment->slot, unit);
-        kernels->store_key(backend->keys + cache, dim, position, k);
-        kernels->store_value(backend->values + cache, dim, position, v);
+        const struct cache cache = cache_at(backend, block->layer, segment->slot, unit);
+        kernels->store(&cache, position, k, v);
     }
 }
 
@@ -131,15 +132,12 @@ static void attend_job(void *context, int job, int thread)
         first += segment->n_tokens;
     }
     const int row = block * ATTEND_ROWS, left = segment->n_tokens * shape->heads - row;
-    const size_t cache = cache_at(backend, a->block->layer, segment->slot, unit);
     const struct attend_job attend = {
-        .keys = backend->keys + cache,
-        .values = backend->values + cache,
+        .cache = cache_at(backend, a->block->layer, segment->slot, unit),
         .queries = backend->qkv + ((size_t)first * (size_t)units + (size_t)unit) * (size_t)a->width,
         .out = backend->mixed + ((size_t)first * (size_t)units + (size_t)unit) * (size_t)width,
         .query_stride = (ptrdiff_t)units * a->width,
         .out_stride = (ptrdiff_t)units * width,
-        .head_dim = shape->head_dim,
         .heads = shape->heads,
         .first_row = row,
         .n_rows = left < ATTEND_ROWS ? left : ATTEND_ROWS,

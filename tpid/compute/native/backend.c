@@ -33,7 +33,7 @@ API struct backend *tpid_backend_create(struct cores *cores, const struct shape 
     if (!backend)
         return NULL;
     const size_t planes = (size_t)cores->planes, tokens = (size_t)shape->max_tokens, hidden = (size_t)shape->hidden;
-    const size_t row = head_stride(shape->head_dim), queries = (size_t)shape->heads * (size_t)shape->head_dim;
+    const size_t queries = (size_t)shape->heads * (size_t)shape->head_dim;
     const size_t attn_units = (size_t)shape->attn_units, ffn_units = (size_t)shape->ffn_units;
     const size_t input_tiles = up_to(hidden, TILE_COLUMNS) / TILE_COLUMNS;
     const size_t inner_tiles = max_size(attn_units * up_to(queries, TILE_COLUMNS) / TILE_COLUMNS,
@@ -42,12 +42,13 @@ API struct backend *tpid_backend_create(struct cores *cores, const struct shape 
     const size_t caches = (size_t)shape->n_layers * (size_t)shape->n_slots * attn_units;
     backend->cores = cores;
     backend->shape = *shape;
-    backend->cache_halves = up_to((size_t)shape->context_tokens, KEY_BLOCK) * row;
+    backend->cache_bytes = up_to((size_t)shape->context_tokens, KEY_BLOCK) / KEY_BLOCK *
+                           cache_block_bytes(shape->head_dim, shape->int8_cache);
     backend->scratch_floats = max_size(max_size(MAX_GROUP * hidden, 2 * CHUNK_TOKENS * RUN_TILES * TILE_COLUMNS),
                                        attend_scratch(shape->head_dim));
     backend->scratch_floats = up_to(backend->scratch_floats, 64) + 64; /* no two threads write into one line */
-    backend->keys = calloc(caches * backend->cache_halves + 1, 2);
-    backend->values = calloc(caches * backend->cache_halves + 1, 2);
+    backend->keys = calloc(max_size(caches, 1), backend->cache_bytes);
+    backend->values = calloc(max_size(caches, 1), backend->cache_bytes);
     backend->input_int8 = calloc(tokens * planes * input_tiles, INT8_BYTES);
     backend->input_fp32 = calloc(tokens * input_tiles, FP32_BYTES);
     backend->inner_int8 = calloc(tokens * planes * inner_tiles + 1, INT8_BYTES);

@@ -9,20 +9,44 @@
 typedef void gemm_fn(const uint8_t *weights, int n_tiles, int n_bands, const uint8_t *activations, int n_tokens,
                      int planes, float *out, ptrdiff_t stride, int accumulate);
 
-/* The cache of one KV head of one sequence. Keys lie transposed in blocks of KEY_BLOCK positions, so that lanes are
-   positions: keys[position / KEY_BLOCK][head_stride][KEY_BLOCK]; values[position][head_stride]; both fp16.
+/* The cache of one KV head of one sequence, in blocks of KEY_BLOCK positions. Keys lie transposed, so that lanes are
+   positions: [head_stride][KEY_BLOCK] numbers; values as they are: [KEY_BLOCK][head_stride]. Numbers are fp16, or int8
+   by groups of CACHE_GROUP of a head; then [cache_groups][KEY_BLOCK] fp16 scales follow in each block.
    head_stride is head_dim rounded up to HEAD_ALIGN. */
 #define KEY_BLOCK 16
 #define HEAD_ALIGN 16
+#define CACHE_GROUP 32
+
+struct cache {
+    uint8_t *keys, *values;
+    int head_dim, int8;
+};
+
+static inline size_t head_stride(int head_dim)
+{
+    return (size_t)ceil_div(head_dim, HEAD_ALIGN) * HEAD_ALIGN;
+}
+
+static inline size_t cache_groups(int head_dim)
+{
+    return (head_stride(head_dim) + CACHE_GROUP - 1) / CACHE_GROUP;
+}
+
+/* Of a block of keys, or of values. */
+static inline size_t cache_block_bytes(int head_dim, int int8)
+{
+    return KEY_BLOCK * (int8 ? head_stride(head_dim) + 2 * cache_groups(head_dim) : 2 * head_stride(head_dim));
+}
+
 #define ATTEND_ROWS 16 /* rows of queries that walk the cache together */
 #define ATTEND_KEYS 64
 
 struct attend_job {
-    const uint16_t *keys, *values;
+    struct cache cache;
     const float *queries; /* of the first token's first head, already scaled */
     float *out;           /* laid out as the queries are */
     ptrdiff_t query_stride, out_stride; /* from token to token */
-    int head_dim, heads;  /* query heads of this KV head; a row is one head of one token */
+    int heads;            /* query heads of this KV head; a row is one head of one token */
     int first_row, n_rows; /* row = token * heads + head; at most ATTEND_ROWS of them */
     int start;            /* position of token 0 */
     int window;           /* 0: sees everything */
@@ -37,20 +61,14 @@ struct kernels {
     void (*pack_int8)(const float *x, ptrdiff_t stride, int columns, int g, int planes, uint8_t *out);
     void (*pack_fp32)(const float *x, ptrdiff_t stride, int columns, int g, uint8_t *out);
     void (*silu_product)(float *gate, const float *up, int n); /* gate = silu(gate) * up; n a multiple of 8 */
-    void (*store_key)(uint16_t *keys, int head_dim, int position, const float *key);
-    void (*store_value)(uint16_t *values, int head_dim, int position, const float *value);
+    void (*store)(const struct cache *cache, int position, const float *key, const float *value);
     void (*attend)(const struct attend_job *job, float *scratch);
 };
 
-static inline size_t head_stride(int head_dim)
-{
-    return (size_t)ceil_div(head_dim, HEAD_ALIGN) * HEAD_ALIGN;
-}
-
-/* Floats of scratch that `attend` needs: queries, results, scores. */
+/* Floats of scratch that `attend` needs: queries, results, scores, scales of the values. */
 static inline size_t attend_scratch(int head_dim)
 {
-    return ATTEND_ROWS * (2 * head_stride(head_dim) + ATTEND_KEYS);
+    return ATTEND_ROWS * (2 * head_stride(head_dim) + ATTEND_KEYS) + cache_groups(head_dim) * ATTEND_KEYS;
 }
 
 extern const struct kernels kernels_portable;

@@ -9,6 +9,11 @@ static inline __attribute__((always_inline)) vec load_f16(const uint16_t *from)
     return (vec)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)from));
 }
 
+static inline __attribute__((always_inline)) vec load_int8(const uint8_t *from)
+{
+    return (vec)_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)from)));
+}
+
 static inline __attribute__((always_inline)) void store_f16(uint16_t *to, vec value)
 {
     _mm_storeu_si128((__m128i *)to, _mm256_cvtps_ph((__m256)value, _MM_FROUND_TO_NEAREST_INT));

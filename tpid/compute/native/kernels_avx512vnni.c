@@ -25,6 +25,11 @@ static inline __attribute__((always_inline)) vec load_f16(const uint16_t *from)
     return (vec)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)from));
 }
 
+static inline __attribute__((always_inline)) vec load_int8(const uint8_t *from)
+{
+    return (vec)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)from)));
+}
+
 static inline __attribute__((always_inline)) void store_f16(uint16_t *to, vec value)
 {
     _mm256_storeu_si256((__m256i *)to, _mm512_cvtps_ph((__m512)value, _MM_FROUND_TO_NEAREST_INT));

@@ -11,6 +11,13 @@ static inline __attribute__((always_inline)) vec load_f16(const uint16_t *from)
     return (vec)vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(from)));
 }
 
+static inline __attribute__((always_inline)) vec load_int8(const uint8_t *from)
+{
+    int32_t four;
+    memcpy(&four, from, 4);
+    return (vec)vcvtq_f32_s32(vmovl_s16(vget_low_s16(vmovl_s8(vreinterpret_s8_s32(vdup_n_s32(four))))));
+}
+
 static inline __attribute__((always_inline)) void store_f16(uint16_t *to, vec value)
 {
     vst1_u16(to, vreinterpret_u16_f16(vcvt_f16_f32((float32x4_t)value)));

@@ -3,6 +3,7 @@
 
 #if defined(__aarch64__)
 #include <arm_neon.h>
+#include <string.h>
 #if defined(__linux__)
 #include <sys/auxv.h>
 #endif

@@ -14,6 +14,14 @@ static inline __attribute__((always_inline)) vec load_f16(const uint16_t *from)
     return value;
 }
 
+static inline __attribute__((always_inline)) vec load_int8(const uint8_t *from)
+{
+    vec value;
+    for (int i = 0; i < 8; i++)
+        value[i] = (int8_t)from[i];
+    return value;
+}
+
 static inline __attribute__((always_inline)) void store_f16(uint16_t *to, vec value)
 {
     for (int i = 0; i < 8; i++)

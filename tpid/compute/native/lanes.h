@@ -4,6 +4,7 @@
    LANES                                     floats in a vector: 4, 8 or 16
    vec, veci                                 vectors of LANES fp32 and int32
    load_f16(const uint16_t *) -> vec         LANES halves, at any address
+   load_int8(const uint8_t *) -> vec         LANES int8, at any address
    store_f16(uint16_t *, vec) */
 
 #include <math.h>
@@ -169,173 +170,7 @@ static void pack_fp32(const float *x, ptrdiff_t stride, int columns, int g, uint
         }
 }
 
-static void store_key(uint16_t *keys, int head_dim, int position, const float *key)
-{
-    uint16_t *column = keys + (size_t)(position / KEY_BLOCK) * head_stride(head_dim) * KEY_BLOCK;
-    column += position % KEY_BLOCK;
-    for (int i = 0; i < head_dim; i += LANES) {
-        float part[LANES] = {0};
-        uint16_t halves[LANES];
-        int n = head_dim - i < LANES ? head_dim - i : LANES;
-        memcpy(part, key + i, (size_t)n * sizeof *part);
-        store_f16(halves, load(part));
-        for (int lane = 0; lane < LANES; lane++)
-            column[(i + lane) * KEY_BLOCK] = halves[lane];
-    }
-}
-
-static void store_value(uint16_t *values, int head_dim, int position, const float *value)
-{
-    size_t row = head_stride(head_dim);
-    for (size_t i = 0; i < row; i += LANES) {
-        float part[LANES] = {0};
-        int left = head_dim - (int)i, n = left < LANES ? left : LANES;
-        if (n > 0)
-            memcpy(part, value + i, (size_t)n * sizeof *part);
-        store_f16(values + (size_t)position * row + i, load(part));
-    }
-}
-
-/* Scores of `n` rows against `blocks` of keys: lanes are positions. Each score is summed up in the same order however
-   many rows and blocks go together: that only fills the pipeline. */
-INLINE void score_rows(const float *q, const uint16_t *keys, size_t row, int head_dim, int n, int blocks, float *scores)
-{
-    for (int part = 0; part < KEY_BLOCK; part += LANES) {
-        vec sum[8] = {{0}};
-        for (int i = 0; i < head_dim; i++)
-            for (int block = 0; block < blocks; block++) {
-                vec k = load_f16(keys + ((size_t)block * row + (size_t)i) * KEY_BLOCK + part);
-                for (int r = 0; r < n; r++)
-                    sum[block * n + r] += k * q[(size_t)r * row + (size_t)i];
-            }
-        for (int block = 0; block < blocks; block++)
-            for (int r = 0; r < n; r++)
-                store(scores + r * ATTEND_KEYS + block * KEY_BLOCK + part, sum[block * n + r]);
-    }
-}
-
-/* result[n] += weights[n][n_keys] x values[n_keys][row], for `parts` vectors of the head's dimensions. */
-INLINE void mix_rows(const float *weights, const uint16_t *values, size_t row, int n_keys, int n, int parts,
-                     float *result)
-{
-    vec sum[8];
-    for (int r = 0; r < n; r++)
-        for (int part = 0; part < parts; part++)
-            sum[r * parts + part] = load(result + (size_t)r * row + part * LANES);
-    for (int key = 0; key < n_keys; key++)
-        for (int part = 0; part < parts; part++) {
-            vec v = load_f16(values + (size_t)key * row + part * LANES);
-            for (int r = 0; r < n; r++)
-                sum[r * parts + part] += v * weights[r * ATTEND_KEYS + key];
-        }
-    for (int r = 0; r < n; r++)
-        for (int part = 0; part < parts; part++)
-            store(result + (size_t)r * row + part * LANES, sum[r * parts + part]);
-}
-
-/* Online softmax (arXiv 1805.02867) over a run of keys: scores become weights, what was summed before is rescaled. */
-INLINE void weigh_row(float *scores, int first_key, int n_keys, int from, int to, float *max, float *total,
-                      float *result, size_t row)
-{
-    const float before = *max;
-    const int begin = from - first_key, end = to - first_key < n_keys ? to - first_key : n_keys;
-    vec largest = splat(before), sums = {0};
-    veci key = {0};
-    for (int lane = 0; lane < LANES; lane++)
-        key[lane] = lane;
-    for (int i = 0; i < ATTEND_KEYS; i += LANES, key += LANES) {
-        vec score = select_vec((key >= begin) & (key < end), load(scores + i), splat(-INFINITY));
-        largest = select_vec(score > largest, score, largest);
-        store(scores + i, score);
-    }
-    *max = max_lane(largest);
-    if (*max == -INFINITY) { /* nothing visible yet */
-        memset(scores, 0, ATTEND_KEYS * sizeof *scores);
-        return;
-    }
-    for (int i = 0; i < ATTEND_KEYS; i += LANES) {
-        vec score = load(scores + i);
-        vec weight = select_vec(score == splat(-INFINITY), (vec){0}, exp_vec(score - *max));
-        store(scores + i, weight);
-        sums += weight;
-    }
-    float rescale = before == -INFINITY ? 0.0f : expf(before - *max);
-    *total = *total * rescale + sum_lanes(sums);
-    if (rescale != 1.0f)
-        for (size_t i = 0; i < row; i += LANES)
-            store(result + i, load(result + i) * rescale);
-}
-
-#define ROWS_TOGETHER (LANES == 8 ? 4 : 8) /* what the registers hold: 16 of 8 lanes, 32 of 4 or 16 */
-
-/* Of a run of n_keys keys: all rows' scores. */
-INLINE void score_run(const float *q, const uint16_t *keys, size_t row, int head_dim, int n_rows, int n_keys,
-                      float *scores)
-{
-    int r = 0;
-    for (; r + ROWS_TOGETHER <= n_rows; r += ROWS_TOGETHER)
-        for (int key = 0; key < n_keys; key += KEY_BLOCK)
-            score_rows(q + (size_t)r * row, keys + (size_t)key * row, row, head_dim, ROWS_TOGETHER, 1,
-                       scores + r * ATTEND_KEYS + key);
-    for (; r < n_rows; r++) {
-        int key = 0;
-        for (; key + 4 * KEY_BLOCK <= n_keys; key += 4 * KEY_BLOCK)
-            score_rows(q + (size_t)r * row, keys + (size_t)key * row, row, head_dim, 1, 4,
-                       scores + r * ATTEND_KEYS + key);
-        for (; key < n_keys; key += KEY_BLOCK)
-            score_rows(q + (size_t)r * row, keys + (size_t)key * row, row, head_dim, 1, 1,
-                       scores + r * ATTEND_KEYS + key);
-    }
-}
-
-/* Of the same run: all rows' weighted values. */
-INLINE void mix_run(const float *weights, const uint16_t *values, size_t row, int n_rows, int n_keys, float *result)
-{
-    int r = 0;
-    for (; r + ROWS_TOGETHER <= n_rows; r += ROWS_TOGETHER)
-        for (size_t i = 0; i < row; i += LANES)
-            mix_rows(weights + r * ATTEND_KEYS, values + i, row, n_keys, ROWS_TOGETHER, 1,
-                     result + (size_t)r * row + i);
-    for (; r < n_rows; r++) {
-        size_t i = 0;
-        for (; i + 4 * LANES <= row; i += 4 * LANES)
-            mix_rows(weights + r * ATTEND_KEYS, values + i, row, n_keys, 1, 4, result + (size_t)r * row + i);
-        for (; i < row; i += LANES)
-            mix_rows(weights + r * ATTEND_KEYS, values + i, row, n_keys, 1, 1, result + (size_t)r * row + i);
-    }
-}
-
-static void attend(const struct attend_job *job, float *scratch)
-{
-    const size_t row = head_stride(job->head_dim);
-    float *q = scratch, *result = q + ATTEND_ROWS * row, *scores = result + ATTEND_ROWS * row;
-    float max[ATTEND_ROWS], total[ATTEND_ROWS];
-    int from[ATTEND_ROWS] = {0}, to[ATTEND_ROWS] = {0};
-    memset(result, 0, ATTEND_ROWS * row * sizeof *result);
-    for (int r = 0; r < job->n_rows; r++) {
-        int token = (job->first_row + r) / job->heads, head = (job->first_row + r) % job->heads;
-        memcpy(q + (size_t)r * row, job->queries + token * job->query_stride + head * job->head_dim,
-               (size_t)job->head_dim * sizeof *q);
-        max[r] = -INFINITY, total[r] = 0;
-        to[r] = job->start + token + 1;
-        from[r] = job->window && to[r] > job->window ? to[r] - job->window : 0;
-    }
-    for (int key = from[0] / KEY_BLOCK * KEY_BLOCK; key < to[job->n_rows - 1]; key += ATTEND_KEYS) {
-        int n_keys = to[job->n_rows - 1] - key;
-        n_keys = n_keys < ATTEND_KEYS ? n_keys : ATTEND_KEYS;
-        score_run(q, job->keys + (size_t)key * row, row, job->head_dim, job->n_rows, n_keys, scores);
-        for (int r = 0; r < job->n_rows; r++)
-            weigh_row(scores + r * ATTEND_KEYS, key, n_keys, from[r], to[r], max + r, total + r,
-                      result + (size_t)r * row, row);
-        mix_run(scores, job->values + (size_t)key * row, row, job->n_rows, n_keys, result);
-    }
-    for (int r = 0; r < job->n_rows; r++) {
-        int token = (job->first_row + r) / job->heads, head = (job->first_row + r) % job->heads;
-        float *out = job->out + token * job->out_stride + head * job->head_dim;
-        for (int i = 0; i < job->head_dim; i++)
-            out[i] = result[(size_t)r * row + (size_t)i] / total[r];
-    }
-}
+#include "attend.h"
 
 /* A matrix product from a function for `BANDS` bands and g rows of activations, where g is a constant of each call. */
 #define DEFINE_GEMM(NAME, BAND, BANDS, TILE_BYTES, ROW_BYTES)                                                      \
@@ -371,7 +206,6 @@ static void attend(const struct attend_job *job, float *scratch)
         .pack_int8 = pack_int8,                                                                                    \
         .pack_fp32 = pack_fp32,                                                                                    \
         .silu_product = silu_product,                                                                              \
-        .store_key = store_key,                                                                                    \
-        .store_value = store_value,                                                                                \
+        .store = store_cache,                                                                                      \
         .attend = attend,                                                                                          \
     }

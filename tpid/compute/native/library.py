@@ -37,7 +37,7 @@ class Block(Structure):
 class Shape(Structure):
     _fields_ = (
         *((name, c_int32) for name in ("hidden", "head_dim", "heads", "n_layers", "n_slots", "context_tokens")),
-        *((name, c_int32) for name in ("max_tokens", "attn_units", "ffn_units", "ffn_columns")),
+        *((name, c_int32) for name in ("max_tokens", "attn_units", "ffn_units", "ffn_columns", "int8_cache")),
         ("norm_eps", c_float),
     )
 

@@ -34,8 +34,8 @@ void multiply(const struct cores *cores, const struct matrix *matrix, const uint
     for (int token = 0, n; token < n_tokens; token += n) {
         float last[CHUNK_TOKENS][TILE_ROWS];
         n = n_tokens - token < CHUNK_TOKENS ? n_tokens - token : CHUNK_TOKENS;
-        gemm(weights + (size_t)whole * band_bytes, tiles, 1, activations + (size_t)token * token_bytes(cores, matrix), n,
-             planes, last[0], TILE_ROWS, 0);
+        gemm(weights + (size_t)whole * band_bytes, tiles, 1,
+             activations + (size_t)token * token_bytes(cores, matrix), n, planes, last[0], TILE_ROWS, 0);
         for (int t = 0; t < n; t++)
             for (int row = 0; row < rest; row++) {
                 float *to = out + (token + t) * stride + whole * TILE_ROWS + row;

@@ -34,6 +34,7 @@ struct shape {
     int32_t hidden, head_dim, heads; /* heads: queries of a KV head */
     int32_t n_layers, n_slots, context_tokens, max_tokens;
     int32_t attn_units, ffn_units, ffn_columns; /* of the share; columns of one unit */
+    int32_t int8_cache;
     float norm_eps;
 };
 
@@ -44,8 +45,8 @@ struct segment {
 struct backend {
     struct cores *cores;
     struct shape shape;
-    uint16_t *keys, *values;                  /* [layer][slot][unit][cache_halves] */
-    size_t cache_halves;
+    uint8_t *keys, *values;                   /* [layer][slot][unit][cache_bytes] */
+    size_t cache_bytes;
     uint8_t *input_int8, *input_fp32;         /* what q k v gate up read */
     uint8_t *inner_int8, *inner_fp32;         /* what o and down read, unit after unit */
     float *qkv, *mixed;                       /* [token][unit][q k v], [token][unit][heads * head_dim] */
