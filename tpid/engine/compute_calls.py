@@ -2,7 +2,8 @@
 
 A decode step of a small share takes less time than handing it to a thread and back; a prefill step takes
 seconds on a Pi, and the heartbeats must go on meanwhile. So short steps run where they are, long ones in
-the one compute thread; which is which is learnt from the steps before.
+the one compute thread; which is which is learnt from the steps before. Where weights stream, all run in the
+thread: the loop has the next reads to ask for, or the disk idles.
 """
 
 import asyncio
@@ -27,11 +28,14 @@ class ComputeCalls:
         self._step_s: dict[int, float] = {}  # by size of the pass, in powers of two
         self._listened_s = 0.0  # when the loop last had its turn
 
-    async def run(self, n_tokens: int, call: Callable[[], Result]) -> Result:
-        """The result of `call`, a step over `n_tokens`. If cancelled, waits for the step to end first."""
+    async def run(self, n_tokens: int, call: Callable[[], Result], *, loop_is_free: bool = True) -> Result:
+        """The result of `call`, a step over `n_tokens`. If cancelled, waits for the step to end first.
+
+        `loop_is_free`: whether a short step may run on the event loop.
+        """
         size = n_tokens.bit_length()
         started = time.perf_counter()
-        inline = self._step_s.get(size, INLINE_LIMIT_S) < INLINE_LIMIT_S
+        inline = loop_is_free and self._step_s.get(size, INLINE_LIMIT_S) < INLINE_LIMIT_S
         result = call() if inline else await self._in_thread(call)
         ended = time.perf_counter()
         self._learn(size, ended - started)

@@ -9,8 +9,8 @@ from tpid.pack.geometry import Block, Share, UnitRange
 from tpid.pack.reader import ByteRange, Pack
 from tpid.plan.footprint import BACKENDS
 
-# Large enough that a read and a call to the cores cost nothing beside it; smaller where the blocks are, so that the
-# head does not decide how large the window must be.
+# Large enough that a read and a call to the cores cost nothing beside it; not larger than any block of the share, so
+# that the head does not decide how large the window must be.
 HEAD_SLICE_BYTES = 16 << 20
 
 
@@ -54,12 +54,13 @@ def cycle_of(pack: Pack, share: Share, *, coordinator: bool) -> list[Part]:
                 hint="Import the same model on all devices.",
             )
         parts.append(Part(block, units, len(units) * geometry.stride_bytes, len(units) * geometry.weights_per_unit))
-    return parts + (_head_slices(pack, max(part.packed_bytes for part in parts)) if coordinator else [])
+    smallest = min((part.packed_bytes for part in parts if part.packed_bytes), default=HEAD_SLICE_BYTES)
+    return parts + (_head_slices(pack, smallest) if coordinator else [])
 
 
-def _head_slices(pack: Pack, largest_block_bytes: int) -> list[Part]:
+def _head_slices(pack: Pack, smallest_block_bytes: int) -> list[Part]:
     geometry, spec = pack.manifest.head_geometry, pack.spec
-    per_slice = max(min(HEAD_SLICE_BYTES, largest_block_bytes) // geometry.stride_bytes, 1)
+    per_slice = max(min(HEAD_SLICE_BYTES, smallest_block_bytes) // geometry.stride_bytes, 1)
     rows = geometry.matrix("rows").rows
     slices = []
     for start in range(0, geometry.n_units, per_slice):

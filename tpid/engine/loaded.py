@@ -75,7 +75,8 @@ class LoadedShare:
         row, index = 0, self._n_blocks
         while row < self._vocab_size:
             async with self._weights.lease(index) as prepare:
-                part = await calls.run(len(hidden), _head_call(self._head, prepare, hidden))
+                call = _head_call(self._head, prepare, hidden)
+                part = await calls.run(len(hidden), call, loop_is_free=not self._weights.streams)
             logits[:, row : row + part.shape[1]] = part
             row, index = row + part.shape[1], index + 1
         return logits

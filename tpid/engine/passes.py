@@ -23,7 +23,9 @@ async def drive(
     try:
         for index in range(n_blocks):
             async with weights.lease(index) as prepare:
-                step = await calls.run(n_tokens, partial(_compute, walk, answer, prepare))
+                step = await calls.run(
+                    n_tokens, partial(_compute, walk, answer, prepare), loop_is_free=not weights.streams
+                )
             answer = await allreduce.reduce(step.step, step.partial)
         return _finish(walk, answer)
     finally:

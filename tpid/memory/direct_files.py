@@ -1,5 +1,7 @@
 """Files of weights, read past the page cache: what streams through a window must not stay in memory twice."""
 
+import errno
+import fcntl
 import os
 from concurrent.futures import Executor
 from pathlib import Path
@@ -31,20 +33,42 @@ class DirectFiles:
         """
         at = where.offset + offset
         try:
-            if where.path not in self._open:
-                self._open[where.path] = open_direct(where.path)
-            n = await self._read(*self._open[where.path], out, at, executor=self._executor)
+            n = await self._read_at(where.path, out, at)
         except OSError as error:
             reason = f"{where.path} cannot be read at byte {at} ({name}): {error.strerror}."
             raise LoadError(reason, hint=_HINT) from error
         if n < len(out):
-            raise LoadError(f"{where.path} ends at byte {at + n}, within {name}.", hint=_HINT)
+            raise LoadError(f"{where.path} ends before byte {at + len(out)}, within {name}.", hint=_HINT)
+
+    async def _read_at(self, path: Path, out: memoryview, at: int) -> int:
+        if path not in self._open:
+            self._open[path] = open_direct(path)
+            if not self._open[path][1]:
+                _no_readahead(self._open[path][0])
+        descriptor, direct = self._open[path]
+        try:
+            return await self._read(descriptor, direct, out, at, executor=self._executor)
+        except OSError as error:
+            if not direct or error.errno != errno.EINVAL:
+                raise
+        # This file system opens files for direct I/O and then refuses it. Another read may have found out already;
+        # the flag belongs to the descriptor, so that all of them go on.
+        flags = fcntl.fcntl(descriptor, fcntl.F_GETFL)
+        fcntl.fcntl(descriptor, fcntl.F_SETFL, flags & ~os.O_DIRECT)
+        _no_readahead(descriptor)
+        self._open[path] = descriptor, False
+        return await self._read(descriptor, False, out, at, executor=self._executor)
 
     def close(self) -> None:
         """Only when no read is under way."""
         for descriptor, _ in self._open.values():
             os.close(descriptor)
         self._open.clear()
+
+
+def _no_readahead(descriptor: int) -> None:
+    """The cache then has what was asked for and nothing more, which is dropped again."""
+    os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_RANDOM)
 
 
 def _read(descriptor: int, direct: bool, out: memoryview, offset: int) -> int:

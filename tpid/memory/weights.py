@@ -58,6 +58,11 @@ class Weights(Generic[Prepared]):
         return cls(items, plan, await _read_all(items, staying, progress))
 
     @property
+    def streams(self) -> bool:
+        """Whether a pass reads from disk."""
+        return bool(self._streamed)
+
+    @property
     def traffic(self) -> Traffic:
         return self._prefetcher.traffic
 

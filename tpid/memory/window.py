@@ -13,8 +13,6 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from tpid.errors import TpidError
-
 
 @dataclass(slots=True, eq=False)
 class Place:
@@ -27,7 +25,7 @@ class Place:
     read_bytes: int = 0
     in_flight: int = 0
     released: bool = False
-    error: TpidError | None = None
+    error: Exception | None = None
 
     @property
     def ready(self) -> bool:
@@ -61,13 +59,15 @@ class Window:
 
     def wanted(self, item: int) -> Place:
         """The place of `item`, now or soon. Items before it in the window were not needed; it need not be the next."""
+        found = None
         for place in self._places:
             if not place.released:
                 if place.item == item:
-                    return place
+                    found = place
+                    break
                 place.released = True
         self._trim()
-        return self._append(item)
+        return found or self._append(item)
 
     def release(self, place: Place) -> None:
         place.released = True
@@ -96,7 +96,7 @@ class Window:
         self._ended(read)
         read.place.read_bytes += read.size_bytes
 
-    def failed(self, read: Read, error: TpidError) -> None:
+    def failed(self, read: Read, error: Exception) -> None:
         self._ended(read)
         read.place.error = read.place.error or error
 

@@ -13,6 +13,9 @@ from tpid.pack.geometry import TILE_ROWS
 from tpid.pack.reader import Pack
 from tpid.pack.tiles import unpack_tiles
 
+# What is read between two times that the page cache is told to forget the rows: those of a conversation stay warm.
+_CACHED_BYTES = 4 << 20
+
 
 class EmbeddingRows:
     """Reads the band of 8 rows that holds a token's row; the file stays open."""
@@ -27,6 +30,8 @@ class EmbeddingRows:
             self._fd = os.open(self._range.path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
             raise PackError(f"{self._range.path} cannot be opened: {error.strerror}.") from error
+        os.posix_fadvise(self._fd, 0, 0, os.POSIX_FADV_RANDOM)  # what lies beside a row is not read with it
+        self._cached_bytes = 0
 
     def gather(self, ids: Sequence[int]) -> F32:
         """Rows of these tokens, [n, hidden] fp32. Raises PackError for an id without a row, or a damaged file."""
@@ -35,6 +40,9 @@ class EmbeddingRows:
         for index, id in enumerate(ids):
             out[index] = out[known[id]] if id in known else self._row(id)
             known.setdefault(id, index)
+        if self._cached_bytes > _CACHED_BYTES:
+            os.posix_fadvise(self._fd, 0, 0, os.POSIX_FADV_DONTNEED)
+            self._cached_bytes = 0
         return out
 
     def close(self) -> None:
@@ -58,6 +66,7 @@ class EmbeddingRows:
             raise PackError(f"{self._range.path} cannot be read: {error.strerror}.") from error
         if len(data) < band_bytes:
             raise PackError(f"{self._range.path} ends before the embedding of token {id}.")
+        self._cached_bytes += band_bytes
         band = np.frombuffer(data, np.uint8)
         rows = unpack_tiles(band, TILE_ROWS, self._hidden_size, self._matrix.format)
         at_row = row % TILE_ROWS

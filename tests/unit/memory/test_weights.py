@@ -1,220 +1,191 @@
-"""Weights from real files: resident or streamed, whatever happens to the files meanwhile."""
+"""A share's weights from a pack: what stays, what streams, and that both are the pack's bytes."""
 
 import asyncio
-import errno
 import os
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
+from safetensors import safe_open
 
+from tpid.device import DeviceId, DeviceProfile, Role
+from tpid.engine.cycle import Part, cycle_of
 from tpid.errors import LoadError, MemoryPlanError
-from tpid.memory import direct_files
-from tpid.memory.prefetch import READ_BYTES
-from tpid.memory.residency import Item
-from tpid.memory.weights import Stored, Weights
-from tpid.pack.geometry import ALIGN_BYTES
-from tpid.pack.reader import ByteRange
+from tpid.memory.residency import Item, least_bytes
+from tpid.memory.weights import LoadProgress, Stored, Weights
+from tpid.pack.geometry import Block, Half, Share, UnitRange
+from tpid.pack.reader import Pack
 from tpid.pack.tiles import U8
 
-SIZES = [3 * ALIGN_BYTES, 7 * ALIGN_BYTES, 0, ALIGN_BYTES, 5 * ALIGN_BYTES, 2 * READ_BYTES + ALIGN_BYTES]
-ALL = sum(SIZES)
-ROOM = max(SIZES)  # for the largest
+WHOLE = Share(UnitRange(0, 3), UnitRange(0, 7))
+PLENTY = 1 << 40
 
 
 @pytest.fixture
-def contents() -> list[bytes]:
-    return [np.random.default_rng(i).bytes(size) for i, size in enumerate(SIZES)]
+def pack(random_model: Callable[..., Path], pack_of: Callable[..., Pack]) -> Pack:
+    """3 layers of 3 attention units and 7 FFN units."""
+    return pack_of(random_model("llama"))
 
 
-@pytest.fixture
-def path(tmp_path: Path, contents: list[bytes]) -> Path:
-    path = tmp_path / "weights"
-    path.write_bytes(bytes(ALIGN_BYTES) + b"".join(contents))
-    return path
+def keep(data: U8) -> U8:
+    return data
 
 
-def stored(path: Path, sizes: list[int], prepare: Callable[[U8], bytes] = bytes) -> list[Stored[bytes]]:
-    items, at = [], ALIGN_BYTES
-    for number, size in enumerate(sizes):
-        items.append(Stored(f"item {number}", ByteRange(path, at, size), prepare, Item(size, size / 1e9)))
-        at += size
-    return items
+def stored(pack: Pack, share: Share, prepare: Callable[[U8], U8] = keep, *, coordinator: bool = True) -> list[Stored]:
+    parts = cycle_of(pack, share, coordinator=coordinator)
+    return [Stored(str(part), part.where(pack), prepare, Item(part.packed_bytes, 1e-3)) for part in parts]
 
 
-async def twice(weights: Weights[bytes]) -> list[bytes]:
-    return [*await walk(weights, len(SIZES)), *await walk(weights, len(SIZES))]
+def expected(pack: Pack, part: Part) -> U8:
+    if part.block is not None:
+        path, name = pack.directory / f"layers/{part.block.layer:03d}.safetensors", f"{part.block.half}.units"
+    else:
+        path, name = pack.head_range().path, "head.units" if pack.manifest.head is not None else "embed.units"
+    with safe_open(path, "numpy") as file:
+        units: U8 = file.get_tensor(name)[part.units.start : part.units.stop]
+    return units.reshape(-1)
 
 
-async def walk(weights: Weights[bytes], n: int) -> list[bytes]:
-    seen = []
-    for index in range(n):
+async def load(items: list[Stored], budget_bytes: int, progress: LoadProgress = lambda done, total: None) -> Weights:
+    return await Weights.load(items, budget_bytes, 1e9, progress)
+
+
+async def walk(weights: Weights, n_items: int) -> list[U8]:
+    found = []
+    for index in range(n_items):
         async with weights.lease(index) as prepare:
-            seen.append(prepare())
-    return seen
+            found.append(prepare().copy())
+    return found
 
 
-@pytest.mark.parametrize("budget", [ROOM, ROOM + 4 * ALIGN_BYTES, ALL - ALIGN_BYTES, ALL, 2 * ALL])
-def test_each_pass_gets_the_bytes_of_the_file(path: Path, contents: list[bytes], budget: int) -> None:
-    async def run() -> None:
-        progress: list[tuple[int, int]] = []
-        weights = await Weights.load(stored(path, SIZES), budget, 1e9, lambda done, all: progress.append((done, all)))
-        assert weights.plan.memory_bytes <= budget
-        assert progress == sorted(progress)
-        assert progress[-1:] in ([], [(weights.plan.resident_bytes,) * 2])
-        for _ in range(3):
-            assert await walk(weights, len(SIZES)) == contents
-        if weights.plan.streamed_bytes:
+@pytest.mark.parametrize("share", [
+    WHOLE,
+    Share(UnitRange(0, 1), UnitRange(0, 1)),
+    Share(UnitRange(1, 2), UnitRange(3, 6)),
+    Share(UnitRange(0, 0), UnitRange(5, 7)),
+    Share(UnitRange(3, 3), UnitRange(7, 7)),
+])  # fmt: skip
+@pytest.mark.parametrize("fraction", [0.0, 0.3, 0.7, 1.0])
+def test_a_share_is_read_as_it_lies_in_the_pack(pack: Pack, share: Share, fraction: float) -> None:
+    parts = cycle_of(pack, share, coordinator=True)
+    items = stored(pack, share)
+    total = sum(part.packed_bytes for part in parts)
+    budget = max(int(fraction * total), least_bytes([item.item for item in items]))
+
+    async def main() -> None:
+        weights = await load(items, budget)
+        try:
+            assert weights.plan.memory_bytes <= budget
+            assert weights.streams == (weights.plan.streamed_bytes > 0)
+            assert fraction < 1 or not weights.streams
+            for _ in range(3):
+                for part, found in zip(parts, await walk(weights, len(parts)), strict=True):
+                    np.testing.assert_array_equal(found, expected(pack, part), str(part))
             assert weights.traffic.read_bytes >= 3 * weights.plan.streamed_bytes
+        finally:
+            weights.close()
+
+    asyncio.run(main())
+
+
+def test_progress_counts_what_stays(pack: Pack) -> None:
+    progress: list[tuple[int, int]] = []
+    items = stored(pack, WHOLE)
+
+    async def main() -> None:
+        weights = await load(items, PLENTY, lambda done, total: progress.append((done, total)))
         weights.close()
 
-    asyncio.run(run())
+    asyncio.run(main())
+    total = sum(item.where.size_bytes for item in items)
+    assert {entry[1] for entry in progress} == {total}
+    assert [done for done, _ in progress] == sorted(done for done, _ in progress)
+    assert progress[-1] == (total, total)
 
 
-def test_a_walk_may_be_broken_off_and_begun_anew(path: Path, contents: list[bytes]) -> None:
-    async def run() -> None:
-        weights = await Weights.load(stored(path, SIZES), ROOM + 2 * ALIGN_BYTES, 1e9)
-        for n in (1, 4, 2, len(SIZES), 5, len(SIZES)):
-            assert await walk(weights, n) == contents[:n]
+def test_with_everything_resident_nothing_is_read_in_a_pass(pack: Pack, monkeypatch: pytest.MonkeyPatch) -> None:
+    items = stored(pack, WHOLE)
+
+    async def main() -> None:
+        weights = await load(items, PLENTY)
+        monkeypatch.setattr(os, "preadv", None)
+        await walk(weights, len(items))
+        assert (weights.traffic.read_bytes, weights.traffic.stall_s) == (0, 0.0)
         weights.close()
 
-    asyncio.run(run())
+    asyncio.run(main())
 
 
-class HeldReads:
-    """Reads that begin, and end when they are let."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.begun, self.let_go = asyncio.Event(), asyncio.Event()
-        read = direct_files.DirectFiles.read
-
-        async def held(files: direct_files.DirectFiles, *arguments: Any) -> None:
-            self.begun.set()
-            await self.let_go.wait()
-            await read(files, *arguments)
-
-        monkeypatch.setattr(direct_files.DirectFiles, "read", held)
+def test_too_small_a_budget_is_refused_before_anything_is_read(pack: Pack, monkeypatch: pytest.MonkeyPatch) -> None:
+    items = stored(pack, WHOLE)
+    monkeypatch.setattr(os, "preadv", None)
+    with pytest.raises(MemoryPlanError, match="MB at least"):
+        asyncio.run(load(items, least_bytes([item.item for item in items]) - 1))
 
 
-def test_a_walk_that_is_cancelled_while_it_waits_leaves_the_next_one_whole(
-    path: Path, contents: list[bytes], monkeypatch: pytest.MonkeyPatch
+def test_a_file_that_is_cut_is_named(pack: Pack) -> None:
+    items = stored(pack, WHOLE)
+    os.truncate(pack.directory / "layers" / "002.safetensors", 8192)
+    with pytest.raises(LoadError, match=r"layers/002\.safetensors ends before byte \d+, within units .* of layer 2"):
+        asyncio.run(load(items, PLENTY))
+
+
+def test_what_prepare_raises_comes_through(pack: Pack) -> None:
+    def fail(data: U8) -> U8:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        asyncio.run(load(stored(pack, WHOLE, fail), PLENTY))
+
+
+def test_progress_may_stop_the_load(pack: Pack) -> None:
+    def stop(done: int, total: int) -> None:
+        raise LoadError("The plan was replaced while it was loaded.")
+
+    descriptors = len(os.listdir("/proc/self/fd"))
+    with pytest.raises(LoadError, match="replaced"):
+        asyncio.run(load(stored(pack, WHOLE), PLENTY, stop))
+    assert len(os.listdir("/proc/self/fd")) == descriptors
+
+
+@pytest.mark.parametrize(
+    ("attn", "ffn", "message"),
+    [
+        ((0, 4), (0, 7), "units 0 to 4 of layer 0 attn, but .* has 3"),
+        ((0, 3), (0, 8), "units 0 to 8 of layer 0 ffn, but .* has 7"),
+        ((0, 3), (10**12, 10**13), "of layer 0 ffn"),
+        ((-1, 2), (0, 7), "units -1 to 2 of layer 0 attn"),
+        ((2, 1), (0, 7), "units 2 to 1 of layer 0 attn"),
+    ],
+)
+def test_a_share_beyond_the_model_is_refused(
+    pack: Pack, attn: tuple[int, int], ffn: tuple[int, int], message: str
 ) -> None:
-    async def run() -> None:
-        weights = await Weights.load(stored(path, SIZES), ROOM, 1e9)
-        reads = HeldReads(monkeypatch)
-        waiting = asyncio.create_task(twice(weights))
-        await reads.begun.wait()
-        waiting.cancel()
-        await asyncio.wait([waiting])
-        assert waiting.cancelled()
-        reads.let_go.set()
-        assert await walk(weights, len(SIZES)) == contents
-        weights.close()
-
-    asyncio.run(run())
+    with pytest.raises(LoadError, match=message) as caught:
+        cycle_of(pack, Share(UnitRange(*attn), UnitRange(*ffn)), coordinator=False)
+    assert caught.value.hint is not None
 
 
-def test_a_file_that_ends_early_is_one_error_at_its_item_and_the_next_pass_tries_anew(
-    path: Path, contents: list[bytes]
-) -> None:
-    async def run() -> None:
-        weights = await Weights.load(stored(path, SIZES), ROOM, 1e9)
-        assert await walk(weights, len(SIZES)) == contents
-        os.truncate(path, ALL - 3 * ALIGN_BYTES)
-        with pytest.raises(LoadError, match="within item 5") as failed:
-            await twice(weights)  # what was read ahead before is still good
-        assert str(path) in failed.value.message
-        assert "verify" in (failed.value.hint or "")
-        with path.open("r+b") as file:
-            file.seek(ALIGN_BYTES)
-            file.write(b"".join(contents))
-        assert await walk(weights, len(SIZES)) == contents
-        weights.close()
+@pytest.mark.parametrize("backend", ["native", "torch"])
+def test_the_cycle_is_the_blocks_and_then_the_whole_head(pack: Pack, backend: str) -> None:
+    share = Share(UnitRange(0, 1), UnitRange(0, 2))
+    parts = cycle_of(pack, share, coordinator=True)
+    blocks = [part for part in parts if part.block is not None]
+    head = parts[len(blocks) :]
+    assert [part.block for part in blocks] == pack.manifest.blocks()
+    geometry = pack.manifest.head_geometry
+    assert [part.units.start for part in head] == [0, *(part.units.stop for part in head[:-1])]
+    assert head[-1].units.stop == geometry.n_units
+    assert sum(part.weights for part in head) == pack.spec.vocab_size * pack.spec.hidden_size
+    smallest = min(part.packed_bytes for part in blocks)
+    assert all(part.packed_bytes <= max(smallest, geometry.stride_bytes) for part in head)
 
-    asyncio.run(run())
-
-
-def test_a_read_error_names_file_place_and_reason(
-    path: Path, contents: list[bytes], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def broken(bad: int, descriptor: int, out: memoryview, offset: int) -> int:
-        if offset <= bad < offset + len(out):
-            raise OSError(errno.EIO, os.strerror(errno.EIO))
-        return os.preadv(descriptor, [out], offset)
-
-    async def run() -> None:
-        bad = ALIGN_BYTES + SIZES[0]  # in item 1
-        weights = await Weights.load(stored(path, SIZES), ROOM, 1e9)
-        assert await walk(weights, len(SIZES)) == contents
-        monkeypatch.setattr(direct_files, "read_at", partial(broken, bad))
-        with pytest.raises(LoadError, match=r"weights cannot be read at byte \d+ \(item 1\): Input/output error"):
-            await twice(weights)
-        monkeypatch.undo()
-        assert await walk(weights, len(SIZES)) == contents
-        weights.close()
-
-    asyncio.run(run())
-
-
-def test_a_missing_file_is_an_error_of_loading(tmp_path: Path) -> None:
-    with pytest.raises(LoadError, match=r"gone cannot be read at byte 4096 \(item 0\): No such file"):
-        asyncio.run(Weights.load(stored(tmp_path / "gone", [ALIGN_BYTES]), ALIGN_BYTES, 1e9))
-
-
-def test_too_small_a_budget_is_refused_with_the_numbers(path: Path) -> None:
-    with pytest.raises(MemoryPlanError, match="at least"):
-        asyncio.run(Weights.load(stored(path, SIZES), ROOM - 1, 1e9))
-
-
-def test_a_file_that_is_replaced_is_read_as_it_was(path: Path, contents: list[bytes]) -> None:
-    async def run() -> None:
-        weights = await Weights.load(stored(path, SIZES), ROOM, 1e9)
-        assert await walk(weights, len(SIZES)) == contents
-        other = path.with_name("new")
-        other.write_bytes(bytes(ALL + ALIGN_BYTES))
-        other.replace(path)
-        assert await walk(weights, len(SIZES)) == contents
-        weights.close()
-
-    asyncio.run(run())
-
-
-def test_a_file_system_without_direct_io_is_read_all_the_same(
-    path: Path, contents: list[bytes], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    refused = []
-    real_open = os.open
-
-    def open_buffered(name: "str | Path", flags: int, mode: int = 0o777) -> int:
-        if flags & os.O_DIRECT:
-            refused.append(name)
-            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
-        return real_open(name, flags, mode)
-
-    async def run() -> None:
-        monkeypatch.setattr(os, "open", open_buffered)
-        weights = await Weights.load(stored(path, SIZES), ROOM, 1e9)
-        assert await walk(weights, len(SIZES)) == contents
-        assert refused
-        weights.close()
-
-    asyncio.run(run())
-
-
-def test_a_walk_that_waits_when_the_weights_are_let_go_gets_an_error(
-    path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async def run() -> None:
-        weights = await Weights.load(stored(path, SIZES), ROOM, 1e9)
-        reads = HeldReads(monkeypatch)
-        waiting = asyncio.create_task(twice(weights))
-        await reads.begun.wait()
-        weights.close()
-        reads.let_go.set()
-        with pytest.raises(LoadError, match="let go"):
-            await waiting
-
-    asyncio.run(run())
+    profile = DeviceProfile(
+        id=DeviceId("0" * 32), name="a", role=Role.USER, version="0", ram_bytes=0, budget_bytes=0, disk_free_bytes=0,
+        threads=1, read_bytes_s=1e9, backend=backend,
+    )  # fmt: skip
+    item = blocks[0].item(profile)
+    assert item.packed_bytes == pack.geometry(Block(0, Half.ATTN)).stride_bytes
+    assert item.held_bytes == (item.packed_bytes if backend == "native" else 4 * blocks[0].weights)
+    assert item.compute_s == pytest.approx(item.held_bytes / 1e9)
