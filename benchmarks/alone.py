@@ -1,6 +1,6 @@
 """One device alone, in a process of its own, as the daemon runs it: its session without network and API.
 
-    python benchmarks/alone.py PACK --threads N [--activation-bits 8]
+    python benchmarks/alone.py PACK --threads N [--activation-bits 8] [--memory 2G]
 
 Loads the pack, then answers each line of JSON on stdin, a test, by one on stdout: how long it took. A token of decode
 is all that a daemon does for it: embedding row, every layer through the driver of passes, head, greedy choice.
@@ -14,39 +14,66 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import uvloop
 
 from tpid import __version__
 from tpid.compute.select import Compute, choose_compute
 from tpid.daemon.config import Config
+from tpid.daemon.profile import make_profile
 from tpid.device import DeviceId, DeviceProfile, Role
 from tpid.engine.compute_calls import ComputeCalls
-from tpid.engine.loaded import load_share
+from tpid.engine.loaded import LoadWeights, load_share
 from tpid.engine.planning import plan_request
 from tpid.engine.session import Session
 from tpid.engine.settings import EngineSettings
+from tpid.memory.weights import Weights
 from tpid.model.sampling import Sampler, SamplingParams
 from tpid.pack.reader import Pack
+from tpid.pack.store import PackStore
 from tpid.plan.partition import make_plan
 
 
 @asynccontextmanager
-async def alone(pack: Pack, threads: int, activation_bits: int) -> AsyncIterator[Session]:
-    """The native backend, planned by a daemon's default configuration, with all weights in memory. Raises TpidError."""
-    config = Config(threads=threads, activation_bits=activation_bits, backend="native")
+async def alone(
+    pack: Pack,
+    threads: int,
+    activation_bits: int = 16,
+    *,
+    load: LoadWeights = Weights.load,
+    **settings: Any,
+) -> AsyncIterator[Session]:
+    """The native backend, planned as a daemon with these `settings` plans. Raises TpidError.
+
+    With a `memory_budget` the disk is measured, and what does not fit streams; without one all weights are in memory.
+    """
+    config = Config(threads=threads, activation_bits=activation_bits, backend="native", **settings)
     compute = choose_compute(config.backend, config.threads, config.activation_bits)
-    settings = EngineSettings(config.context_tokens, config.prefill_tokens, 0, config.wire_dtype, config.cluster_wait_s)
-    device = profile_of(config, compute, pack)
-    plan = make_plan(plan_request(pack, settings, term=1), device, [])
+    if "memory_budget" in settings:
+        profile = await asyncio.to_thread(profile_with_disk, config, compute, pack)
+    else:
+        profile = profile_of(config, compute, pack)
+    plan = make_plan(plan_request(pack, _engine_settings(config), term=1), profile, [])
     calls = ComputeCalls()
-    loaded = await load_share(compute, pack, plan, 0, device)
-    session = Session(pack, plan, loaded, workers={}, elsewhere={}, calls=calls)
+    session = Session(
+        pack,
+        plan,
+        await load_share(compute, pack, plan, 0, profile, load=load),
+        workers={},
+        elsewhere={},
+        calls=calls,
+    )
     try:
         yield session
     finally:
         session.close()
         calls.close()
+
+
+def _engine_settings(config: Config) -> EngineSettings:
+    return EngineSettings(config.context_tokens, config.prefill_tokens, 0, config.wire_dtype, config.cluster_wait_s)
 
 
 def profile_of(config: Config, compute: Compute, pack: Pack) -> DeviceProfile:
@@ -64,6 +91,13 @@ def profile_of(config: Config, compute: Compute, pack: Pack) -> DeviceProfile:
         backend=compute.name,
         packs=(pack.id,),
     )
+
+
+def profile_with_disk(config: Config, compute: Compute, pack: Pack) -> DeviceProfile:
+    """As a daemon that starts for the first time measures it."""
+    with TemporaryDirectory() as state:
+        measured = config.model_copy(update={"state_dir": Path(state)})
+        return make_profile(measured, DeviceId("0" * 32), PackStore(pack.directory.parent), compute)
 
 
 async def decode_s(session: Session, tokens: int, depth: int) -> float:
@@ -101,8 +135,8 @@ def prompt_ids(session: Session, n_tokens: int) -> list[int]:
     return [7 * i % session.pack.spec.vocab_size for i in range(n_tokens)]
 
 
-async def serve(pack: Pack, threads: int, activation_bits: int) -> None:
-    async with alone(pack, threads, activation_bits) as session:
+async def serve(pack: Pack, threads: int, activation_bits: int, **settings: Any) -> None:
+    async with alone(pack, threads, activation_bits, **settings) as session:
         print(json.dumps({"ready": pack.name}), flush=True)
         for line in sys.stdin:
             test = json.loads(line)
@@ -117,8 +151,10 @@ def main() -> None:
     parser.add_argument("pack", type=Path)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--activation-bits", type=int, choices=(8, 16), default=16)
+    parser.add_argument("--memory", help="budget, such as 2G; what does not fit streams. Default: all in memory")
     arguments = parser.parse_args()
-    uvloop.run(serve(Pack(arguments.pack), arguments.threads, arguments.activation_bits))
+    settings = {} if arguments.memory is None else {"memory_budget": arguments.memory}
+    uvloop.run(serve(Pack(arguments.pack), arguments.threads, arguments.activation_bits, **settings))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """A rank's part of a plan, ready to compute."""
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -96,8 +96,28 @@ def _ignore(done_bytes: int, total_bytes: int) -> None:
     return None
 
 
+class LoadWeights(Protocol):
+    """As Weights.load; the benchmarks have others, to compare with."""
+
+    async def __call__(
+        self,
+        items: Sequence[Stored[Any]],
+        budget_bytes: int,
+        disk_bytes_s: float,
+        progress: LoadProgress,
+        /,
+    ) -> Weights[Any]: ...
+
+
 async def load_share(
-    compute: Compute, pack: Pack, plan: Plan, rank: int, device: DeviceProfile, *, progress: LoadProgress = _ignore
+    compute: Compute,
+    pack: Pack,
+    plan: Plan,
+    rank: int,
+    device: DeviceProfile,
+    *,
+    progress: LoadProgress = _ignore,
+    load: LoadWeights = Weights.load,
 ) -> LoadedShare:
     """What has room stays in memory, the rest streams. Raises MemoryPlanError, LoadError or PackError."""
     part = plan.ranks[rank]
@@ -117,7 +137,7 @@ async def load_share(
         Stored(str(item), item.where(pack), _preparation(pack, item, backend, head), item.item(device))
         for item in parts
     ]
-    weights = await Weights.load(items, room, device.disk_bytes_s, progress)
+    weights = await load(items, room, device.disk_bytes_s, progress)
     return LoadedShare(pack, plan, rank, backend=backend, head=head, weights=weights)
 
 
