@@ -71,7 +71,6 @@ def measure(checkpoint: Path, memory_bytes: int, tokens: int) -> dict[str, Any]:
         "ttft_s": ttft_s,
         "read_bytes": (disk_read_bytes() - read) / tokens,
         "streamed_bytes": streamed,
-        "disk_bytes_s": None,
         "stall_s": 0.0,
     }
 

@@ -161,7 +161,9 @@ def _pack(shape: str, layers: int | None) -> Iterator[Path]:
     directory.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(directory).free
     if layers is None and free < PACK_BYTES + FREE_BYTES:
-        raise RuntimeError(f"{directory} has {free >> 30} GiB free, a 70B pack needs {(PACK_BYTES + FREE_BYTES) >> 30}.")
+        raise RuntimeError(
+            f"{directory} has {free >> 30} GiB free, a 70B pack needs {(PACK_BYTES + FREE_BYTES) >> 30}."
+        )
     path = directory / f"{shape}-{Format.W4}"
     print(f"making {path} ...", file=sys.stderr, flush=True)
     try:

@@ -2,7 +2,9 @@
 
     python benchmarks/streamed.py PACK --policy ours --memory 1000000000 --context 512 --threads 2 --tokens 8
 
-benchmarks/streaming.py runs it in a memory cgroup. Bytes from the disk are the kernel's count for this process.
+benchmarks/streaming.py runs it in a memory cgroup. Bytes from the disk are the kernel's count for this process. First it
+prints the ranges of the files that stream; between rounds of tokens it says "pause" and waits for a line, so that the
+disk alone can be measured meanwhile (--pauses).
 """
 
 import argparse
@@ -38,11 +40,12 @@ async def measure(pack: Pack, arguments: argparse.Namespace) -> dict[str, Any]:
     ) as session:
         load_s = time.perf_counter() - started
         started = time.perf_counter()
-        logits = await session.extend(prompt_ids(session, min(PROMPT_TOKENS, session.plan.context_tokens // 2)))
+        most = min(session.plan.max_pass_tokens, session.plan.context_tokens // 2)
+        logits = await session.extend(prompt_ids(session, arguments.prompt or most))
         ttft_s = time.perf_counter() - started
         for _ in range(WARM_TOKENS):
             logits = await session.extend([int(logits.argmax())])
-        found = await decode(session, int(logits.argmax()), arguments.tokens)
+        found = await decode(session, int(logits.argmax()), arguments.tokens, arguments.pauses)
         del text
         plan = session.plan
         return found | {
@@ -53,27 +56,37 @@ async def measure(pack: Pack, arguments: argparse.Namespace) -> dict[str, Any]:
         }
 
 
-async def decode(session: Session, id: int, tokens: int) -> dict[str, Any]:
-    share = session._share  # noqa: SLF001
-    weights, traffic = share._weights.plan, share._weights.traffic  # noqa: SLF001
-    ids, each_s, stall_s = [], [], []
-    disk_s, streamed, read = traffic.disk_s, traffic.read_bytes, disk_read_bytes()
-    for _ in range(tokens):
-        stalled_s, started = traffic.stall_s, time.perf_counter()
-        id = int((await session.extend([id])).argmax())
-        each_s.append(time.perf_counter() - started)
-        stall_s.append(traffic.stall_s - stalled_s)
-        ids.append(id)
-    disk_s = traffic.disk_s - disk_s
+async def decode(session: Session, id: int, tokens: int, pauses: int) -> dict[str, Any]:
+    weights = session._share._weights
+    plan, traffic = weights.plan, weights.traffic
+    ranges = [
+        (str(stored.where.path), stored.where.offset, stored.where.size_bytes)
+        for stored, resident in zip(weights._items, plan.resident, strict=True)
+        if not resident and stored.where.size_bytes
+    ]
+    print(json.dumps({"ranges": ranges}), flush=True)
+    ids, each_s, stall_s, read = [], [], [], 0
+    for round in range(pauses + 1):
+        if round:
+            print(json.dumps({"pause": round}), flush=True)
+            sys.stdin.readline()
+            id = int((await session.extend([id])).argmax())  # what was read ahead meanwhile is used up
+        read_before = disk_read_bytes()
+        for _ in range(-(-tokens // (pauses + 1))):
+            stalled_s, started = traffic.stall_s, time.perf_counter()
+            id = int((await session.extend([id])).argmax())
+            each_s.append(time.perf_counter() - started)
+            stall_s.append(traffic.stall_s - stalled_s)
+            ids.append(id)
+        read += disk_read_bytes() - read_before
     return {
         "tpot_s": statistics.median(each_s),
         "tokens_s": each_s,
         "stall_s": statistics.median(stall_s),
-        "disk_bytes_s": (traffic.read_bytes - streamed) / disk_s if disk_s else None,
-        "read_bytes": (disk_read_bytes() - read) / tokens,  # by the kernel's count, a token
-        "streamed_bytes": weights.streamed_bytes,  # by plan
-        "resident_bytes": weights.resident_bytes,
-        "window_bytes": weights.window_bytes,
+        "read_bytes": read / len(each_s),  # by the kernel's count, a token
+        "streamed_bytes": plan.streamed_bytes,  # by plan
+        "resident_bytes": plan.resident_bytes,
+        "window_bytes": plan.window_bytes,
         "ids": ids,
     }
 
@@ -94,6 +107,8 @@ def main() -> int:
     parser.add_argument("--context", type=int, default=4096)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--tokens", type=int, default=8)
+    parser.add_argument("--pauses", type=int, default=0)
+    parser.add_argument("--prompt", type=int, default=PROMPT_TOKENS, help="tokens; 0: as many as a pass may have")
     arguments = parser.parse_args()
     try:
         print(json.dumps(uvloop.run(measure(Pack(arguments.pack), arguments))))

@@ -8,31 +8,36 @@
     [--quick] [--json] [--rows PATTERN] [--layers N] [--tokens N] [--threads N]
 
 Before each run the pages of the model's files are dropped from the page cache (posix_fadvise, DONTNEED). The peak is
-the cgroup's own, page cache included. Bandwidth is measured before and after each run, on the same files.
+the cgroup's own, page cache included. The bound is the larger of two times: the bytes that stream, at the bandwidth of
+direct reads that have the disk for themselves (of the same ranges, in pauses between tokens; or fio's, if higher), and
+the TPOT with all weights in memory.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import statistics
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from direct_bandwidth import direct_bytes_s, weight_files
+from direct_bandwidth import DirectReader, fio_bytes_s, weight_files, whole
 from make_model import DEFAULT_DIRECTORY, make_model
 from memory_cgroup import NoCgroupError, memory_cgroup
 from tpid.errors import TpidError
 from tpid.model.weights import Format
 
 GB = 10**9
-TOKENS, QUICK_TOKENS = 8, 3
+TOKENS, QUICK_TOKENS = 12, 4
+PAUSES = 3
 RESIDENT_GB = 8.0
-RUN_TIMEOUT_S = 1800.0
+END_TIMEOUT_S = 60.0
 POLICIES = ("ours", "window-2", "window-4", "mmap")
 BENCHMARKS = Path(__file__).parent
 
@@ -66,10 +71,9 @@ class Result:
     tpot_s: float = 0.0
     ttft_s: float = 0.0
     read_bytes: float = 0.0  # from disk, a token
-    disk_bytes_s: float | None = None  # while reads were under way, where the policy can tell
     stall_s: float = 0.0
-    direct_bytes_s: float = 0.0  # the disk's own, beside this run
-    reference: str = ""  # what measured that
+    direct_bytes_s: float = 0.0  # by our reader, in the pauses of this run
+    fio_bytes_s: float | None = None
     bound_s: float = 0.0
     error: str = ""
 
@@ -82,7 +86,9 @@ def rows_of(part: str) -> list[Row]:
     if part == "policies":
         return [Row(part, "llama-3-8b", Format.W4, policy, budget) for budget in budgets for policy in POLICIES]
     policies = (*POLICIES, "accelerate")
-    return [Row(part, "tinyllama-1.1b", Format.F16, policy, budget) for budget in (4.0, 2.0, 1.5) for policy in policies]
+    return [
+        Row(part, "tinyllama-1.1b", Format.F16, policy, budget) for budget in (4.0, 2.0, 1.5) for policy in policies
+    ]
 
 
 def measure(row: Row, pack: Path, arguments: argparse.Namespace, resident_s: float) -> Result:
@@ -97,21 +103,17 @@ def measure(row: Row, pack: Path, arguments: argparse.Namespace, resident_s: flo
     command = [sys.executable, str(BENCHMARKS / script), str(pack), "--memory", str(budget)]
     command += ["--threads", str(arguments.threads), "--tokens", str(arguments.tokens)]
     if row.policy != "accelerate":
-        command += ["--policy", row.policy, "--context", str(row.context_tokens)]
-    before, reference = direct_bytes_s(files)
+        command += ["--policy", row.policy, "--context", str(arguments.context or row.context_tokens)]
+        command += ["--pauses", str(PAUSES), "--prompt", str(arguments.prompt)]
+    fio = fio_bytes_s(files)
     _drop_pages(pack)
     with memory_cgroup(budget) as group:
-        done = subprocess.run(
-            group.command(command), capture_output=True, text=True, check=False, timeout=RUN_TIMEOUT_S
-        )
+        found, direct, stderr = _run(group.command(command), files)
         peak, killed = group.peak_bytes, group.killed
-    after, _ = direct_bytes_s(files)
-    if done.returncode != 0:
-        lines = done.stderr.strip().splitlines()
+    if found is None:
+        lines = stderr.strip().splitlines()
         error = "killed: out of memory" if killed else (lines or ["it failed without a word"])[-1]
         return Result(row.name, row.policy, weights, budget, peak, error=error)
-    found = json.loads(done.stdout.splitlines()[-1])
-    direct = statistics.mean((before, after))
     return Result(
         row.name,
         row.policy,
@@ -121,12 +123,40 @@ def measure(row: Row, pack: Path, arguments: argparse.Namespace, resident_s: flo
         found["tpot_s"],
         found["ttft_s"],
         found["read_bytes"],
-        found["disk_bytes_s"],
         found["stall_s"],
         direct,
-        reference,
-        max(found["streamed_bytes"] / direct, resident_s),
+        fio,
+        max(found["streamed_bytes"] / max(direct, fio or 0.0), resident_s),
     )
+
+
+def _run(command: Sequence[str], files: Sequence[Path]) -> tuple[dict[str, Any] | None, float, str]:
+    """What it found, None where it failed; the disk's bandwidth in its pauses, or afterwards; its stderr."""
+    found, readings = None, []
+    ranges = whole(files)
+    with (
+        tempfile.TemporaryFile("w+") as stderr,
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr, text=True) as process,
+        contextlib.ExitStack() as stack,
+    ):
+        reader: DirectReader | None = None
+        for line in process.stdout or ():
+            told = json.loads(line)
+            if "ranges" in told:
+                ranges = told["ranges"] or ranges
+            elif "pause" in told and process.stdin is not None:
+                reader = reader or stack.enter_context(contextlib.closing(DirectReader(ranges)))
+                readings.append(reader.bytes_s())
+                process.stdin.write("\n")
+                process.stdin.flush()
+            else:
+                found = told
+        process.wait(END_TIMEOUT_S)
+        if not readings:
+            reader = stack.enter_context(contextlib.closing(DirectReader(ranges)))
+            readings.append(reader.bytes_s())
+        stderr.seek(0)
+        return found if process.returncode == 0 else None, statistics.median(readings), stderr.read()
 
 
 def measure_all(rows: Sequence[Row], arguments: argparse.Namespace) -> Iterator[tuple[Row, Result]]:
@@ -144,7 +174,7 @@ def print_tables(rows: Sequence[Row], arguments: argparse.Namespace) -> list[Res
     if not arguments.json:
         print(
             f"{'budget':>6} {'policy':<10} {'weights':<10} {'TPOT':>8} {'/bound':>6} {'/ours':>6} {'TTFT':>7} {'peak':>6} "
-            f"{'MB/token':>8} {'disk':>5} {'direct':>6} {'stall':>8}"
+            f"{'MB/token':>8} {'GB/s':>5} {'direct':>6} {'fio':>5} {'stall':>8}"
         )
     for row, result in measure_all(rows, arguments):
         results.append(result)
@@ -161,11 +191,12 @@ def _line(row: Row, result: Result, ours_s: float | None) -> str:
     if result.error:
         return f"{head} {result.error} (peak {result.peak_bytes / GB:.2f} GB)"
     beside = f"{result.tpot_s / ours_s:6.2f}" if ours_s else f"{'':>6}"
-    disk = f"{result.disk_bytes_s / GB:5.2f}" if result.disk_bytes_s else f"{'':>5}"
+    fio = f"{result.fio_bytes_s / GB:5.2f}" if result.fio_bytes_s else f"{'':>5}"
     bound = f"{result.tpot_s / result.bound_s:6.2f}" if result.bound_s else f"{'':>6}"
     return (
         f"{head} {result.tpot_s * 1e3:8.1f} {bound} {beside} {result.ttft_s:7.2f} {result.peak_bytes / GB:6.3f} "
-        f"{result.read_bytes / 1e6:8.0f} {disk} {result.direct_bytes_s / GB:6.2f} {result.stall_s * 1e3:8.1f}"
+        f"{result.read_bytes / 1e6:8.0f} {result.read_bytes / result.tpot_s / GB:5.2f} "
+        f"{result.direct_bytes_s / GB:6.2f} {fio} {result.stall_s * 1e3:8.1f}"
     )
 
 
@@ -207,6 +238,10 @@ def main() -> int:
     parser.add_argument("--json", action="store_true", help="print one JSON list instead of a table")
     parser.add_argument("--tokens", type=int, help=f"of each run, {TOKENS} by default; medians are over them")
     parser.add_argument("--layers", type=int, help="cut the shape to so many, to see that it works")
+    parser.add_argument("--context", type=int, help="tokens; by default 4096, and 512 below 1 GB")
+    parser.add_argument(
+        "--prompt", type=int, default=64, help="tokens; 0: the longest pass, which the peak is planned for"
+    )
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     arguments = parser.parse_args()
     arguments.tokens = arguments.tokens or (QUICK_TOKENS if arguments.quick else TOKENS)

@@ -118,6 +118,7 @@ class Mapped:
     """Weights for the engine as views of files."""
 
     def __init__(self, items: Sequence[Stored[Any]]) -> None:
+        self._items = items
         files = {path: _mapping(path) for path in {stored.where.path for stored in items}}
         self._prepared = []
         for stored in items:
