@@ -70,7 +70,8 @@ def generate(row: str, pack: Path, daemons: int, budget_bytes: int, tokens: int)
             home = Path(directory) / str(number)
             home.mkdir()
             group = stack.enter_context(memory_cgroup(budget_bytes))
-            process = stack.enter_context(_daemon(home, group, pack.parent, number, budget_bytes, directory))
+            settings = {"number": number, "budget_bytes": budget_bytes, "cluster": directory}
+            process = stack.enter_context(_daemon(home, group, pack.parent, **settings))
             _wait(home, process, 1)
             homes.append((home, process))
             groups.append(group)
@@ -98,7 +99,7 @@ def generate(row: str, pack: Path, daemons: int, budget_bytes: int, tokens: int)
 
 @contextlib.contextmanager
 def _daemon(
-    home: Path, group: MemoryCgroup, models: Path, number: int, budget_bytes: int, cluster: str
+    home: Path, group: MemoryCgroup, models: Path, *, number: int, budget_bytes: int, cluster: str
 ) -> Iterator["subprocess.Popen[bytes]"]:
     settings = {
         "name": f"device-{number}",

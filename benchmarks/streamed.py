@@ -1,9 +1,9 @@
 """One policy over one pack, in this process: a prompt, then tokens one by one; prints what they took as JSON.
 
-    python benchmarks/streamed.py PACK --policy ours --memory 1000000000 --context 512 --threads 2 --tokens 8
+    python benchmarks/streamed.py PACK --policy ours --memory 1000000000 --context 512 --threads 2
 
-benchmarks/streaming.py runs it in a memory cgroup. Bytes from the disk are the kernel's count for this process. First it
-prints the ranges of the files that stream; between rounds of tokens it says "pause" and waits for a line, so that the
+benchmarks/streaming.py runs it in a memory cgroup. Bytes from the disk are the kernel's count for this process. First
+it prints the ranges of the files that stream; between rounds of tokens it says "pause" and waits for a line, so that the
 disk alone can be measured meanwhile (--pauses).
 """
 
