@@ -72,3 +72,39 @@ def test_a_file_that_is_cut_off_under_a_running_daemon_is_one_error_and_the_daem
     for path, content in whole.items():
         path.write_bytes(content)
     assert texts(user) == expected
+
+
+def test_one_device_gives_the_same_at_any_budget(model_home: Home) -> None:
+    """From a window of one block to everything resident; by torch as well."""
+    settings = {"context_tokens": 256, "prefill_tokens": 32}  # what is not weights takes little
+    answers, streamed = {}, {}
+    for backend, budget in (("native", "4G"), ("native", "215M"), ("native", "160M"), ("torch", "500M")):
+        name = f"{backend}-{budget}"
+        (daemon,) = model_home.start(name, memory_budget=budget, backend=backend, **settings)
+        answers[name] = texts(daemon)
+        (use,) = daemon.status()["weights"].values()
+        streamed[name] = use["streamed_bytes"]
+        assert (use["window_bytes"] > 0) == (streamed[name] > 0)
+        daemon.stop()
+    assert set(map(tuple, answers.values())) == {tuple(answers["native-4G"])}
+    assert 0 == streamed["native-4G"] < streamed["native-215M"] < streamed["native-160M"]
+    assert streamed["torch-500M"] > 0
+
+
+def test_alone_the_block_that_cannot_be_read_is_named_and_the_file_mended_is_enough(model_home: Home) -> None:
+    path = model_home.models_dir / "smollm2-135m" / "layers" / "014.safetensors"
+    shutil.copy2(path, path.with_suffix(".own"))
+    path.with_suffix(".own").replace(path)
+    (daemon,) = model_home.start("alone", memory_budget="160M", context_tokens=256, prefill_tokens=32)
+    expected, whole = texts(daemon), path.read_bytes()
+    with path.open("r+b") as file:
+        file.truncate(8192)
+    for prompt in PROMPTS:
+        body = {"model": "smollm2-135m", "messages": [{"role": "user", "content": prompt}]}
+        status, answer = daemon.request("/v1/chat/completions", body)
+        assert (status, answer["error"]["code"]) == (503, "load")
+        assert "014.safetensors ends before byte" in answer["error"]["message"]
+        assert "of layer 14" in answer["error"]["message"]
+    with path.open("r+b") as file:
+        file.write(whole)
+    assert texts(daemon) == expected

@@ -12,6 +12,7 @@ from tpid.errors import LoadError
 from tpid.pack.direct import open_direct, read_at
 from tpid.pack.reader import ByteRange
 
+_FOLIO_BYTES = 2 << 20  # the cache is kept in pieces of up to this size, and forgets whole ones only
 _HINT = "Check the disk; `tpictl verify --pack` finds what is damaged, importing the model again mends it."
 
 
@@ -75,5 +76,6 @@ def _read(descriptor: int, direct: bool, out: memoryview, offset: int) -> int:
     """Bytes that were there."""
     n = read_at(descriptor, out, offset)
     if not direct:
-        os.posix_fadvise(descriptor, offset, n, os.POSIX_FADV_DONTNEED)
+        first = max(offset - _FOLIO_BYTES, 0)
+        os.posix_fadvise(descriptor, first, offset + n + _FOLIO_BYTES - first, os.POSIX_FADV_DONTNEED)
     return n
