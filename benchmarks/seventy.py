@@ -70,8 +70,9 @@ def generate(row: str, pack: Path, daemons: int, budget_bytes: int, tokens: int)
             home = Path(directory) / str(number)
             home.mkdir()
             group = stack.enter_context(memory_cgroup(budget_bytes))
-            settings = {"number": number, "budget_bytes": budget_bytes, "cluster": directory}
-            process = stack.enter_context(_daemon(home, group, pack.parent, **settings))
+            process = stack.enter_context(
+                _daemon(home, group, pack.parent, number, budget_bytes=budget_bytes, cluster=Path(directory).name)
+            )
             _wait(home, process, 1)
             homes.append((home, process))
             groups.append(group)
@@ -99,12 +100,12 @@ def generate(row: str, pack: Path, daemons: int, budget_bytes: int, tokens: int)
 
 @contextlib.contextmanager
 def _daemon(
-    home: Path, group: MemoryCgroup, models: Path, *, number: int, budget_bytes: int, cluster: str
+    home: Path, group: MemoryCgroup, models: Path, number: int, *, budget_bytes: int, cluster: str
 ) -> Iterator["subprocess.Popen[bytes]"]:
     settings = {
         "name": f"device-{number}",
         "role": "helper" if number else "user",
-        "cluster": Path(cluster).name,
+        "cluster": cluster,
         "state_dir": str(home / "state"),
         "models_dir": str(models),
         "socket": str(home / "tpid.sock"),

@@ -3,8 +3,8 @@
     python benchmarks/streamed.py PACK --policy ours --memory 1000000000 --context 512 --threads 2
 
 benchmarks/streaming.py runs it in a memory cgroup. Bytes from the disk are the kernel's count for this process. First
-it prints the ranges of the files that stream; between rounds of tokens it says "pause" and waits for a line, so that the
-disk alone can be measured meanwhile (--pauses).
+it prints the ranges of the files that stream; between rounds of tokens it says "pause" and waits for a line, so that
+the disk alone can be measured meanwhile (--pauses).
 """
 
 import argparse

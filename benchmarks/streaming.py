@@ -1,9 +1,9 @@
 """Models larger than memory: budgets and policies, each run in a process of its own inside a memory cgroup. As root.
 
-    python benchmarks/streaming.py --part budgets       Llama-3-8B shape, w4: ours at five budgets, beside the bound
-    python benchmarks/streaming.py --part policies      the same beside the paper's window and mapped files
-    python benchmarks/streaming.py --part f16           TinyLlama shape, f16: also beside Accelerate's disk offload
-    python benchmarks/streaming.py --part seventy       70B shapes: eight daemons with 1 GB each; one with 3 GB
+    python benchmarks/streaming.py --part budgets     Llama-3-8B shape, w4: ours at five budgets, beside the bound
+    python benchmarks/streaming.py --part policies    the same beside the paper's window and mapped files
+    python benchmarks/streaming.py --part f16         TinyLlama shape, f16: also beside Accelerate's disk offload
+    python benchmarks/streaming.py --part seventy     70B shapes: eight daemons with 1 GB each; one with 3 GB
 
     [--quick] [--json] [--rows PATTERN] [--layers N] [--tokens N] [--threads N]
 
@@ -174,8 +174,7 @@ def print_tables(rows: Sequence[Row], arguments: argparse.Namespace) -> list[Res
     if not arguments.json:
         print(
             f"{'budget':>6} {'policy':<10} {'weights':<10} {'TPOT':>8} {'/bound':>6} {'/ours':>6} {'TTFT':>7} "
-            f"{'peak':>6} "
-            f"{'MB/token':>8} {'GB/s':>5} {'direct':>6} {'fio':>5} {'stall':>8}"
+            f"{'peak':>6} {'MB/token':>8} {'GB/s':>5} {'direct':>6} {'fio':>5} {'stall':>8}"
         )
     for row, result in measure_all(rows, arguments):
         results.append(result)
