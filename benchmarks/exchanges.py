@@ -78,6 +78,11 @@ class Ours:
         self._n_ranks = 0
         self._term = 0
 
+    @property
+    def star(self) -> StarHub | StarLeaf:
+        """Of the size that was begun, and in its first pass, the one of number 1."""
+        return self._receiver.star
+
     async def join(self, rank: int, n_ranks: int, port: int) -> int:
         self._n_ranks = n_ranks
         settings = CommSettings()

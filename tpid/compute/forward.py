@@ -7,6 +7,7 @@ Prefill, decode and verification of drafted tokens are this same code.
 
 from collections.abc import Generator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, TypeAlias
 
 from tpid.compute.backend import Backend, Weights
@@ -40,13 +41,15 @@ def forward(backend: Backend[Weights], n_layers: int, hidden: F32, segments: tup
     Every rank adds the very same sums to its own copy, so that the copies stay identical.
     """
     backend.begin(segments)
-    step = 0
-    for layer in range(n_layers):
-        for half in (Half.ATTN, Half.FFN):
-            weights: Weights = yield NeedBlock(Block(layer, half))
-            compute = backend.attention if half is Half.ATTN else backend.ffn
-            hidden += yield Reduce(step, compute(weights, hidden))
-            if weights.output_bias is not None:
-                hidden += weights.output_bias
-            step += 1
+    for step, need in enumerate(_blocks(n_layers)):
+        weights: Weights = yield need
+        compute = backend.attention if need.block.half is Half.ATTN else backend.ffn
+        hidden += yield Reduce(step, compute(weights, hidden))
+        if weights.output_bias is not None:
+            hidden += weights.output_bias
     return hidden
+
+
+@lru_cache(maxsize=4)  # one model at a time: nothing is made between a sum and the next block
+def _blocks(n_layers: int) -> tuple[NeedBlock, ...]:
+    return tuple(NeedBlock(Block(layer, half)) for layer in range(n_layers) for half in (Half.ATTN, Half.FFN))
