@@ -62,9 +62,6 @@ class Nothing:
         self._memory = np.ones(read_bytes // 8, np.int64)
         self._partial = np.zeros((1, hidden), np.float32)
 
-    def get(self, block: object) -> "Nothing":
-        return self
-
     def prepare(self, block: object) -> "Nothing":
         return self
 
@@ -81,19 +78,38 @@ class Nothing:
     ffn = attention
 
 
+class AllResident:
+    """Weights that are there, as tpid.memory.weights leases them."""
+
+    streams = False
+    output_bias: F32 | None = None
+
+    def lease(self, index: int) -> "AllResident":
+        return self
+
+    async def __aenter__(self) -> Callable[[], "AllResident"]:
+        return self.get
+
+    async def __aexit__(self, *error: object) -> None:
+        return None
+
+    def get(self) -> "AllResident":
+        return self
+
+
+RESIDENT: Any = AllResident()
+
+
 async def us_a_token(shape: Shape, star: Allreduce, read_bytes: int) -> float:
     """Of the pass that was begun: `TOKENS` decode steps, one behind the other as if they were further layers."""
     backend, calls = Nothing(shape.hidden, read_bytes), ComputeCalls()
     hidden = np.zeros((1, shape.hidden), np.float32)
     begin_s = time.perf_counter()
-    await _drive(forward(backend, TOKENS * shape.layers, hidden, (Segment(0, 0, 1),)), backend, star, calls)
+    walk = forward(backend, TOKENS * shape.layers, hidden, (Segment(0, 0, 1),))
+    await drive(walk, RESIDENT, star, calls, n_blocks=2 * TOKENS * shape.layers, n_tokens=1)
     took_s = time.perf_counter() - begin_s - backend.read_s
     calls.close()
     return took_s / TOKENS * 1e6
-
-
-async def _drive(walk: Any, backend: Any, star: Allreduce, calls: ComputeCalls) -> None:
-    await drive(walk, 1, backend, star, calls)
 
 
 def alone(shape: Shape, rounds: int, read_bytes: int) -> list[float]:
