@@ -41,6 +41,8 @@ def loader_of(policy: str) -> LoadWeights:
 class WindowOnly:
     """Weights for the engine through a window of so many blocks."""
 
+    streams = True
+
     def __init__(self, items: Sequence[Stored[Any]], blocks: int) -> None:
         self._items = items
         streaming = [index for index, stored in enumerate(items) if stored.where.size_bytes]
@@ -116,6 +118,8 @@ async def _window_only(
 
 class Mapped:
     """Weights for the engine as views of files."""
+
+    streams = True
 
     def __init__(self, items: Sequence[Stored[Any]]) -> None:
         self._items = items
