@@ -13,7 +13,7 @@ from tpid.pack.geometry import Share, UnitRange
 from tpid.plan.cost import NEVER_S, attn_unit_s, ffn_unit_s, head_s, stream_s
 from tpid.plan.footprint import Workload
 
-MAX_ATTN_LIMITS = 32  # times of the attention halves that are tried; more would not be noticed
+MAX_ATTN_LIMITS = 128  # times of the attention halves that are tried: all of them, but for large clusters
 _BISECTIONS = 50
 _SLACK = 1 + 1e-9  # a time is kept if rounding alone stands between
 
