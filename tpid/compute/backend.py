@@ -36,10 +36,8 @@ Weights = TypeVar("Weights", bound=BlockWeights)
 class Backend(Protocol[Weights]):
     """Computes a share; holds the KV cache of its heads. Not thread-safe: one pass at a time."""
 
-    in_place: bool  # whether what is prepared goes on using `block.units`, or holds fp32 of its own
-
     def prepare(self, block: BlockBytes) -> Weights:
-        """The block, ready to compute with."""
+        """The block, ready to compute with; it may go on using `block.units`."""
         ...
 
     def begin(self, segments: tuple[Segment, ...]) -> None:
@@ -63,8 +61,6 @@ HeadWeights = TypeVar("HeadWeights")
 
 class Head(Protocol[HeadWeights]):
     """Final norm and LM head, on the coordinator, in slices of whole units."""
-
-    in_place: bool
 
     def prepare(self, units: U8, first_unit: int) -> HeadWeights:
         """A slice, ready to compute with: units [n_units of it, stride] uint8 of the head or the tied embedding."""

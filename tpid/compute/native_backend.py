@@ -33,8 +33,6 @@ class NativeBlock:
 class NativeBackend:
     """One rank's share on the CPU, with its KV cache."""
 
-    in_place = True
-
     def __init__(
         self,
         cores: Cores,
@@ -146,8 +144,6 @@ class NativeSlice:
 
 class NativeHead:
     """Final norm and LM head, on the coordinator."""
-
-    in_place = True
 
     def __init__(self, cores: Cores, spec: ModelSpec, geometry: UnitGeometry, final_norm: F32) -> None:
         self._cores = cores

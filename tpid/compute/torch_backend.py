@@ -29,8 +29,6 @@ class TorchBlock:
 class TorchBackend:
     """One rank's share on the CPU, with its KV cache in fp32."""
 
-    in_place = False
-
     def __init__(self, spec: ModelSpec, share: Share, *, n_slots: int, context_tokens: int) -> None:
         self._spec = spec
         self._share = share
@@ -129,8 +127,6 @@ class TorchBackend:
 
 class TorchHead:
     """Final norm and LM head, on the coordinator."""
-
-    in_place = False
 
     def __init__(self, spec: ModelSpec, geometry: UnitGeometry, final_norm: F32) -> None:
         self._geometry = geometry

@@ -16,13 +16,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from tpid.memory.prefetch import MAX_READS, READ_BYTES
+from tpid.pack.direct import open_direct
 from tpid.pack.staging import write_whole
 
 log = logging.getLogger(__name__)
 
 CACHE_NAME = "disk_speed.json"
-CHUNK_BYTES = 2 << 20
-READS_IN_FLIGHT = 4
 MOST_BYTES = 512 << 20
 LEAST_BYTES = 48 << 20  # less says little
 SCRATCH_BYTES = 64 << 20
@@ -59,20 +59,20 @@ def disk_bytes_s(models: Path, state_dir: Path) -> float:
 
 def measure_bytes_s(files: Sequence[Path]) -> float:
     """Direct reads over the files from their start, for half a second at most. Raises OSError."""
-    chunks = iter([(path, offset) for path in files for offset in range(0, path.stat().st_size, CHUNK_BYTES)])
+    chunks = iter([(path, offset) for path in files for offset in range(0, path.stat().st_size, READ_BYTES)])
     deadline = time.perf_counter() + MOST_S
 
     def read_on() -> int:
         """Take one chunk after the other, as long as there are any."""
         done, opened = 0, (Path(), -1)
-        with mmap.mmap(-1, CHUNK_BYTES) as buffer:  # page-aligned, as direct I/O asks
+        with mmap.mmap(-1, READ_BYTES) as buffer:  # page-aligned, as direct I/O asks
             try:
                 while time.perf_counter() < deadline and (chunk := next(chunks, None)) is not None:
                     path, offset = chunk
                     if path != opened[0]:
                         if opened[1] >= 0:
                             os.close(opened[1])
-                        opened = path, _open_directly(path)
+                        opened = path, open_direct(path)[0]
                     done += os.preadv(opened[1], [buffer], offset)
             finally:
                 if opened[1] >= 0:
@@ -80,20 +80,10 @@ def measure_bytes_s(files: Sequence[Path]) -> float:
         return done
 
     started = time.perf_counter()
-    with ThreadPoolExecutor(READS_IN_FLIGHT) as threads:
-        readers = [threads.submit(read_on) for _ in range(READS_IN_FLIGHT)]
+    with ThreadPoolExecutor(MAX_READS) as threads:
+        readers = [threads.submit(read_on) for _ in range(MAX_READS)]
         done = sum(reader.result() for reader in readers)
     return done / (time.perf_counter() - started)
-
-
-def _open_directly(path: Path) -> int:
-    """Where direct I/O is refused, as in memory file systems, without what the cache holds of the file."""
-    try:
-        return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECT)
-    except OSError:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
-        return descriptor
 
 
 def _largest_files(models: Path) -> list[Path]:
@@ -112,8 +102,8 @@ def _largest_files(models: Path) -> list[Path]:
 def _scratch(directory: Path) -> Iterator[Path]:
     """A file on the disk that is gone afterwards; not of zeros, which some disks do not store."""
     with tempfile.NamedTemporaryFile(prefix=".speed-", dir=directory) as file:
-        noise = os.urandom(CHUNK_BYTES)
-        for _ in range(SCRATCH_BYTES // CHUNK_BYTES):
+        noise = os.urandom(READ_BYTES)
+        for _ in range(SCRATCH_BYTES // READ_BYTES):
             file.write(noise)
         file.flush()
         os.fsync(file.fileno())

@@ -1,6 +1,7 @@
 """A rank's part of a plan, ready to compute."""
 
-from collections.abc import Callable, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -133,15 +134,22 @@ async def load_share(
         planned_work(pack, plan), device.backend, part.share, part.memory_bytes, coordinator=rank == 0
     )
     parts = cycle_of(pack, part.share, coordinator=rank == 0)
+    vectors = functools.cache(pack.vectors)  # both halves of a layer use them
     items = [
-        Stored(str(item), item.where(pack), _preparation(pack, item, backend, head), item.item(device))
+        Stored(str(item), item.where(pack), _preparation(pack, vectors, item, backend, head), item.item(device))
         for item in parts
     ]
     weights = await load(items, room, device.disk_bytes_s, progress)
     return LoadedShare(pack, plan, rank, backend=backend, head=head, weights=weights)
 
 
-def _preparation(pack: Pack, part: Part, backend: Backend[Any], head: Head[Any] | None) -> Callable[[U8], Any]:
+def _preparation(
+    pack: Pack,
+    vectors: Callable[[int], Mapping[str, F32]],
+    part: Part,
+    backend: Backend[Any],
+    head: Head[Any] | None,
+) -> Callable[[U8], Any]:
     """How the part's bytes become what the backend, or the head, computes with."""
     block, first_unit = part.block, part.units.start
     if block is None:
@@ -149,11 +157,11 @@ def _preparation(pack: Pack, part: Part, backend: Backend[Any], head: Head[Any] 
             raise ValueError("a worker has no head")
         stride = pack.manifest.head_geometry.stride_bytes
         return lambda data: head.prepare(data.reshape(-1, stride), first_unit)
-    geometry, vectors = pack.geometry(block), pack.vectors(block.layer)
+    geometry, of_layer = pack.geometry(block), vectors(block.layer)
 
     def prepare(data: U8) -> Any:
         units = data.reshape(-1, geometry.stride_bytes)
-        return backend.prepare(BlockBytes(block, geometry, first_unit, units, vectors))
+        return backend.prepare(BlockBytes(block, geometry, first_unit, units, of_layer))
 
     return prepare
 

@@ -43,7 +43,6 @@ def divide(work: Workload, devices: Sequence[DeviceProfile]) -> Division | None:
 class _Search:
     def __init__(self, work: Workload, devices: Sequence[DeviceProfile]) -> None:
         self._work = work
-        self._devices = devices
         self._attn_s = [attn_unit_s(work, device) for device in devices]
         self._ffn_s = [ffn_unit_s(work, device) for device in devices]
         self._head_s = head_s(work, devices[0])
