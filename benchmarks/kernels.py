@@ -28,7 +28,7 @@ from tpid.pack.geometry import MatrixGeometry
 COLUMNS = 2048
 ROWS = 5632
 READ_BYTES = 256 << 20  # of copies of the matrix, one after the other: many times what caches hold
-TOKENS = (1, 2, 4, 8, 16, 64, 256)
+TOKENS = (1, 2, 4, 8, 64, 512)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,11 +112,11 @@ def _random_units(rng: np.random.Generator, matrix: MatrixGeometry) -> np.ndarra
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="fewer rounds, w4 only")
+    parser.add_argument("--quick", action="store_true", help="fewer rounds, w4s only")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
-    formats = [Format.W4] if arguments.quick else [Format.W4, Format.W8, Format.F16]
+    formats = [Format.W4S] if arguments.quick else [Format.W4S, Format.W4, Format.W8, Format.F16]
     tokens = (1, 8, 64) if arguments.quick else TOKENS
     rows = measure(arguments.threads, 5 if arguments.quick else 11, formats, tokens)
     if arguments.json:

@@ -17,7 +17,7 @@ from random_tokenizer import random_tokenizer
 from tpid.model.inventory import layer_matrix_shapes, layer_vector_shapes
 from tpid.model.source import TokenizerFiles, WeightSource
 from tpid.model.spec import ModelSpec
-from tpid.model.weights import F32, GROUP, Format, Matrix, W4Matrix, W8Matrix, quantize
+from tpid.model.weights import F32, GROUP, GROUPED, Format, Matrix, W4Matrix, W4SMatrix, W8Matrix, quantize
 from tpid.pack.encode import encode_units
 from tpid.pack.geometry import COLUMN_SPLIT, TILE_BYTES, TILE_COLUMNS, MatrixGeometry, UnitGeometry
 from tpid.pack.tiles import U8, pack_tiles
@@ -124,7 +124,7 @@ class RandomUnits:
 def random_matrix(rng: np.random.Generator, rows: int, columns: int, format: Format, n_inputs: int) -> Matrix:
     """Mean 0, variance 1 / n_inputs; scales differ from group to group, as published ones do."""
     deviation = n_inputs**-0.5
-    if format not in (Format.W4, Format.W8):
+    if format not in GROUPED:
         return quantize(rng.standard_normal((rows, columns), np.float32) * np.float32(deviation), format)
     groups = columns // GROUP
     spread = rng.uniform(0.7, 1.3, (rows, groups)).astype(np.float32)
@@ -132,5 +132,7 @@ def random_matrix(rng: np.random.Generator, rows: int, columns: int, format: For
         quants = rng.integers(-127, 128, (rows, groups, GROUP), np.int8)
         return W8Matrix(quants, (spread * (deviation / _Q8_DEVIATION)).astype(np.float16))
     scales = (spread * (deviation / _Q4_DEVIATION)).astype(np.float16)
+    if format is Format.W4S:
+        return W4SMatrix(rng.integers(0, 16, (rows, groups, GROUP), np.uint8), scales)
     minimums = (-_Q4_MEAN * scales.astype(np.float32)).astype(np.float16)
     return W4Matrix(rng.integers(0, 16, (rows, groups, GROUP), np.uint8), scales, minimums)

@@ -10,7 +10,7 @@ UNIT_ROUNDOFF = 2.0**-24  # of fp32
 def bound(weights: F32, minimums: F32 | None, x: F32, format: Format, planes: int) -> F32:
     """|error| <= sum over groups of |w| * scale / 2, scale = largest |x| of the group / 127, plus fp32 rounding.
 
-    A second plane rounds what is left, scale / 2 at most, in the same way: / 254 once more.
+    With a second plane the scale is 128 times smaller.
 
     A sum of n products in any order is off by n + 8 roundings of the sum of their sizes at most (Higham, Accuracy
     and Stability of Numerical Algorithms, 3.1), the 8 for scales and the sums of tiles. w4 sums q * scale and the
@@ -22,4 +22,4 @@ def bound(weights: F32, minimums: F32 | None, x: F32, format: Format, planes: in
     rounding = largest @ sizes.T * (x.shape[1] + 8) * UNIT_ROUNDOFF
     if format in (Format.F16, Format.BF16):
         return rounding
-    return rounding + largest / 254**planes @ np.abs(weights).T * 1.001
+    return rounding + largest / (254 if planes == 1 else 254 * 128) @ np.abs(weights).T * 1.001

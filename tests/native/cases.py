@@ -57,7 +57,7 @@ def _normal(rng: np.random.Generator, *shape: int) -> F32:
 
 
 def _product(rng: np.random.Generator) -> bytes:
-    format = _FORMATS[rng.integers(4)]
+    format = _FORMATS[rng.integers(len(_FORMATS))]
     rows, columns = int(rng.integers(1, 70)), int(rng.choice([*range(1, 130), 256, 640]))
     n_units, n_tokens = int(rng.integers(1, 4)), int(rng.choice([*range(1, 20), 64, 65, 71, 130]))
     n_wanted = int(rng.integers((n_units - 1) * rows + 1, n_units * rows + 1))
@@ -91,8 +91,10 @@ def _product(rng: np.random.Generator) -> bytes:
 
 def _block(rng: np.random.Generator, half: Half) -> bytes:
     spec = _spec(rng)
-    one, mixed = _FORMATS[rng.integers(4)], bool(rng.random() < 0.4)
-    formats = {name: _FORMATS[rng.integers(4)] if mixed else one for name in (*ATTN_MATRICES, *FFN_MATRICES)}
+    one, mixed = _FORMATS[rng.integers(len(_FORMATS))], bool(rng.random() < 0.4)
+    formats = {
+        name: _FORMATS[rng.integers(len(_FORMATS))] if mixed else one for name in (*ATTN_MATRICES, *FFN_MATRICES)
+    }
     geometries = {each: block_geometry(spec, each, formats) for each in Half}
     ranges = {each: _range(rng, geometries[each].n_units, at_least=each is half) for each in Half}
     share, geometry, units = Share(ranges[Half.ATTN], ranges[Half.FFN]), geometries[half], ranges[half]

@@ -1,6 +1,7 @@
 """A matrix of weights in each of the formats that a pack can hold, and the way between them.
 
 `w4`   groups of 32 along the input: 4-bit q, fp16 scale and minimum; w = scale * q + minimum
+`w4s`  the same without the minimum, symmetric: w = scale * (q - 8)
 `w8`   groups of 32 along the input: int8 q, fp16 scale; w = scale * q
 `f16`  IEEE half;  `bf16`  the upper half of IEEE single
 """
@@ -15,15 +16,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 GROUP = 32  # weights that share a scale
+W4S_ZERO = 8  # the q that stands for 0
 
 F32 = NDArray[np.float32]
 
 
 class Format(StrEnum):
     W4 = "w4"
+    W4S = "w4s"
     W8 = "w8"
     F16 = "f16"
     BF16 = "bf16"
+
+
+GROUPED = frozenset({Format.W4, Format.W4S, Format.W8})
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +57,33 @@ class W4Matrix:
         values = self.quants.astype(np.float32)
         values *= self.scales.astype(np.float32)[..., None]
         values += self.minimums.astype(np.float32)[..., None]
+        return values.reshape(self.shape)
+
+
+@dataclass(frozen=True, slots=True)
+class W4SMatrix:
+    quants: NDArray[np.uint8]  # [rows, groups, 32], 0…15
+    scales: NDArray[np.float16]  # [rows, groups]
+
+    format = Format.W4S
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        rows, groups, _ = self.quants.shape
+        return rows, groups * GROUP
+
+    def rows(self, index: slice | NDArray[np.intp]) -> W4SMatrix:
+        return W4SMatrix(self.quants[index], self.scales[index])
+
+    def columns(self, start: int, stop: int) -> W4SMatrix:
+        """Columns start…stop, both multiples of 32."""
+        groups = slice(start // GROUP, stop // GROUP)
+        return W4SMatrix(self.quants[:, groups], self.scales[:, groups])
+
+    def dequantize(self) -> F32:
+        values = self.quants.astype(np.float32)
+        values -= W4S_ZERO
+        values *= self.scales.astype(np.float32)[..., None]
         return values.reshape(self.shape)
 
 
@@ -104,7 +137,7 @@ class HalfMatrix:
         return (self.bits.astype(np.uint32) << np.uint32(16)).view(np.float32)
 
 
-Matrix: TypeAlias = W4Matrix | W8Matrix | HalfMatrix
+Matrix: TypeAlias = W4Matrix | W4SMatrix | W8Matrix | HalfMatrix
 
 
 def convert(matrix: Matrix, target: Format) -> Matrix:
@@ -113,7 +146,7 @@ def convert(matrix: Matrix, target: Format) -> Matrix:
 
 
 def quantize(values: F32, target: Format) -> Matrix:
-    """Round fp32 `values` [rows, columns] to `target`; w4 and w8 pad the columns with zeros to groups of 32."""
+    """Round fp32 `values` [rows, columns] to `target`; grouped formats pad the columns with zeros to groups of 32."""
     if target is Format.F16:
         return HalfMatrix(values.astype(np.float16).view(np.uint16), target)
     if target is Format.BF16:
@@ -123,7 +156,9 @@ def quantize(values: F32, target: Format) -> Matrix:
     padded = np.zeros((rows, groups * GROUP), np.float32)
     padded[:, :columns] = values
     grouped = padded.reshape(rows, groups, GROUP)
-    return _quantize_w4(grouped) if target is Format.W4 else _quantize_w8(grouped)
+    if target is Format.W8:
+        return _quantize_w8(grouped)
+    return _quantize_w4(grouped) if target is Format.W4 else _quantize_w4s(grouped)
 
 
 def _quantize_w4(grouped: F32) -> W4Matrix:
@@ -132,6 +167,14 @@ def _quantize_w4(grouped: F32) -> W4Matrix:
     offset = grouped - low.astype(np.float32)[..., None]
     quants = _divide_or_zero(offset, scale.astype(np.float32)[..., None]).round().clip(0, 15)
     return W4Matrix(quants.astype(np.uint8), scale, low)
+
+
+def _quantize_w4s(grouped: F32) -> W4SMatrix:
+    """The weight furthest from 0 becomes q = 0: the scale, of its sign's opposite, has one more step on that side."""
+    furthest = np.take_along_axis(grouped, np.abs(grouped).argmax(axis=-1)[..., None], axis=-1)
+    scale = (furthest[..., 0] / -W4S_ZERO).astype(np.float16)
+    steps = _divide_or_zero(grouped, scale.astype(np.float32)[..., None]).round() + W4S_ZERO
+    return W4SMatrix(steps.clip(0, 15).astype(np.uint8), scale)
 
 
 def _quantize_w8(grouped: F32) -> W8Matrix:

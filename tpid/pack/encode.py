@@ -9,7 +9,7 @@ from tpid.model.finite import require_finite
 from tpid.model.inventory import layer_matrix_shapes
 from tpid.model.source import WeightSource
 from tpid.model.spec import ModelSpec
-from tpid.model.weights import Format, Matrix, convert
+from tpid.model.weights import GROUPED, Format, Matrix, convert
 from tpid.pack.geometry import (
     ATTN_MATRICES,
     COLUMN_SPLIT,
@@ -30,8 +30,6 @@ VOCAB_UNITS_AT_ONCE = 4
 # the mapping gives each matrix's name in the source.
 UnitEncoder = Callable[[WeightSource, UnitGeometry, Mapping[str, str]], Iterator[U8]]
 
-_GROUPED = (Format.W4, Format.W8)
-
 
 def block_formats(source: WeightSource, layer: int, half: Half, requested: Format | None) -> dict[str, Format]:
     """The format of each matrix of a block: as published where a pack holds it, or as requested.
@@ -41,15 +39,15 @@ def block_formats(source: WeightSource, layer: int, half: Half, requested: Forma
     formats = {}
     for name in ATTN_MATRICES if half is Half.ATTN else FFN_MATRICES:
         format = requested or source.natural_format(f"layers.{layer}.{name}")
-        if name in COLUMN_SPLIT and format in _GROUPED and _unit_columns(source.spec, half) % TILE_COLUMNS:
+        if name in COLUMN_SPLIT and format in GROUPED and _unit_columns(source.spec, half) % TILE_COLUMNS:
             format = Format.F16
         formats[name] = format
     return formats
 
 
 def vocab_format(source: WeightSource, name: str, requested: Format | None) -> Format:
-    """The format of `embed` or `head`; a request for w4 gives w8, for 4 bits cost most quality there."""
-    return Format.W8 if requested is Format.W4 else requested or source.natural_format(name)
+    """The format of `embed` or `head`; a request for 4 bits gives w8, for they cost most quality there."""
+    return Format.W8 if requested in (Format.W4, Format.W4S) else requested or source.natural_format(name)
 
 
 def encode_block(source: WeightSource, geometry: UnitGeometry, tensors: Mapping[str, str]) -> Iterator[U8]:

@@ -15,7 +15,7 @@ from tpid.model.weights import GROUP, Format
 
 TILE_ROWS = 8
 TILE_COLUMNS = GROUP
-TILE_BYTES: Mapping[Format, int] = {Format.W4: 160, Format.W8: 272, Format.F16: 512, Format.BF16: 512}
+TILE_BYTES: Mapping[Format, int] = {Format.W4: 160, Format.W4S: 144, Format.W8: 272, Format.F16: 512, Format.BF16: 512}
 
 ALIGN_BYTES = 4096  # what direct I/O asks of offsets and lengths
 VOCAB_UNIT_ROWS = 512  # rows of embedding or head in a unit: about 2.6 MB in w4 at hidden 8192

@@ -4,6 +4,7 @@ A kernel that multiplies such a tile by 32 activations needs no sum across lanes
 
 w4   8 fp16 scales, 8 fp16 minimums, 4 vectors of 32 bytes; in vector j the 32-bit lane r holds row r's
      inputs 8j…8j+3 in the low nibbles and 8j+4…8j+7 in the high ones
+w4s  the same without the minimums
 w8   8 fp16 scales, 8 vectors of 32 bytes; in vector j lane r holds row r's inputs 4j…4j+3
 f16, bf16   32 vectors of 16 bytes; in vector j the 16-bit lane r holds row r's input j
 
@@ -17,7 +18,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from tpid.model.weights import F32, Format, HalfMatrix, Matrix, W4Matrix, W8Matrix
+from tpid.model.weights import F32, Format, HalfMatrix, Matrix, W4Matrix, W4SMatrix, W8Matrix
 from tpid.pack.geometry import TILE_BYTES, TILE_COLUMNS, TILE_ROWS
 
 U8 = NDArray[np.uint8]
@@ -26,6 +27,7 @@ Scalar = TypeVar("Scalar", bound=np.generic)
 _HALF_TILE = np.dtype([("bits", "<u2", (32, 8))])
 _TILE: Mapping[Format, np.dtype[np.void]] = {
     Format.W4: np.dtype([("scales", "<f2", 8), ("minimums", "<f2", 8), ("quants", "u1", (4, 8, 4))]),
+    Format.W4S: np.dtype([("scales", "<f2", 8), ("quants", "u1", (4, 8, 4))]),
     Format.W8: np.dtype([("scales", "<f2", 8), ("quants", "i1", (8, 8, 4))]),
     Format.F16: _HALF_TILE,
     Format.BF16: _HALF_TILE,
@@ -37,12 +39,13 @@ def pack_tiles(matrix: Matrix) -> U8:
     rows, columns = matrix.shape
     bands, tiles = -(-rows // TILE_ROWS), -(-columns // TILE_COLUMNS)
     packed = np.zeros((bands, tiles), _TILE[matrix.format])
-    if isinstance(matrix, W4Matrix):
+    if isinstance(matrix, W4Matrix | W4SMatrix):
         quants = _bands(matrix.quants, bands).reshape(bands, 8, tiles, 4, 2, 4)
         nibbles = quants[..., 0, :] | (quants[..., 1, :] << np.uint8(4))
         packed["quants"] = nibbles.transpose(0, 2, 3, 1, 4)
         packed["scales"] = _bands(matrix.scales, bands).transpose(0, 2, 1)
-        packed["minimums"] = _bands(matrix.minimums, bands).transpose(0, 2, 1)
+        if isinstance(matrix, W4Matrix):
+            packed["minimums"] = _bands(matrix.minimums, bands).transpose(0, 2, 1)
     elif isinstance(matrix, W8Matrix):
         packed["quants"] = _bands(matrix.quants, bands).reshape(bands, 8, tiles, 8, 4).transpose(0, 2, 3, 1, 4)
         packed["scales"] = _bands(matrix.scales, bands).transpose(0, 2, 1)
@@ -57,19 +60,16 @@ def unpack_tiles(data: U8, rows: int, columns: int, format: Format) -> Matrix:
     """The matrix that `pack_tiles` was given; grouped formats keep their zero columns up to a multiple of 32."""
     bands, tiles = -(-rows // TILE_ROWS), -(-columns // TILE_COLUMNS)
     packed = data[: bands * tiles * TILE_BYTES[format]].view(_TILE[format]).reshape(bands, tiles)
-    if format is Format.W4:
-        nibbles = packed["quants"].transpose(0, 3, 1, 2, 4)
-        quants = np.stack((nibbles & np.uint8(15), nibbles >> np.uint8(4)), axis=-2)
-        return W4Matrix(
-            quants.reshape(bands * 8, tiles, 32)[:rows],
-            _unband(packed["scales"])[:rows],
-            _unband(packed["minimums"])[:rows],
-        )
+    if format in (Format.F16, Format.BF16):
+        bits = packed["bits"].transpose(0, 3, 1, 2).reshape(bands * 8, tiles * 32)
+        return HalfMatrix(bits[:rows, :columns], format)
+    scales, lanes = _unband(packed["scales"])[:rows], packed["quants"].transpose(0, 3, 1, 2, 4)
     if format is Format.W8:
-        quants8 = packed["quants"].transpose(0, 3, 1, 2, 4).reshape(bands * 8, tiles, 32)
-        return W8Matrix(quants8[:rows], _unband(packed["scales"])[:rows])
-    bits = packed["bits"].transpose(0, 3, 1, 2).reshape(bands * 8, tiles * 32)
-    return HalfMatrix(bits[:rows, :columns], format)
+        return W8Matrix(lanes.reshape(bands * 8, tiles, 32)[:rows], scales)
+    quants = np.stack((lanes & np.uint8(15), lanes >> np.uint8(4)), axis=-2).reshape(bands * 8, tiles, 32)[:rows]
+    if format is Format.W4S:
+        return W4SMatrix(quants, scales)
+    return W4Matrix(quants, scales, _unband(packed["minimums"])[:rows])
 
 
 def dequantize_tiles(data: U8, rows: int, columns: int, format: Format) -> F32:

@@ -59,7 +59,7 @@ def script(tmp_path: Path) -> Script:
     return run
 
 
-@pytest.mark.parametrize(("type", "format"), [("Q4_0", Format.W4), ("Q8_0", Format.W8), ("F16", Format.F16)])
+@pytest.mark.parametrize(("type", "format"), [("Q4_0", Format.W4S), ("Q8_0", Format.W8), ("F16", Format.F16)])
 def test_a_random_gguf_is_one_that_we_import(
     shape: Path, script: Script, tmp_path: Path, type: str, format: Format
 ) -> None:

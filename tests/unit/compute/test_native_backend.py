@@ -69,7 +69,7 @@ def judged(request: pytest.FixtureRequest, random_model: Callable[..., Path], pa
     ids = torch.randint(0, 600, (1, N_TOKENS), generator=torch.Generator().manual_seed(3))
     with torch.no_grad():
         logits = model(ids).logits[0].numpy()
-    packs = {format: pack_of(directory, format, requested=format) for format in (Format.W4, Format.W8)}
+    packs = {format: pack_of(directory, format, requested=format) for format in (Format.W4, Format.W4S, Format.W8)}
     return pack_of(directory), packs, ids[0].tolist(), logits
 
 
@@ -83,7 +83,7 @@ def test_logits_equal_transformers(judged: Any, world_size: int) -> None:
 
 @pytest.mark.parametrize("planes", INT8_TOLERANCES)
 @pytest.mark.parametrize("kernels", kernel_names(LIBRARY))
-@pytest.mark.parametrize("format", [Format.W4, Format.W8])
+@pytest.mark.parametrize("format", [Format.W4, Format.W4S, Format.W8])
 def test_int8_activations_stay_close_to_fp32(judged: Any, kernels: str, format: Format, planes: int) -> None:
     _, packs, ids, _ = judged
     shares = _even_shares(packs[format], 2)
@@ -103,7 +103,7 @@ def test_an_int8_cache_stays_close_to_fp32(judged: Any, kernels: str) -> None:
 
 @pytest.mark.parametrize("int8_cache", [False, True])
 @pytest.mark.parametrize("kernels", kernel_names(LIBRARY))
-@pytest.mark.parametrize("format", [Format.W4, Format.W8])
+@pytest.mark.parametrize("format", [Format.W4, Format.W4S, Format.W8])
 def test_the_bits_do_not_depend_on_how_tokens_are_fed(
     judged: Any, kernels: str, format: Format, *, int8_cache: bool
 ) -> None:
@@ -121,7 +121,7 @@ def test_the_bits_do_not_depend_on_how_tokens_are_fed(
 
 
 @pytest.mark.parametrize("kernels", kernel_names(LIBRARY))
-@pytest.mark.parametrize("format", [Format.W4, Format.W8])
+@pytest.mark.parametrize("format", [Format.W4, Format.W4S, Format.W8])
 def test_a_block_equals_fp32_with_the_same_rounding(
     judged: Any, kernels: str, format: Format, monkeypatch: pytest.MonkeyPatch
 ) -> None:

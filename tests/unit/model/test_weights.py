@@ -46,6 +46,19 @@ def test_w4_is_within_half_a_step(x: np.ndarray) -> None:
     assert (error <= 0.5 * spread * 1.01 + 2**-10 * largest + 16 * spread * 2**-11 + 16 * 2**-24).all()
 
 
+@given(values)
+def test_w4s_is_within_half_a_step_or_clipped_by_one(x: np.ndarray) -> None:
+    """The side of the weight furthest from 0 has 8 steps, the other one 7."""
+    matrix = quantize(x, Format.W4S)
+    grouped = x.reshape(len(x), -1, 32)
+    largest = np.abs(grouped).max(-1, keepdims=True)
+    furthest = np.take_along_axis(grouped, np.abs(grouped).argmax(-1)[..., None], -1)
+    clipped = grouped * np.sign(furthest) < -largest * 7.5 / 8
+    error = np.abs(matrix.dequantize() - x).reshape(len(x), -1, 32)
+    steps = np.where(clipped, 1.0, 0.5)
+    assert (error <= steps * largest / 8 * 1.01 + 8 * largest / 8 * 2**-11 + 9 * 2**-24).all()
+
+
 def test_converting_to_the_same_format_changes_nothing() -> None:
     matrix = quantize(np.ones((8, 32), np.float32), Format.W4)
     assert convert(matrix, Format.W4) is matrix

@@ -10,7 +10,7 @@ import pytest
 from tpid.model.inventory import matrix_shapes, vector_shapes
 from tpid.model.source import TokenizerFiles
 from tpid.model.spec import Architecture, ModelSpec, Rope
-from tpid.model.weights import F32, Format, HalfMatrix, Matrix, W4Matrix, W8Matrix
+from tpid.model.weights import F32, GROUPED, Format, HalfMatrix, Matrix, W4Matrix, W4SMatrix, W8Matrix
 from tpid.pack.geometry import COLUMN_SPLIT, Block, Half, UnitGeometry, UnitRange
 from tpid.pack.reader import Pack, read_range
 from tpid.pack.tiles import U8, unpack_tiles
@@ -47,7 +47,7 @@ class MadeUpSource:
         self.matrices: dict[str, Matrix] = {}
         for name, shape in matrix_shapes(self.spec).items():
             format = formats.get(name.rpartition(".")[2], default)
-            if shape[1] % 32 and format in (Format.W4, Format.W8):
+            if shape[1] % 32 and format in GROUPED:
                 format = Format.F16
             self.matrices[name] = _random_matrix(rng, (shape[0], shape[1]), format)
         self.vectors = {
@@ -78,6 +78,8 @@ def _random_matrix(rng: np.random.Generator, shape: tuple[int, int], format: For
     if format is Format.W4:
         quants = rng.integers(0, 16, (rows, groups, 32), np.uint8)
         return W4Matrix(quants, scales, rng.normal(size=(rows, groups)).astype(np.float16))
+    if format is Format.W4S:
+        return W4SMatrix(rng.integers(0, 16, (rows, groups, 32), np.uint8), scales)
     if format is Format.W8:
         return W8Matrix(rng.integers(-127, 128, (rows, groups, 32), np.int8), scales)
     values = rng.normal(size=shape).astype(np.float32)

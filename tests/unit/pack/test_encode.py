@@ -92,7 +92,7 @@ def test_formats_are_as_published_where_units_can_hold_them(source_of: Sources) 
     assert block_formats(source, 0, Half.FFN, None) == {"gate": Format.F16, "up": Format.F16, "down": Format.W4}
 
 
-@pytest.mark.parametrize("grouped", [Format.W4, Format.W8])
+@pytest.mark.parametrize("grouped", [Format.W4, Format.W4S, Format.W8])
 def test_columns_that_cut_a_group_become_f16(source_of: Sources, grouped: Format) -> None:
     source = source_of({"o": grouped}, n_heads=2, head_dim=48, n_kv_heads=2)
     assert source.natural_format("layers.0.o") is grouped
@@ -102,7 +102,13 @@ def test_columns_that_cut_a_group_become_f16(source_of: Sources, grouped: Format
 
 def test_a_vocabulary_is_never_squeezed_into_4_bits_on_request(source_of: Sources) -> None:
     source = source_of(default=Format.BF16)
-    wanted = {None: Format.BF16, Format.W4: Format.W8, Format.W8: Format.W8, Format.F16: Format.F16}
+    wanted = {
+        None: Format.BF16,
+        Format.W4: Format.W8,
+        Format.W4S: Format.W8,
+        Format.W8: Format.W8,
+        Format.F16: Format.F16,
+    }
     assert {requested: vocab_format(source, "embed", requested) for requested in wanted} == wanted
 
 

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from tpid.model.weights import Format, W4Matrix, quantize
+from tpid.model.weights import Format, W4Matrix, W4SMatrix, quantize
 from tpid.pack.geometry import TILE_BYTES
 from tpid.pack.tiles import dequantize_tiles, pack_tiles, unpack_tiles
 
@@ -42,6 +42,15 @@ def test_w4_lanes_are_rows() -> None:
                     packed = raw[32 + 32 * vector + 4 * row + byte]
                     assert packed & 15 == quants[row, tile, 8 * vector + byte]
                     assert packed >> 4 == quants[row, tile, 8 * vector + 4 + byte]
+
+
+def test_w4s_is_w4_without_minimums() -> None:
+    rng = np.random.default_rng(1)
+    quants = rng.integers(0, 16, (8, 2, 32), dtype=np.uint8)
+    scales = rng.normal(size=(8, 2)).astype(np.float16)
+    with_minimums = pack_tiles(W4Matrix(quants, scales, scales)).reshape(2, 160)
+    without = pack_tiles(W4SMatrix(quants, scales)).reshape(2, 144)
+    np.testing.assert_array_equal(without, np.delete(with_minimums, range(16, 32), axis=1))
 
 
 def test_w8_lanes_are_rows() -> None:

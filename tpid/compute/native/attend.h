@@ -17,13 +17,11 @@ INLINE vec load_cached(const uint8_t *at, size_t index, int int8, vec scale)
 /* CACHE_GROUP numbers of a head, or what is left of them, to int8 with a scale in fp16. */
 INLINE uint16_t quantize_cached(const float *x, int n, int8_t *q)
 {
-    float padded[CACHE_GROUP] = {0}, rest[CACHE_GROUP], scale[LANES] = {0}, sum;
+    float padded[CACHE_GROUP] = {0};
     uint16_t halves[LANES];
-    int32_t offset;
     if (n > 0)
         memcpy(padded, x, (size_t)n * sizeof *x);
-    quantize_group(padded, q, scale, &sum, &offset, rest);
-    store_f16(halves, load(scale));
+    store_f16(halves, splat(quantize_group(padded, 1, q, q).scale));
     return halves[0];
 }
 

@@ -22,12 +22,9 @@ static inline __attribute__((always_inline)) void store_f16(uint16_t *to, vec va
 #include "lanes.h"
 #include "products_256.h"
 
-#define W4_BAND(w, n, tiles, x, g, planes, out, stride, add) narrow_w4(w, tiles, x, g, planes, out, stride, add)
-#define W8_BAND(w, n, tiles, x, g, planes, out, stride, add) narrow_w8(w, tiles, x, g, planes, out, stride, add)
-#define F16_BAND(w, n, tiles, x, g, planes, out, stride, add) narrow_half(0, w, tiles, x, g, out, stride, add)
-#define BF16_BAND(w, n, tiles, x, g, planes, out, stride, add) narrow_half(1, w, tiles, x, g, out, stride, add)
+#define INT8_BAND(format, w, n, tiles, x, g, planes, out, stride, add)                                             \
+    narrow_int8(format, w, tiles, x, g, planes, out, stride, add)
+#define HALF_BAND(format, w, n, tiles, x, g, planes, out, stride, add)                                             \
+    narrow_half(format, w, tiles, x, g, planes, out, stride, add)
 
-DEFINE_GEMM(gemm_w4, W4_BAND, 1, W4_BYTES, INT8_BYTES)
-DEFINE_GEMM(gemm_w8, W8_BAND, 1, W8_BYTES, INT8_BYTES)
-DEFINE_GEMM(gemm_f16, F16_BAND, 1, HALF_BYTES, FP32_BYTES)
-DEFINE_GEMM(gemm_bf16, BF16_BAND, 1, HALF_BYTES, FP32_BYTES)
+DEFINE_ALL_GEMM(INT8_BAND, HALF_BAND, 1)

@@ -82,85 +82,122 @@ INLINE void finish(float *out, __m512 sum, int accumulate)
     _mm512_storeu_ps(out, accumulate ? _mm512_add_ps(_mm512_loadu_ps(out), sum) : sum);
 }
 
-INLINE void finish_rows(const __m512 *sum, const int g, int planes, float *out, ptrdiff_t stride, int accumulate)
+/* The products of a pair of tiles with one row of activations, on top of `sum`. */
+INLINE __m512i dots(__m512i sum, const __m512i *w, const uint8_t *x)
 {
-    if (planes == 1)
-        for (int t = 0; t < g; t++)
-            finish(out + t * stride, sum[t], accumulate);
-    else
-        for (int t = 0; t < g; t += 2)
-            finish(out + t / 2 * stride, _mm512_add_ps(sum[t], sum[t + 1]), accumulate);
+#pragma GCC unroll 8
+    for (int k = 0; k < 8; k++)
+        sum = _mm512_dpbusd_epi32(sum, w[k], whole(x + 4 * k));
+    return sum;
 }
 
-INLINE void wide_w4(const uint8_t *weights, int n_tiles, const uint8_t *x, const int g, int planes, float *out,
-                    ptrdiff_t stride, int accumulate)
+INLINE void unpack(const int format, const struct pair *pair, __m512i *w)
 {
-    struct pair pair = {weights, weights + (size_t)n_tiles * W4_BYTES};
-    const size_t ahead = ahead_of(n_tiles, W4_BYTES);
     const __m512i low = _mm512_set1_epi8(15);
-    __m512 sum[MAX_GROUP];
-    for (int t = 0; t < g; t++)
-        sum[t] = _mm512_setzero_ps();
-    for (int i = 0; i < n_tiles; i++, pair.a += W4_BYTES, pair.b += W4_BYTES, x += g * INT8_BYTES) {
-        __m512i w[8];
-        prefetch_tile(pair.a + ahead, W4_BYTES);
-        prefetch_tile(pair.b + ahead, W4_BYTES);
-#pragma GCC unroll 4
-        for (int j = 0; j < 4; j++) {
-            __m512i both = quants(&pair, 32 + 32 * j);
-            w[2 * j] = _mm512_and_si512(both, low);
-            w[2 * j + 1] = _mm512_and_si512(_mm512_srli_epi16(both, 4), low);
-        }
-        __m512 scale = _mm512_cvtph_ps(halves(&pair, 0)), minimum = _mm512_cvtph_ps(halves(&pair, 16));
 #pragma GCC unroll 8
-        for (int t = 0; t < g; t++) {
-            __m512i dot = _mm512_setzero_si512();
-#pragma GCC unroll 8
-            for (int k = 0; k < 8; k++)
-                dot = _mm512_dpbusd_epi32(dot, w[k], whole(x + t * 32 + 4 * k));
-            __m512 scaled = _mm512_mul_ps(scale, number(x + INT8_SCALE(g) + 4 * t));
-            sum[t] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot), scaled, sum[t]);
-            sum[t] = _mm512_fmadd_ps(minimum, number(x + INT8_SUM(g) + 4 * t), sum[t]);
+    for (int j = 0; j < 8; j++)
+        if (format == W8) /* unsigned x signed: plus 128, which `offset` takes back */
+            w[j] = _mm512_xor_si512(quants(pair, 16 + 32 * j), _mm512_set1_epi8(-128));
+        else {
+            __m512i both = quants(pair, quants_at(format) + 32 * (j / 2));
+            w[j] = _mm512_and_si512(j % 2 ? _mm512_srli_epi16(both, 4) : both, low);
         }
-    }
-    finish_rows(sum, g, planes, out, stride, accumulate);
 }
 
-INLINE void wide_w8(const uint8_t *weights, int n_tiles, const uint8_t *x, const int g, int planes, float *out,
-                    ptrdiff_t stride, int accumulate)
+INLINE void wide_int8(const int format, const uint8_t *weights, int n_tiles, const uint8_t *x, const int g,
+                      const int planes, float *out, ptrdiff_t stride, int accumulate)
 {
-    struct pair pair = {weights, weights + (size_t)n_tiles * W8_BYTES};
-    const size_t ahead = ahead_of(n_tiles, W8_BYTES);
+    const int bytes = tile_bytes(format);
+    struct pair pair = {weights, weights + (size_t)n_tiles * (size_t)bytes};
+    const size_t ahead = ahead_of(n_tiles, (size_t)bytes);
     __m512 sum[MAX_GROUP];
     for (int t = 0; t < g; t++)
         sum[t] = _mm512_setzero_ps();
-    for (int i = 0; i < n_tiles; i++, pair.a += W8_BYTES, pair.b += W8_BYTES, x += g * INT8_BYTES) {
+    for (int i = 0; i < n_tiles; i++, pair.a += bytes, pair.b += bytes, x += g * INT8_BYTES) {
         __m512i w[8];
-        prefetch_tile(pair.a + ahead, W8_BYTES);
-        prefetch_tile(pair.b + ahead, W8_BYTES);
+        prefetch_tile(pair.a + ahead, bytes);
+        prefetch_tile(pair.b + ahead, bytes);
+        unpack(format, &pair, w);
+        const __m512 scale = _mm512_cvtph_ps(halves(&pair, 0));
 #pragma GCC unroll 8
-        for (int j = 0; j < 8; j++) /* unsigned x signed: plus 128, which `offset` takes back */
-            w[j] = _mm512_xor_si512(quants(&pair, 16 + 32 * j), _mm512_set1_epi8(-128));
-        __m512 scale = _mm512_cvtph_ps(halves(&pair, 0));
-#pragma GCC unroll 8
-        for (int t = 0; t < g; t++) {
-            __m512i dot = whole(x + INT8_OFFSET(g) + 4 * t);
-#pragma GCC unroll 8
-            for (int j = 0; j < 8; j++)
-                dot = _mm512_dpbusd_epi32(dot, w[j], whole(x + t * 32 + 4 * j));
-            sum[t] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot),
-                                     _mm512_mul_ps(scale, number(x + INT8_SCALE(g) + 4 * t)), sum[t]);
+        for (int t = 0; t < g; t += planes) {
+            const int last = t + planes - 1;
+            __m512i dot = format == W4 ? _mm512_setzero_si512() : whole(x + INT8_OFFSET(g) + 4 * last);
+            if (format == W4S)
+                dot = _mm512_srai_epi32(dot, 4);
+            dot = dots(dot, w, x + last * 32);
+            if (planes == 2) {
+                __m512i coarse = dots(_mm512_setzero_si512(), w, x + t * 32);
+                dot = _mm512_add_epi32(dot, _mm512_slli_epi32(coarse, PLANE_BITS));
+            }
+            __m512 scaled = _mm512_mul_ps(scale, number(x + INT8_SCALE(g) + 4 * last));
+            sum[t] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot), scaled, sum[t]);
+            if (format == W4)
+                sum[t] = _mm512_fmadd_ps(_mm512_cvtph_ps(halves(&pair, 16)), number(x + INT8_SUM(g) + 4 * last), sum[t]);
         }
     }
-    finish_rows(sum, g, planes, out, stride, accumulate);
+#pragma GCC unroll 8
+    for (int t = 0; t < g; t += planes)
+        finish(out + t / planes * stride, sum[t], accumulate);
 }
 
-INLINE void wide_half(int bf16, const uint8_t *weights, int n_tiles, const uint8_t *x, const int g, float *out,
-                      ptrdiff_t stride, int accumulate)
+/* 4 int8 of `x` in all lanes of the lower half, those 8 further on in the upper one. */
+INLINE __m512i inputs_of_halves(__m512i x, const int four)
+{
+    return _mm512_permutexvar_epi32(_mm512_inserti64x4(_mm512_set1_epi32(four), _mm256_set1_epi32(four + 2), 1), x);
+}
+
+/* 4-bit weights, one token and one band: the halves of a vector are the same 8 rows with different inputs, so that
+   weights are read in one stream with half the instructions of 256 bits. */
+INLINE void one_w4(const int format, const uint8_t *tile, int n_tiles, const uint8_t *x, const int planes, float *out,
+                     int accumulate)
+{
+    const int bytes = tile_bytes(format), last = planes - 1;
+    const __m512i low = _mm512_set1_epi8(15);
+    __m256 sum = _mm256_setzero_ps();
+    for (int i = 0; i < n_tiles; i++, tile += bytes, x += planes * INT8_BYTES) {
+        __m512i inputs = planes == 2 ? _mm512_loadu_si512(x)
+                                     : _mm512_castsi256_si512(_mm256_loadu_si256((const __m256i *)x));
+        __m512i dot[MAX_PLANES] = {_mm512_setzero_si512(), _mm512_setzero_si512()};
+        prefetch_tile(tile + PREFETCH_BYTES, bytes);
+#pragma GCC unroll 4
+        for (int k = 0; k < 4; k++) {
+            /* The low, then the high nibbles of the tile's vectors 0 and 1, then those of 2 and 3. */
+            __m512i w = _mm512_loadu_si512(tile + quants_at(format) + 64 * (k / 2));
+            w = _mm512_and_si512(k % 2 ? _mm512_srli_epi16(w, 4) : w, low);
+            const int first = k / 2 * 4 + k % 2;
+#pragma GCC unroll 2
+            for (int plane = 0; plane < planes; plane++)
+                dot[plane] = _mm512_dpbusd_epi32(dot[plane], w, inputs_of_halves(inputs, first + 8 * plane));
+        }
+        if (planes == 2)
+            dot[1] = _mm512_add_epi32(dot[1], _mm512_slli_epi32(dot[0], PLANE_BITS));
+        __m256i whole = _mm256_add_epi32(_mm512_castsi512_si256(dot[last]), _mm512_extracti64x4_epi64(dot[last], 1));
+        whole = _mm256_add_epi32(whole, start_of(format, x + INT8_OFFSET(planes) + 4 * last));
+        __m256 scaled = _mm256_mul_ps(eight_halves(tile), number8(x + INT8_SCALE(planes), last));
+        sum = _mm256_fmadd_ps(_mm256_cvtepi32_ps(whole), scaled, sum);
+        if (format == W4)
+            sum = _mm256_fmadd_ps(eight_halves(tile + 16), number8(x + INT8_SUM(planes), last), sum);
+    }
+    finish8(out, sum, accumulate);
+}
+
+INLINE void small_int8(const int format, const uint8_t *weights, int n_tiles, const uint8_t *x, const int g,
+                       const int planes, float *out, ptrdiff_t stride, int accumulate)
+{
+    if (g == planes && format != W8)
+        one_w4(format, weights, n_tiles, x, planes, out, accumulate);
+    else
+        narrow_int8(format, weights, n_tiles, x, g, planes, out, stride, accumulate);
+}
+
+INLINE void wide_half(const int format, const uint8_t *weights, int n_tiles, const uint8_t *x, const int g, int planes,
+                      float *out, ptrdiff_t stride, int accumulate)
 {
     struct pair pair = {weights, weights + (size_t)n_tiles * HALF_BYTES};
     const size_t ahead = ahead_of(n_tiles, HALF_BYTES);
     __m512 sum[MAX_GROUP];
+    (void)planes;
     for (int t = 0; t < g; t++)
         sum[t] = _mm512_setzero_ps();
     for (int i = 0; i < n_tiles; i++, pair.a += HALF_BYTES, pair.b += HALF_BYTES, x += g * FP32_BYTES) {
@@ -169,53 +206,33 @@ INLINE void wide_half(int bf16, const uint8_t *weights, int n_tiles, const uint8
 #pragma GCC unroll 4
         for (int j = 0; j < 32; j++) {
             __m256i row = halves(&pair, 16 * j);
-            __m512 w = bf16 ? _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(row), 16))
-                            : _mm512_cvtph_ps(row);
+            __m512 w = format == BF16 ? _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(row), 16))
+                                      : _mm512_cvtph_ps(row);
 #pragma GCC unroll 8
             for (int t = 0; t < g; t++)
                 sum[t] = _mm512_fmadd_ps(w, number(x + t * FP32_BYTES + 4 * j), sum[t]);
         }
     }
-    finish_rows(sum, g, 1, out, stride, accumulate);
+    for (int t = 0; t < g; t++)
+        finish(out + t * stride, sum[t], accumulate);
 }
 
 /* One band or two, by what is left of them and by the size of the group. */
-#define BANDS(WIDE, NARROW, BAND_BYTES)                                                                            \
-    if (g >= WIDE_ROWS && n == 2) {                                                                                \
-        WIDE;                                                                                                      \
-        return;                                                                                                    \
-    }                                                                                                              \
-    for (int band = 0; band < n; band++, weights += BAND_BYTES, out += TILE_ROWS)                                  \
-        NARROW;
+#define DEFINE_BANDS(NAME, WIDE, NARROW)                                                                           \
+    INLINE void NAME(const int format, const uint8_t *weights, int n, int n_tiles, const uint8_t *x, const int g,  \
+                     const int planes, float *out, ptrdiff_t stride, int accumulate)                               \
+    {                                                                                                              \
+        const size_t band_bytes = (size_t)n_tiles * (size_t)tile_bytes(format);                                    \
+        if (g >= WIDE_ROWS && n == 2)                                                                              \
+            WIDE(format, weights, n_tiles, x, g, planes, out, stride, accumulate);                                 \
+        else                                                                                                       \
+            for (int band = 0; band < n; band++, weights += band_bytes, out += TILE_ROWS)                          \
+                NARROW(format, weights, n_tiles, x, g, planes, out, stride, accumulate);                           \
+    }
 
-INLINE void w4_bands(const uint8_t *weights, int n, int n_tiles, const uint8_t *x, const int g, int planes, float *out,
-                     ptrdiff_t stride, int accumulate)
-{
-    BANDS(wide_w4(weights, n_tiles, x, g, planes, out, stride, accumulate),
-          narrow_w4(weights, n_tiles, x, g, planes, out, stride, accumulate), (size_t)n_tiles * W4_BYTES)
-}
-
-INLINE void w8_bands(const uint8_t *weights, int n, int n_tiles, const uint8_t *x, const int g, int planes, float *out,
-                     ptrdiff_t stride, int accumulate)
-{
-    BANDS(wide_w8(weights, n_tiles, x, g, planes, out, stride, accumulate),
-          narrow_w8(weights, n_tiles, x, g, planes, out, stride, accumulate), (size_t)n_tiles * W8_BYTES)
-}
-
-INLINE void half_bands(int bf16, const uint8_t *weights, int n, int n_tiles, const uint8_t *x, const int g, float *out,
-                       ptrdiff_t stride, int accumulate)
-{
-    BANDS(wide_half(bf16, weights, n_tiles, x, g, out, stride, accumulate),
-          narrow_half(bf16, weights, n_tiles, x, g, out, stride, accumulate), (size_t)n_tiles * HALF_BYTES)
-}
-
-#define F16_BANDS(w, n, tiles, x, g, planes, out, stride, add) half_bands(0, w, n, tiles, x, g, out, stride, add)
-#define BF16_BANDS(w, n, tiles, x, g, planes, out, stride, add) half_bands(1, w, n, tiles, x, g, out, stride, add)
-
-DEFINE_GEMM(gemm_w4, w4_bands, 2, W4_BYTES, INT8_BYTES)
-DEFINE_GEMM(gemm_w8, w8_bands, 2, W8_BYTES, INT8_BYTES)
-DEFINE_GEMM(gemm_f16, F16_BANDS, 2, HALF_BYTES, FP32_BYTES)
-DEFINE_GEMM(gemm_bf16, BF16_BANDS, 2, HALF_BYTES, FP32_BYTES)
+DEFINE_BANDS(int8_bands, wide_int8, small_int8)
+DEFINE_BANDS(half_bands, wide_half, narrow_half)
+DEFINE_ALL_GEMM(int8_bands, half_bands, 2)
 
 TARGET_END
 

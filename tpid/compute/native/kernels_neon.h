@@ -40,7 +40,7 @@ INLINE void prefetch(const uint8_t *tile, int bytes)
         __builtin_prefetch(tile + PREFETCH_BYTES + line);
 }
 
-INLINE float number(const uint8_t *at, int t)
+INLINE float number_at(const uint8_t *at, int t)
 {
     return ((const float *)(const void *)at)[t];
 }
@@ -49,24 +49,6 @@ INLINE void finish(float *out, const float32x4_t *sum, int accumulate)
 {
     for (int half = 0; half < 2; half++)
         vst1q_f32(out + 4 * half, accumulate ? vaddq_f32(vld1q_f32(out + 4 * half), sum[half]) : sum[half]);
-}
-
-/* The sums of rows first to first + n, which are whole tokens. */
-INLINE void finish_rows(float32x4_t (*sum)[2], int first, int n, int planes, float *out, ptrdiff_t stride,
-                        int accumulate)
-{
-    if (planes == 1 || n == 1) { /* a row alone is a token */
-#pragma GCC unroll 4
-        for (int t = 0; t < n; t++)
-            finish(out + (first + t) * stride, sum[t], accumulate);
-        return;
-    }
-#pragma GCC unroll 2
-    for (int t = 0; t < n; t += 2) {
-        for (int half = 0; half < 2; half++)
-            sum[t][half] = vaddq_f32(sum[t][half], sum[t + 1][half]);
-        finish(out + (first + t) / 2 * stride, sum[t], accumulate);
-    }
 }
 
 /* One half of a tile, 16 inputs: w[k] holds inputs 4k to 4k + 3 of rows 0-3 and of rows 4-7. */
@@ -88,12 +70,12 @@ INLINE void w8_half(const uint8_t *quants, int8x16_t (*w)[2])
             w[k][half] = vreinterpretq_s8_u8(vld1q_u8(quants + 32 * k + 16 * half));
 }
 
-/* dot += w x 16 activations of one row. `bits`: 4 or 8, of a weight. */
-INLINE void dot_half(int32x4_t *dot, int8x16_t (*w)[2], const uint8_t *at, int bits)
+/* dot += w x 16 activations of one row. */
+INLINE void dot_half(const int format, int32x4_t *dot, int8x16_t (*w)[2], const uint8_t *at)
 {
     int8x16_t x = vreinterpretq_s8_u8(vld1q_u8(at));
 #if DOT_PRODUCT
-    (void)bits;
+    (void)format;
     for (int half = 0; half < 2; half++) {
         dot[half] = vdotq_laneq_s32(dot[half], w[0][half], x, 0);
         dot[half] = vdotq_laneq_s32(dot[half], w[1][half], x, 1);
@@ -110,7 +92,7 @@ INLINE void dot_half(int32x4_t *dot, int8x16_t (*w)[2], const uint8_t *at, int b
     for (int half = 0; half < 2; half++) {
         int16x8_t low = vmull_s8(vget_low_s8(w[0][half]), vget_low_s8(x0)), high = vmull_high_s8(w[0][half], x0);
         low = vmlal_s8(low, vget_low_s8(w[1][half]), vget_low_s8(x1)), high = vmlal_high_s8(high, w[1][half], x1);
-        if (bits == 8) {
+        if (format == W8) {
             dot[2 * half] = vpadalq_s16(dot[2 * half], low), dot[2 * half + 1] = vpadalq_s16(dot[2 * half + 1], high);
             low = vmull_s8(vget_low_s8(w[2][half]), vget_low_s8(x2)), high = vmull_high_s8(w[2][half], x2);
         } else {
@@ -122,70 +104,84 @@ INLINE void dot_half(int32x4_t *dot, int8x16_t (*w)[2], const uint8_t *at, int b
 #endif
 }
 
-/* The sums of 4 rows of a band as fp32. */
-INLINE float32x4_t dots_of(const int32x4_t *dot, int half)
+/* The sums of 4 rows of a band. */
+INLINE int32x4_t whole_dot(const int32x4_t *dot, int half)
 {
 #if DOT_PRODUCT
-    return vcvtq_f32_s32(dot[half]);
+    return dot[half];
 #else
-    return vcvtq_f32_s32(vpaddq_s32(dot[2 * half], dot[2 * half + 1]));
+    return vpaddq_s32(dot[2 * half], dot[2 * half + 1]);
 #endif
 }
 
-INLINE void int8_rows(int bits, const uint8_t *tile, int n_tiles, const uint8_t *x, int g, int first, int n, int planes,
-                      float *out, ptrdiff_t stride, int accumulate)
+INLINE void dot_rows(const int format, const uint8_t *quants, const uint8_t *x, const int n, int32x4_t (*dot)[DOTS])
 {
-    const int tile_bytes = bits == 4 ? W4_BYTES : W8_BYTES;
+#pragma GCC unroll 4
+    for (int t = 0; t < n; t++)
+        for (int part = 0; part < DOTS; part++)
+            dot[t][part] = vdupq_n_s32(0);
+#pragma GCC unroll 2
+    for (int inputs = 0; inputs < 32; inputs += 16) {
+        int8x16_t w[4][2];
+        if (format == W8)
+            w8_half(quants + 8 * inputs, w);
+        else
+            w4_half(quants + 4 * inputs, w);
+#pragma GCC unroll 4
+        for (int t = 0; t < n; t++)
+            dot_half(format, dot[t], w, x + t * 32 + inputs);
+    }
+}
+
+INLINE void int8_rows(const int format, const uint8_t *tile, int n_tiles, const uint8_t *x, const int g,
+                      const int first, const int n, const int planes, float *out, ptrdiff_t stride, int accumulate)
+{
+    const int bytes = tile_bytes(format);
     float32x4_t sum[TOGETHER][2];
 #pragma GCC unroll 4
     for (int t = 0; t < n; t++)
         sum[t][0] = sum[t][1] = vdupq_n_f32(0);
-    for (int i = 0; i < n_tiles; i++, tile += tile_bytes, x += g * INT8_BYTES) {
+    for (int i = 0; i < n_tiles; i++, tile += bytes, x += g * INT8_BYTES) {
         int32x4_t dot[TOGETHER][DOTS];
-        prefetch(tile, tile_bytes);
-#pragma GCC unroll 4
-        for (int t = 0; t < n; t++)
-            for (int part = 0; part < DOTS; part++)
-                dot[t][part] = vdupq_n_s32(0);
-#pragma GCC unroll 2
-        for (int inputs = 0; inputs < 32; inputs += 16) {
-            int8x16_t w[4][2];
-            if (bits == 4)
-                w4_half(tile + 32 + 4 * inputs, w);
-            else
-                w8_half(tile + 16 + 8 * inputs, w);
-#pragma GCC unroll 4
-            for (int t = 0; t < n; t++)
-                dot_half(dot[t], w, x + (first + t) * 32 + inputs, bits);
-        }
+        prefetch(tile, bytes);
+        dot_rows(format, tile + quants_at(format), x + first * 32, n, dot);
 #pragma GCC unroll 2
         for (int half = 0; half < 2; half++) {
             const uint16_t *halves = (const uint16_t *)(const void *)tile + 4 * half;
-            float32x4_t scale = (float32x4_t)load_f16(halves);
+            const float32x4_t scale = (float32x4_t)load_f16(halves);
 #pragma GCC unroll 4
-            for (int t = 0; t < n; t++) {
-                float32x4_t scaled = vmulq_n_f32(scale, number(x + INT8_SCALE(g), first + t));
-                sum[t][half] = vfmaq_f32(sum[t][half], dots_of(dot[t], half), scaled);
-                if (bits == 4)
+            for (int t = 0; t < n; t += planes) {
+                const int last = t + planes - 1, number = first + last;
+                int32x4_t whole = whole_dot(dot[last], half);
+                if (planes == 2)
+                    whole = vaddq_s32(whole, vshlq_n_s32(whole_dot(dot[t], half), PLANE_BITS));
+                if (format == W4S)
+                    whole = vaddq_s32(whole, vdupq_n_s32(((const int32_t *)(const void *)(x + INT8_OFFSET(g)))[number] / 16));
+                float32x4_t scaled = vmulq_n_f32(scale, number_at(x + INT8_SCALE(g), number));
+                sum[t][half] = vfmaq_f32(sum[t][half], vcvtq_f32_s32(whole), scaled);
+                if (format == W4)
                     sum[t][half] = vfmaq_n_f32(sum[t][half], (float32x4_t)load_f16(halves + 8),
-                                               number(x + INT8_SUM(g), first + t));
+                                               number_at(x + INT8_SUM(g), number));
             }
         }
     }
-    finish_rows(sum, first, n, planes, out, stride, accumulate);
+#pragma GCC unroll 4
+    for (int t = 0; t < n; t += planes)
+        finish(out + (first + t) / planes * stride, sum[t], accumulate);
 }
 
-INLINE void int8_band(int bits, const uint8_t *weights, int n_tiles, const uint8_t *x, const int g, int planes,
-                      float *out, ptrdiff_t stride, int accumulate)
+INLINE void int8_band(const int format, const uint8_t *weights, int n, int n_tiles, const uint8_t *x, const int g,
+                      const int planes, float *out, ptrdiff_t stride, int accumulate)
 {
+    (void)n;
     for (int first = 0; first < g; first += TOGETHER)
-        int8_rows(bits, weights, n_tiles, x, g, first, g < TOGETHER ? g : TOGETHER, planes, out, stride, accumulate);
+        int8_rows(format, weights, n_tiles, x, g, first, g < TOGETHER ? g : TOGETHER, planes, out, stride, accumulate);
 }
 
-INLINE void half_row(int bf16, const uint8_t *at, float32x4_t *w)
+INLINE void half_row(const int format, const uint8_t *at, float32x4_t *w)
 {
     uint16x8_t halves = vreinterpretq_u16_u8(vld1q_u8(at));
-    if (bf16) {
+    if (format == BF16) {
         w[0] = vreinterpretq_f32_u32(vshll_n_u16(vget_low_u16(halves), 16));
         w[1] = vreinterpretq_f32_u32(vshll_high_n_u16(halves, 16));
     } else {
@@ -194,9 +190,10 @@ INLINE void half_row(int bf16, const uint8_t *at, float32x4_t *w)
     }
 }
 
-INLINE void half_band(int bf16, const uint8_t *tile, int n_tiles, const uint8_t *x, const int g, float *out,
-                      ptrdiff_t stride, int accumulate)
+INLINE void half_band(const int format, const uint8_t *tile, int n, int n_tiles, const uint8_t *x, const int g,
+                      int planes, float *out, ptrdiff_t stride, int accumulate)
 {
+    (void)n, (void)planes;
     const int chains = g == 1 ? 4 : g == 2 ? 2 : 1; /* enough sums under way to hide the latency of an FMA */
     float32x4_t sum[MAX_GROUP][2];
     for (int s = 0; s < g * chains; s++)
@@ -206,7 +203,7 @@ INLINE void half_band(int bf16, const uint8_t *tile, int n_tiles, const uint8_t 
         for (int j = 0; j < 32; j += 4) {
             float32x4_t w[4][2];
             for (int k = 0; k < 4; k++)
-                half_row(bf16, tile + 16 * (j + k), w[k]);
+                half_row(format, tile + 16 * (j + k), w[k]);
 #pragma GCC unroll 8
             for (int t = 0; t < g; t++) {
                 float32x4_t four = vreinterpretq_f32_u8(vld1q_u8(x + t * FP32_BYTES + 4 * j));
@@ -230,12 +227,4 @@ INLINE void half_band(int bf16, const uint8_t *tile, int n_tiles, const uint8_t 
     }
 }
 
-#define W4_BAND(w, n, tiles, x, g, planes, out, stride, add) int8_band(4, w, tiles, x, g, planes, out, stride, add)
-#define W8_BAND(w, n, tiles, x, g, planes, out, stride, add) int8_band(8, w, tiles, x, g, planes, out, stride, add)
-#define F16_BAND(w, n, tiles, x, g, planes, out, stride, add) half_band(0, w, tiles, x, g, out, stride, add)
-#define BF16_BAND(w, n, tiles, x, g, planes, out, stride, add) half_band(1, w, tiles, x, g, out, stride, add)
-
-DEFINE_GEMM(gemm_w4, W4_BAND, 1, W4_BYTES, INT8_BYTES)
-DEFINE_GEMM(gemm_w8, W8_BAND, 1, W8_BYTES, INT8_BYTES)
-DEFINE_GEMM(gemm_f16, F16_BAND, 1, HALF_BYTES, FP32_BYTES)
-DEFINE_GEMM(gemm_bf16, BF16_BAND, 1, HALF_BYTES, FP32_BYTES)
+DEFINE_ALL_GEMM(int8_band, half_band, 1)

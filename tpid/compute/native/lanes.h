@@ -106,11 +106,17 @@ static void silu_product(float *gate, const float *up, int n)
         gate[i] = gate[i] / (1.0f + expf(-gate[i])) * up[i];
 }
 
-/* 32 numbers to int8; `rest` gets what rounding took from them. Infinity and NaN give a scale and a sum of NaN, and so
-   is the product: nothing is hidden. */
-INLINE void quantize_group(const float *x, int8_t *q, float *scale, float *sum, int32_t *offset, float *rest)
+struct token {
+    float scale, sum;
+    int32_t offset;
+};
+
+#define ROUNDER 12582912.0f /* the low bits of x + 1.5 * 2^23 are x, rounded */
+
+/* 32 numbers to int8 at `first`; with two planes, what rounding takes from them goes to `second`. Infinity and NaN give
+   a scale and a sum of NaN, and so is the product: nothing is hidden. */
+INLINE struct token quantize_group(const float *x, const int planes, int8_t *first, int8_t *second)
 {
-    const float rounder = 12582912.0f;
     vecu largest = {0}; /* bits without the sign: ordered as the numbers are, and infinity and NaN above them all */
     for (int i = 0; i < 32; i += LANES) {
         vecu bits = (vecu)load(x + i) & 0x7fffffff, larger = (vecu)(bits > largest);
@@ -118,45 +124,58 @@ INLINE void quantize_group(const float *x, int8_t *q, float *scale, float *sum, 
     }
     const float amax = max_lane((vec)largest);
     if (any_lane(largest >= 0x7f800000)) {
-        *scale = *sum = NAN, *offset = 0;
-        memset(q, 0, 32);
-        memset(rest, 0, 32 * sizeof *rest);
-        return;
+        memset(first, 0, 32);
+        memset(second, 0, 32);
+        return (struct token){NAN, NAN, 0};
     }
-    *scale = amax / 127.0f;
-    float inverse = amax > 1e-30f ? 127.0f / amax : 0.0f;
+    const float step = amax / 127.0f, inverse = amax > 1e-30f ? 127.0f / amax : 0.0f;
     veci sums = {0};
     for (int i = 0; i < 32; i += LANES) {
-        /* The sum's low bits are the whole number, in the mantissa of 1.5 * 2^23. */
-        veci whole = (veci)(load(x + i) * inverse + rounder) - 0x4b400000;
-        sums += whole;
-        store(rest + i, load(x + i) - __builtin_convertvector(whole, vec) * *scale);
-        vecb bytes = __builtin_convertvector(whole, vecb);
-        memcpy(q + i, &bytes, sizeof bytes);
+        vec value = load(x + i);
+        veci number = (veci)(value * inverse + ROUNDER) - 0x4b400000;
+        vecb bytes = __builtin_convertvector(number, vecb);
+        memcpy(first + i, &bytes, sizeof bytes);
+        if (planes == 2) {
+            vec rest = value - __builtin_convertvector(number, vec) * step;
+            veci fine = (veci)(rest * (inverse * (1 << PLANE_BITS)) + ROUNDER) - 0x4b400000;
+            bytes = __builtin_convertvector(fine, vecb);
+            memcpy(second + i, &bytes, sizeof bytes);
+            number = (number << PLANE_BITS) + fine;
+        }
+        sums += number;
     }
     int32_t total = 0;
     for (int lane = 0; lane < LANES; lane++)
         total += sums[lane];
-    *sum = *scale * (float)total;
-    *offset = -128 * total;
+    const float scale = planes == 2 ? step / (1 << PLANE_BITS) : step;
+    return (struct token){scale, scale * (float)total, -128 * total};
 }
 
-static void pack_int8(const float *x, ptrdiff_t stride, int columns, int g, int planes, uint8_t *out)
+INLINE void pack_tokens_int8(const float *x, ptrdiff_t stride, int columns, int g, const int planes, uint8_t *out)
 {
-    float padded[TILE_COLUMNS], rest[TILE_COLUMNS];
+    float padded[TILE_COLUMNS];
     for (int tile = 0; tile * TILE_COLUMNS < columns; tile++, out += g * INT8_BYTES)
-        for (int row = 0; row < g; row++) {
+        for (int row = 0; row < g; row += planes) {
             const float *from = x + row / planes * stride + tile * TILE_COLUMNS;
-            if (row % planes)
-                from = rest;
-            else if (columns - tile * TILE_COLUMNS < TILE_COLUMNS) {
+            const int last = row + planes - 1;
+            if (columns - tile * TILE_COLUMNS < TILE_COLUMNS) {
                 memset(padded, 0, sizeof padded);
                 memcpy(padded, from, (size_t)(columns - tile * TILE_COLUMNS) * sizeof *x);
                 from = padded;
             }
-            quantize_group(from, (int8_t *)out + row * 32, (float *)(out + INT8_SCALE(g)) + row,
-                           (float *)(out + INT8_SUM(g)) + row, (int32_t *)(out + INT8_OFFSET(g)) + row, rest);
+            struct token token = quantize_group(from, planes, (int8_t *)out + row * 32, (int8_t *)out + last * 32);
+            ((float *)(out + INT8_SCALE(g)))[last] = token.scale;
+            ((float *)(out + INT8_SUM(g)))[last] = token.sum;
+            ((int32_t *)(out + INT8_OFFSET(g)))[last] = token.offset;
         }
+}
+
+static void pack_int8(const float *x, ptrdiff_t stride, int columns, int g, int planes, uint8_t *out)
+{
+    if (planes == 2)
+        pack_tokens_int8(x, stride, columns, g, 2, out);
+    else
+        pack_tokens_int8(x, stride, columns, g, 1, out);
 }
 
 static void pack_fp32(const float *x, ptrdiff_t stride, int columns, int g, uint8_t *out)
@@ -172,12 +191,14 @@ static void pack_fp32(const float *x, ptrdiff_t stride, int columns, int g, uint
 
 #include "attend.h"
 
-/* A matrix product from a function for `BANDS` bands and g rows of activations, where g is a constant of each call. */
-#define DEFINE_GEMM(NAME, BAND, BANDS, TILE_BYTES, ROW_BYTES)                                                      \
-    static void NAME(const uint8_t *weights, int n_tiles, int n_bands, const uint8_t *activations, int n_tokens,   \
-                     int planes, float *out, ptrdiff_t stride, int accumulate)                                     \
+/* A matrix product from a function for `BANDS` bands and g rows of activations, in a format; format, g and planes are
+   constants of each call. */
+#define DEFINE_GEMM(NAME, BAND, BANDS, FORMAT, ROW_BYTES)                                                          \
+    INLINE void NAME##_planes(const uint8_t *weights, int n_tiles, int n_bands, const uint8_t *activations,        \
+                              int n_tokens, const int planes, float *out, ptrdiff_t stride, int accumulate)        \
     {                                                                                                              \
-        const size_t band_bytes = (size_t)n_tiles * TILE_BYTES, row_bytes = (size_t)n_tiles * ROW_BYTES;           \
+        const size_t band_bytes = (size_t)n_tiles * (size_t)tile_bytes(FORMAT);                                    \
+        const size_t row_bytes = (size_t)n_tiles * ROW_BYTES;                                                      \
         for (int band = 0; band < n_bands; band += BANDS, weights += BANDS * band_bytes, out += BANDS * TILE_ROWS) { \
             const int n = n_bands - band < BANDS ? n_bands - band : BANDS;                                         \
             (void)n;                                                                                               \
@@ -186,22 +207,37 @@ static void pack_fp32(const float *x, ptrdiff_t stride, int columns, int g, uint
                 float *to = out + row / planes * stride;                                                           \
                 g = group_rows(n_tokens * planes - row);                                                           \
                 if (g == 8)                                                                                        \
-                    BAND(weights, n, n_tiles, x, 8, planes, to, stride, accumulate);                               \
+                    BAND(FORMAT, weights, n, n_tiles, x, 8, planes, to, stride, accumulate);                       \
                 else if (g == 4)                                                                                   \
-                    BAND(weights, n, n_tiles, x, 4, planes, to, stride, accumulate);                               \
+                    BAND(FORMAT, weights, n, n_tiles, x, 4, planes, to, stride, accumulate);                       \
                 else if (g == 2)                                                                                   \
-                    BAND(weights, n, n_tiles, x, 2, planes, to, stride, accumulate);                               \
+                    BAND(FORMAT, weights, n, n_tiles, x, 2, planes, to, stride, accumulate);                       \
                 else                                                                                               \
-                    BAND(weights, n, n_tiles, x, 1, planes, to, stride, accumulate);                               \
+                    BAND(FORMAT, weights, n, n_tiles, x, 1, 1, to, stride, accumulate);                            \
             }                                                                                                      \
         }                                                                                                          \
+    }                                                                                                              \
+    static void NAME(const uint8_t *weights, int n_tiles, int n_bands, const uint8_t *activations, int n_tokens,   \
+                     int planes, float *out, ptrdiff_t stride, int accumulate)                                     \
+    {                                                                                                              \
+        if (planes == 2 && FORMAT <= W8)                                                                           \
+            NAME##_planes(weights, n_tiles, n_bands, activations, n_tokens, 2, out, stride, accumulate);           \
+        else                                                                                                       \
+            NAME##_planes(weights, n_tiles, n_bands, activations, n_tokens, 1, out, stride, accumulate);           \
     }
+
+#define DEFINE_ALL_GEMM(INT8_BAND, HALF_BAND, BANDS)                                                               \
+    DEFINE_GEMM(gemm_w4, INT8_BAND, BANDS, W4, INT8_BYTES)                                                         \
+    DEFINE_GEMM(gemm_w4s, INT8_BAND, BANDS, W4S, INT8_BYTES)                                                       \
+    DEFINE_GEMM(gemm_w8, INT8_BAND, BANDS, W8, INT8_BYTES)                                                         \
+    DEFINE_GEMM(gemm_f16, HALF_BAND, BANDS, F16, FP32_BYTES)                                                       \
+    DEFINE_GEMM(gemm_bf16, HALF_BAND, BANDS, BF16, FP32_BYTES)
 
 #define DEFINE_KERNELS(SYMBOL, NAME, USABLE)                                                                       \
     const struct kernels SYMBOL = {                                                                                \
         .name = NAME,                                                                                              \
         .usable = USABLE,                                                                                          \
-        .gemm = {gemm_w4, gemm_w8, gemm_f16, gemm_bf16},                                                           \
+        .gemm = {gemm_w4, gemm_w4s, gemm_w8, gemm_f16, gemm_bf16},                                                           \
         .norm = norm,                                                                                              \
         .pack_int8 = pack_int8,                                                                                    \
         .pack_fp32 = pack_fp32,                                                                                    \

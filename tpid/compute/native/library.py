@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from tpid.model.weights import F32, Format
 from tpid.pack.geometry import MatrixGeometry
 
-FORMAT_NUMBERS = {Format.W4: 0, Format.W8: 1, Format.F16: 2, Format.BF16: 3}
+FORMAT_NUMBERS = {format: number for number, format in enumerate(Format)}
 
 
 class Matrix(Structure):
@@ -96,8 +96,8 @@ class Cores:
     def __init__(self, n_threads: int, kernels: str | None = None, *, planes: int = 2) -> None:
         """`kernels`: a name of `kernel_names`, by default the best. Raises OSError if there is no library.
 
-        `planes`: how many int8 an activation is where it meets w4 and w8 weights. One is what most engines do; the
-        second takes up what rounding to the first has lost, which leaves 1 / 64516 of a group's largest.
+        `planes`: how many int8 an activation is where it meets 4- and 8-bit weights. One is what most engines do; the
+        second takes up what rounding to the first has lost, in 128ths of its step: 1 / 32512 of a group's largest is the most that is lost.
         """
         library = load()
         if library is None:

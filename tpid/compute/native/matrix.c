@@ -1,7 +1,5 @@
 #include "native.h"
 
-static const size_t tile_bytes[N_FORMATS] = {W4_BYTES, W8_BYTES, HALF_BYTES, HALF_BYTES};
-
 int n_groups(int n)
 {
     return n / 8 + (n >> 2 & 1) + (n >> 1 & 1) + (n & 1);
@@ -22,7 +20,7 @@ void multiply(const struct cores *cores, const struct matrix *matrix, const uint
               const uint8_t *activations, int n_tokens, float *out, ptrdiff_t stride, int accumulate, int padded)
 {
     const int tiles = tiles_of(matrix), rows_left = matrix->rows - band * TILE_ROWS;
-    const size_t band_bytes = (size_t)tiles * tile_bytes[matrix->format];
+    const size_t band_bytes = (size_t)tiles * (size_t)tile_bytes(matrix->format);
     const uint8_t *weights = unit + matrix->offset + (size_t)band * band_bytes;
     gemm_fn *gemm = cores->kernels->gemm[matrix->format];
     const int planes = planes_of(cores, matrix);

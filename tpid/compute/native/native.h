@@ -71,7 +71,7 @@ static inline int bands_of(const struct matrix *matrix)
 
 static inline int is_int8(const struct matrix *matrix)
 {
-    return matrix->format == W4 || matrix->format == W8;
+    return matrix->format <= W8;
 }
 
 /* Rows of activations that a token is for `matrix`. */

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tpid.model.gguf.types import GgmlType
-from tpid.model.weights import F32, GROUP, Format, HalfMatrix, Matrix, W4Matrix, W8Matrix, quantize
+from tpid.model.weights import F32, GROUP, W4S_ZERO, Format, HalfMatrix, Matrix, W4Matrix, W4SMatrix, W8Matrix, quantize
 
 U8 = NDArray[np.uint8]
 _Struct = NDArray[np.void]
@@ -20,7 +20,7 @@ _Struct = NDArray[np.void]
 NATURAL_FORMAT: Mapping[GgmlType, Format] = {
     GgmlType.F16: Format.F16,
     GgmlType.BF16: Format.BF16,
-    GgmlType.Q4_0: Format.W4,
+    GgmlType.Q4_0: Format.W4S,
     GgmlType.Q4_1: Format.W4,
     GgmlType.Q4_K: Format.W4,
     GgmlType.Q5_0: Format.W8,
@@ -74,16 +74,25 @@ def blocks_to_matrix(type: GgmlType, raw: U8, format: Format) -> Matrix:
             return quantize(raw.view("<f4").astype(np.float32, copy=False), format)
         groups = _decode(type, raw.reshape(-1))
         shape = len(raw), raw.shape[1] // type.block_bytes * type.block_weights // GROUP
-        return _to_w4(groups, shape) if format is Format.W4 else _to_w8(groups, shape)
+        if format is Format.W8:
+            return _to_w8(groups, shape)
+        return _to_w4(groups, shape) if format is Format.W4 else _to_w4s(groups, shape)
 
 
 def _to_w4(groups: _Groups, shape: tuple[int, int]) -> W4Matrix:
     """`shape` is rows and groups of 32 in a row."""
-    assert groups.minimums is not None  # every 4-bit type has them
+    assert groups.minimums is not None  # every type whose natural format this is has them
     return W4Matrix(
         groups.quants.view(np.uint8).reshape(*shape, GROUP),
         groups.scales.astype(np.float16).reshape(shape),
         groups.minimums.astype(np.float16).reshape(shape),
+    )
+
+
+def _to_w4s(groups: _Groups, shape: tuple[int, int]) -> W4SMatrix:
+    return W4SMatrix(
+        (groups.quants + np.int8(W4S_ZERO)).view(np.uint8).reshape(*shape, GROUP),
+        groups.scales.astype(np.float16).reshape(shape),
     )
 
 
@@ -111,8 +120,7 @@ def _decode(type: GgmlType, raw: U8) -> _Groups:
 
 
 def _q4_0(blocks: _Struct) -> _Groups:
-    scales = _wide(blocks["d"])
-    return _Groups(_nibbles(blocks["qs"], 16).view(np.int8), scales, -8 * scales)
+    return _Groups(_nibbles(blocks["qs"], 16).view(np.int8) - np.int8(W4S_ZERO), _wide(blocks["d"]), None)
 
 
 def _q4_1(blocks: _Struct) -> _Groups:
