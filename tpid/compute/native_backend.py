@@ -1,8 +1,8 @@
 """The fast backend: a share's whole block in one call to C, which computes with the pack's bytes as they are.
 
-Before they meet 4- and 8-bit weights, activations become two int8 each, by groups of 32: the second takes up what rounding
-to the first has lost. That makes 15 bits, and gives prefill and decode the same bits; one int8 is an option.
-f16 and bf16 weights meet fp32. The KV cache is fp16 or int8. No torch.
+Before they meet 4- and 8-bit weights, activations become two int8 each, by groups of 32: the second takes up what
+rounding to the first has lost. That makes 15 bits, and prefill and decode give the same results to the bit; one int8 is
+an option. f16 and bf16 weights meet fp32. The KV cache is fp16 or int8. No torch.
 """
 
 from collections.abc import Callable, Mapping

@@ -1,5 +1,5 @@
-/* x86-64 with AVX-512 VNNI. Groups of WIDE_ROWS rows of activations and more meet two bands at a time, lanes are their
-   16 rows; smaller ones, where joining two bands costs more than it brings, meet one. */
+/* x86-64 with AVX-512 VNNI. Groups of WIDE_ROWS rows of activations and more meet pairs of bands, lanes are their 16
+   rows; smaller ones, where joining two bands costs more than it brings, meet one band. */
 #include "kernels.h"
 
 #if defined(__x86_64__)
@@ -58,11 +58,11 @@ INLINE __m256i halves(const struct pair *pair, int offset)
     return _mm256_inserti128_si256(_mm256_castsi128_si256(a), _mm_loadu_si128((const __m128i *)(pair->b + offset)), 1);
 }
 
-/* A tile of the pair of bands that follows, or of one further on: far enough ahead if bands are short. */
-INLINE size_t ahead_of(int n_tiles, size_t tile_bytes)
+/* A tile of the bands that follow these pairs, or of some further on: far enough ahead if bands are short. */
+INLINE size_t ahead_of(int n_tiles, int pairs, size_t tile_bytes)
 {
-    const size_t pair_bytes = 2 * (size_t)n_tiles * tile_bytes;
-    return (PREFETCH_BYTES + pair_bytes - 1) / pair_bytes * pair_bytes;
+    const size_t step_bytes = 2 * (size_t)pairs * (size_t)n_tiles * tile_bytes;
+    return (PREFETCH_BYTES + step_bytes - 1) / step_bytes * step_bytes;
 }
 
 INLINE __m512i whole(const uint8_t *at) /* an int32, or 4 int8, in all lanes */
@@ -82,15 +82,6 @@ INLINE void finish(float *out, __m512 sum, int accumulate)
     _mm512_storeu_ps(out, accumulate ? _mm512_add_ps(_mm512_loadu_ps(out), sum) : sum);
 }
 
-/* The products of a pair of tiles with one row of activations, on top of `sum`. */
-INLINE __m512i dots(__m512i sum, const __m512i *w, const uint8_t *x)
-{
-#pragma GCC unroll 8
-    for (int k = 0; k < 8; k++)
-        sum = _mm512_dpbusd_epi32(sum, w[k], whole(x + 4 * k));
-    return sum;
-}
-
 INLINE void unpack(const int format, const struct pair *pair, __m512i *w)
 {
     const __m512i low = _mm512_set1_epi8(15);
@@ -104,41 +95,57 @@ INLINE void unpack(const int format, const struct pair *pair, __m512i *w)
         }
 }
 
-INLINE void wide_int8(const int format, const uint8_t *weights, int n_tiles, const uint8_t *x, const int g,
-                      const int planes, float *out, ptrdiff_t stride, int accumulate)
+/* One pair of bands or two: with two, an activation that was loaded is used twice. */
+INLINE void wide_int8(const int format, const int pairs, const uint8_t *weights, int n_tiles, const uint8_t *x,
+                      const int g, const int planes, float *out, ptrdiff_t stride, int accumulate)
 {
     const int bytes = tile_bytes(format);
-    struct pair pair = {weights, weights + (size_t)n_tiles * (size_t)bytes};
-    const size_t ahead = ahead_of(n_tiles, (size_t)bytes);
-    __m512 sum[MAX_GROUP];
+    const size_t band_bytes = (size_t)n_tiles * (size_t)bytes, ahead = ahead_of(n_tiles, pairs, (size_t)bytes);
+    struct pair pair[2] = {{weights, weights + band_bytes}, {weights + 2 * band_bytes, weights + 3 * band_bytes}};
+    __m512 sum[2][MAX_GROUP];
     for (int t = 0; t < g; t++)
-        sum[t] = _mm512_setzero_ps();
-    for (int i = 0; i < n_tiles; i++, pair.a += bytes, pair.b += bytes, x += g * INT8_BYTES) {
-        __m512i w[8];
-        prefetch_tile(pair.a + ahead, bytes);
-        prefetch_tile(pair.b + ahead, bytes);
-        unpack(format, &pair, w);
-        const __m512 scale = _mm512_cvtph_ps(halves(&pair, 0));
+        sum[0][t] = sum[1][t] = _mm512_setzero_ps();
+    for (int i = 0; i < n_tiles; i++, x += g * INT8_BYTES) {
+        __m512i w[2][8];
+        for (int p = 0; p < pairs; p++) {
+            prefetch_tile(pair[p].a + ahead, bytes);
+            prefetch_tile(pair[p].b + ahead, bytes);
+            unpack(format, &pair[p], w[p]);
+        }
 #pragma GCC unroll 8
         for (int t = 0; t < g; t += planes) {
             const int last = t + planes - 1;
-            __m512i dot = format == W4 ? _mm512_setzero_si512() : whole(x + INT8_OFFSET(g) + 4 * last);
+            __m512i start = format == W4 ? _mm512_setzero_si512() : whole(x + INT8_OFFSET(g) + 4 * last);
             if (format == W4S)
-                dot = _mm512_srai_epi32(dot, 4);
-            dot = dots(dot, w, x + last * 32);
-            if (planes == 2) {
-                __m512i coarse = dots(_mm512_setzero_si512(), w, x + t * 32);
-                dot = _mm512_add_epi32(dot, _mm512_slli_epi32(coarse, PLANE_BITS));
-            }
-            __m512 scaled = _mm512_mul_ps(scale, number(x + INT8_SCALE(g) + 4 * last));
-            sum[t] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot), scaled, sum[t]);
-            if (format == W4)
-                sum[t] = _mm512_fmadd_ps(_mm512_cvtph_ps(halves(&pair, 16)), number(x + INT8_SUM(g) + 4 * last), sum[t]);
-        }
-    }
+                start = _mm512_srai_epi32(start, 4);
+            __m512i dot[2] = {start, start}, coarse[2] = {_mm512_setzero_si512(), _mm512_setzero_si512()};
 #pragma GCC unroll 8
-    for (int t = 0; t < g; t += planes)
-        finish(out + t / planes * stride, sum[t], accumulate);
+            for (int k = 0; k < 8; k++) {
+                const __m512i four = whole(x + last * 32 + 4 * k), coarse_four = whole(x + t * 32 + 4 * k);
+                for (int p = 0; p < pairs; p++) {
+                    dot[p] = _mm512_dpbusd_epi32(dot[p], w[p][k], four);
+                    if (planes == 2)
+                        coarse[p] = _mm512_dpbusd_epi32(coarse[p], w[p][k], coarse_four);
+                }
+            }
+            for (int p = 0; p < pairs; p++) {
+                const __m512 scale = _mm512_cvtph_ps(halves(&pair[p], 0));
+                if (planes == 2)
+                    dot[p] = _mm512_add_epi32(dot[p], _mm512_slli_epi32(coarse[p], PLANE_BITS));
+                __m512 scaled = _mm512_mul_ps(scale, number(x + INT8_SCALE(g) + 4 * last));
+                sum[p][t] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot[p]), scaled, sum[p][t]);
+                if (format == W4)
+                    sum[p][t] = _mm512_fmadd_ps(_mm512_cvtph_ps(halves(&pair[p], 16)),
+                                                number(x + INT8_SUM(g) + 4 * last), sum[p][t]);
+            }
+        }
+        for (int p = 0; p < pairs; p++)
+            pair[p].a += bytes, pair[p].b += bytes;
+    }
+    for (int p = 0; p < pairs; p++)
+#pragma GCC unroll 8
+        for (int t = 0; t < g; t += planes)
+            finish(out + t / planes * stride + p * 2 * TILE_ROWS, sum[p][t], accumulate);
 }
 
 /* 4 int8 of `x` in all lanes of the lower half, those 8 further on in the upper one. */
@@ -182,20 +189,11 @@ INLINE void one_w4(const int format, const uint8_t *tile, int n_tiles, const uin
     finish8(out, sum, accumulate);
 }
 
-INLINE void small_int8(const int format, const uint8_t *weights, int n_tiles, const uint8_t *x, const int g,
-                       const int planes, float *out, ptrdiff_t stride, int accumulate)
-{
-    if (g == planes && format != W8)
-        one_w4(format, weights, n_tiles, x, planes, out, accumulate);
-    else
-        narrow_int8(format, weights, n_tiles, x, g, planes, out, stride, accumulate);
-}
-
 INLINE void wide_half(const int format, const uint8_t *weights, int n_tiles, const uint8_t *x, const int g, int planes,
                       float *out, ptrdiff_t stride, int accumulate)
 {
     struct pair pair = {weights, weights + (size_t)n_tiles * HALF_BYTES};
-    const size_t ahead = ahead_of(n_tiles, HALF_BYTES);
+    const size_t ahead = ahead_of(n_tiles, 1, HALF_BYTES);
     __m512 sum[MAX_GROUP];
     (void)planes;
     for (int t = 0; t < g; t++)
@@ -217,22 +215,35 @@ INLINE void wide_half(const int format, const uint8_t *weights, int n_tiles, con
         finish(out + t * stride, sum[t], accumulate);
 }
 
-/* One band or two, by what is left of them and by the size of the group. */
-#define DEFINE_BANDS(NAME, WIDE, NARROW)                                                                           \
-    INLINE void NAME(const int format, const uint8_t *weights, int n, int n_tiles, const uint8_t *x, const int g,  \
-                     const int planes, float *out, ptrdiff_t stride, int accumulate)                               \
-    {                                                                                                              \
-        const size_t band_bytes = (size_t)n_tiles * (size_t)tile_bytes(format);                                    \
-        if (g >= WIDE_ROWS && n == 2)                                                                              \
-            WIDE(format, weights, n_tiles, x, g, planes, out, stride, accumulate);                                 \
-        else                                                                                                       \
-            for (int band = 0; band < n; band++, weights += band_bytes, out += TILE_ROWS)                          \
-                NARROW(format, weights, n_tiles, x, g, planes, out, stride, accumulate);                           \
+/* As many bands at once as are left, and as the size of the group makes worth while. */
+INLINE void int8_bands(const int format, const uint8_t *weights, int n, int n_tiles, const uint8_t *x, const int g,
+                       const int planes, float *out, ptrdiff_t stride, int accumulate)
+{
+    const size_t band_bytes = (size_t)n_tiles * (size_t)tile_bytes(format);
+    if (g >= WIDE_ROWS && n == 4) {
+        wide_int8(format, 2, weights, n_tiles, x, g, planes, out, stride, accumulate);
+        return;
     }
+    for (; g >= WIDE_ROWS && n >= 2; n -= 2, weights += 2 * band_bytes, out += 2 * TILE_ROWS)
+        wide_int8(format, 1, weights, n_tiles, x, g, planes, out, stride, accumulate);
+    for (; n > 0; n--, weights += band_bytes, out += TILE_ROWS)
+        if (g == planes && format != W8)
+            one_w4(format, weights, n_tiles, x, planes, out, accumulate);
+        else
+            narrow_int8(format, weights, n_tiles, x, g, planes, out, stride, accumulate);
+}
 
-DEFINE_BANDS(int8_bands, wide_int8, small_int8)
-DEFINE_BANDS(half_bands, wide_half, narrow_half)
-DEFINE_ALL_GEMM(int8_bands, half_bands, 2)
+INLINE void half_bands(const int format, const uint8_t *weights, int n, int n_tiles, const uint8_t *x, const int g,
+                       const int planes, float *out, ptrdiff_t stride, int accumulate)
+{
+    const size_t band_bytes = (size_t)n_tiles * HALF_BYTES;
+    for (; g >= WIDE_ROWS && n >= 2; n -= 2, weights += 2 * band_bytes, out += 2 * TILE_ROWS)
+        wide_half(format, weights, n_tiles, x, g, planes, out, stride, accumulate);
+    for (; n > 0; n--, weights += band_bytes, out += TILE_ROWS)
+        narrow_half(format, weights, n_tiles, x, g, planes, out, stride, accumulate);
+}
+
+DEFINE_ALL_GEMM(int8_bands, half_bands, 4)
 
 TARGET_END
 

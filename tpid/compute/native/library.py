@@ -97,7 +97,8 @@ class Cores:
         """`kernels`: a name of `kernel_names`, by default the best. Raises OSError if there is no library.
 
         `planes`: how many int8 an activation is where it meets 4- and 8-bit weights. One is what most engines do; the
-        second takes up what rounding to the first has lost, in 128ths of its step: 1 / 32512 of a group's largest is the most that is lost.
+        second takes up what rounding to the first has lost, in 128ths of its step, so that at most 1 / 32512 of a
+        group's largest is lost.
         """
         library = load()
         if library is None:
