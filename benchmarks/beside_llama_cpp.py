@@ -1,7 +1,8 @@
 """Rows of a benchmark: our tokens a second beside llama.cpp's on the same GGUF file and the same cores.
 
 Pairs of runs are interleaved, and who begins alternates, because the machine's mood changes within a run: a row's
-ratio is the median of the pairs' ratios, and their range stands beside it.
+ratio is the median of the pairs' ratios, and their range stands beside it. For decode there is a limit: the ratio if
+our bytes were read as fast as the same cores read memory and do nothing else, in the same run.
 """
 
 import argparse
@@ -17,6 +18,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from llama_cpp import BuildError, Test, fastest_variant, tokens_s
+from plain_read import PlainRead
 from random_gguf import write_gguf
 from tpid.errors import TpidError
 from tpid.model.catalogue import CATALOGUE
@@ -51,6 +53,7 @@ class Result:
     ratio: float  # median of the pairs' ratios
     lowest: float
     highest: float
+    limit: float | None  # the ratio if we decoded as fast as memory is read
     at_least: float
     activation_bits: int  # ours; llama.cpp has 8 where weights have 4 or 8
     pairs: int
@@ -102,7 +105,10 @@ def measure(row: Row, pairs: int, activation_bits: int) -> Result:
     if len(cores) < row.threads:
         raise SystemExit(f"{row.name} needs {row.threads} cores, this process may use {len(cores)}.")
     variant = fastest_variant(gguf, row.test, cores, tries=1 if pairs <= QUICK_PAIRS else 2)
-    mine, theirs = [], []
+    mine: list[float] = []
+    theirs: list[float] = []
+    reads: list[float] = []
+    memory = PlainRead(row.threads)
     with ours(pack, cores, activation_bits) as side:
         side.tokens_s(row.test)  # warms up, as llama-bench does by itself
         for pair in range(pairs):
@@ -111,7 +117,11 @@ def measure(row: Row, pairs: int, activation_bits: int) -> Result:
             mine.append(side.tokens_s(row.test))
             if not pair % 2:
                 theirs.append(tokens_s(gguf, row.test, cores, variant))
+            reads.append(memory.bytes_s())
     ratios = [a / b for a, b in zip(mine, theirs, strict=True)]
+    limit = None
+    if row.test.kind == "decode":
+        limit = statistics.median(read / weight_bytes(pack) / b for read, b in zip(reads, theirs, strict=True))
     return Result(
         row.name,
         statistics.median(mine),
@@ -119,11 +129,19 @@ def measure(row: Row, pairs: int, activation_bits: int) -> Result:
         statistics.median(ratios),
         min(ratios),
         max(ratios),
+        limit,
         row.at_least,
         activation_bits,
         pairs,
         " ".join(variant),
     )
+
+
+def weight_bytes(path: Path) -> int:
+    """What a token of decode reads of a pack: all blocks and the head."""
+    pack = Pack(path)
+    blocks = sum(pack.geometry(block).size_bytes for block in pack.manifest.blocks())
+    return blocks + pack.manifest.head_geometry.size_bytes
 
 
 def files_of(model: str, type: str) -> tuple[Path, Path]:
@@ -162,7 +180,9 @@ def run(rows: Sequence[Row], description: str) -> int:
     pairs = arguments.pairs or (QUICK_PAIRS if arguments.quick else PAIRS)
     results = []
     if not arguments.json:
-        print(f"{'row':<40} {'ours':>8} {'llama.cpp':>10} {'ratio':>6} {'range':>12} {'aim':>5}  llama-bench")
+        print(
+            f"{'row':<40} {'ours':>8} {'llama.cpp':>10} {'ratio':>6} {'range':>12} {'aim':>5} {'limit':>5}  llama-bench"
+        )
     for row in chosen:
         try:
             result = measure(_shorter(row) if arguments.quick else row, pairs, arguments.activation_bits)
@@ -173,7 +193,8 @@ def run(rows: Sequence[Row], description: str) -> int:
         if not arguments.json:
             print(
                 f"{result.row:<40} {result.ours_tokens_s:8.1f} {result.theirs_tokens_s:10.1f} {result.ratio:6.2f} "
-                f"{result.lowest:5.2f}–{result.highest:<6.2f} {result.at_least:5.1f}  {result.variant}",
+                f"{result.lowest:5.2f}–{result.highest:<6.2f} {result.at_least:5.1f} "
+                f"{'–' if result.limit is None else format(result.limit, '.2f'):>5}  {result.variant}",
                 flush=True,
             )
     if arguments.json:

@@ -3,31 +3,26 @@
     python benchmarks/kernels.py [--quick] [--json] [--threads N]
 
 One token is bound by memory: bytes of weights a second, beside a plain read of as many bytes in the same round, the
-faster of libc's memchr and torch's sum (a loop of AVX-512 loads in C was 5 % faster than these; numpy's max is 15 %
-slower). Several tokens are bound by arithmetic: FLOP a second, beside torch's fp32 product of the same shape. Rounds of
-all kinds are interleaved, because the machine's mood changes within a run: trust the ratios, which are medians over the
-rounds of quotients within one round.
+fastest that plain_read.py knows. Several tokens are bound by arithmetic: FLOP a second, beside torch's fp32 product of
+the same shape. Rounds of all kinds are interleaved, because the machine's mood changes within a run: trust the ratios,
+which are medians over the rounds of quotients within one round.
 """
 
 import argparse
-import ctypes
 import json
-import mmap
 import statistics
-import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
 import numpy as np
 import torch
 
+from plain_read import READ_BYTES, PlainRead, huge_pages, timed
 from tpid.compute.native.library import Cores, kernel_names, load
 from tpid.model.weights import Format
 from tpid.pack.geometry import MatrixGeometry
 
 COLUMNS = 2048
 ROWS = 5632
-READ_BYTES = 256 << 20  # of copies of the matrix, one after the other: many times what caches hold
 TOKENS = (1, 2, 4, 8, 64, 512)
 
 
@@ -42,21 +37,14 @@ class Row:
     of_sgemm: float
 
 
-def timed(call: Callable[[], object]) -> float:
-    started = time.perf_counter()
-    call()
-    return time.perf_counter() - started
-
-
 def measure(threads: int, rounds: int, formats: list[Format], tokens: tuple[int, ...]) -> list[Row]:
     library = load()
     if library is None:
         raise SystemExit("The native kernels are not built.")
-    torch.set_num_threads(threads)
     cores = {name: Cores(threads, name) for name in kernel_names(library)}
     rng = np.random.default_rng(1)
     plain = torch.from_numpy(rng.standard_normal((ROWS, COLUMNS), np.float32))
-    read = _plain_read()
+    read = PlainRead(threads)
     rows = []
     for format in formats:
         matrix = MatrixGeometry("rows", ROWS, COLUMNS, format, 0)
@@ -68,7 +56,7 @@ def measure(threads: int, rounds: int, formats: list[Format], tokens: tuple[int,
             flop = 2 * n * ROWS * COLUMNS
             seen: dict[str, list[tuple[float, float, float]]] = {name: [] for name in cores}
             for _ in range(rounds):
-                read_s = read() / READ_BYTES
+                read_s = 1 / read.bytes_s()
                 sgemm_s = timed(lambda x=x_torch: x @ plain.T) / flop
                 for name, core in cores.items():
                     took = timed(
@@ -85,26 +73,9 @@ def measure(threads: int, rounds: int, formats: list[Format], tokens: tuple[int,
     return rows
 
 
-def _memory(n_bytes: int) -> np.ndarray:
-    """As prepared blocks have it: huge pages where the system has them."""
-    memory = mmap.mmap(-1, n_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    memory.madvise(mmap.MADV_HUGEPAGE)
-    return np.frombuffer(memory, np.uint8)
-
-
-def _plain_read() -> Callable[[], float]:
-    """Seconds that it takes to read READ_BYTES at best."""
-    buffer = _memory(READ_BYTES)
-    buffer[:] = 1
-    numbers = torch.from_numpy(buffer.view(np.float32))
-    memchr = ctypes.CDLL(None).memchr
-    memchr.argtypes, memchr.restype = (ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t), ctypes.c_void_p
-    return lambda: min(timed(numbers.sum), timed(lambda: memchr(buffer.ctypes.data, 7, READ_BYTES)))
-
-
 def _random_units(rng: np.random.Generator, matrix: MatrixGeometry) -> np.ndarray:
     """READ_BYTES of one matrix, again and again, with sound scales: every half is 2^-6 at most."""
-    units = _memory(READ_BYTES)[: READ_BYTES // matrix.size_bytes * matrix.size_bytes].reshape(-1, matrix.size_bytes)
+    units = huge_pages(READ_BYTES)[: READ_BYTES // matrix.size_bytes * matrix.size_bytes].reshape(-1, matrix.size_bytes)
     units[:] = rng.integers(0, 256, matrix.size_bytes, np.uint8)
     units[:, 1::2] &= 0x23
     return units

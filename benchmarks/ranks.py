@@ -16,8 +16,9 @@ import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from beside_llama_cpp import files_of
+from beside_llama_cpp import files_of, weight_bytes
 from llama_cpp import BuildError, Test, fastest_variant, tokens_s
+from plain_read import PlainRead
 from two_daemons import Cluster, cluster
 
 MODEL, TYPE = "tinyllama-1.1b", "Q4_0"
@@ -40,6 +41,7 @@ class Result:
     ratio: float  # median of the pairs' ratios
     lowest: float
     highest: float
+    limit: float  # the ratio if two cores decoded as fast as they read memory together
     pairs: int
     llama_cpp_tokens_s: float | None  # one core
     distributed_llama_tokens_s: float | None  # scaled
@@ -70,7 +72,8 @@ def measure(pack: Path, gguf: Path | None, pairs: int, max_tokens: int) -> Resul
     variant = ()
     if gguf is not None:
         variant = fastest_variant(gguf, Test("decode", max_tokens, DEPTH), cores[:1], tries=1)
-    ones, twos, theirs = [], [], []
+    ones, twos, theirs, reads = [], [], [], []
+    memory, token_bytes = PlainRead(2), weight_bytes(pack)
     with (
         tempfile.TemporaryDirectory(prefix="tpid-") as directory,  # short: Unix sockets are in it
         cluster("one", cores[:1], pack.parent, Path(directory)) as one,
@@ -83,6 +86,7 @@ def measure(pack: Path, gguf: Path | None, pairs: int, max_tokens: int) -> Resul
         for pair in range(1, pairs + 1):
             for found, times in ((one, ones), (two, twos)) if pair % 2 else ((two, twos), (one, ones)):
                 times.append(answer_tokens_s(found, pack.name, pair, max_tokens))
+            reads.append(memory.bytes_s() / token_bytes)
             if gguf is not None:
                 theirs.append(tokens_s(gguf, Test("decode", max_tokens, DEPTH), cores[:1], variant))
     ratios = [b / a for a, b in zip(ones, twos, strict=True)]
@@ -97,6 +101,7 @@ def measure(pack: Path, gguf: Path | None, pairs: int, max_tokens: int) -> Resul
         middle(ratios),
         min(ratios),
         max(ratios),
+        middle(read / a for a, read in zip(ones, reads, strict=True)),
         pairs,
         llama_cpp,
         scaled,
@@ -109,6 +114,7 @@ def show(result: Result) -> None:
     print(f"one daemon, one core           {result.one_tokens_s:7.1f}")
     print(f"two daemons, one core each     {result.two_tokens_s:7.1f}")
     print(f"ratio                          {result.ratio:7.2f}  ({result.lowest:.2f} … {result.highest:.2f}, aim 1.75)")
+    print(f"limit of memory                {result.limit:7.2f}  (what both cores read, one token's weights at a time)")
     if result.llama_cpp_tokens_s is not None:
         print(f"llama.cpp, one core            {result.llama_cpp_tokens_s:7.1f}")
         print(

@@ -1,6 +1,8 @@
 """Daemons whose memory is smaller than their share: the same tokens, within the memory, whatever the disk does."""
 
 import shutil
+import subprocess
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -108,3 +110,44 @@ def test_alone_the_block_that_cannot_be_read_is_named_and_the_file_mended_is_eno
     with path.open("r+b") as file:
         file.write(whole)
     assert texts(daemon) == expected
+
+
+@pytest.fixture
+def faulty_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """`faulty_disk(directory, from_byte)` for the daemons that start after; gives the switch that breaks its files."""
+    compiler = shutil.which("gcc") or shutil.which("cc")
+    if compiler is None:
+        pytest.skip("there is no C compiler for the faulty disk")
+    library, switch = tmp_path / "faulty_disk.so", tmp_path / "broken"
+    source = Path(__file__).with_name("faulty_disk.c")
+    subprocess.run([compiler, "-Wall", "-Werror", "-shared", "-fPIC", str(source), "-o", str(library)], check=True)
+
+    def install(directory: Path, from_byte: int) -> Path:
+        monkeypatch.setenv("LD_PRELOAD", str(library))
+        monkeypatch.setenv("FAULTY_DIRECTORY", str(directory))
+        monkeypatch.setenv("FAULTY_FROM", str(from_byte))
+        monkeypatch.setenv("FAULTY_WHILE", str(switch))
+        return switch
+
+    return install
+
+
+def test_a_broken_sector_is_one_error_that_names_it_and_the_daemons_live(model_home: Home, faulty_disk: Any) -> None:
+    """Two ranks; the disk breaks while they stream, and is well again later."""
+    layers = model_home.models_dir / "smollm2-135m" / "layers"
+    switch = faulty_disk(next(layers.iterdir()).resolve().parent, from_byte=8192)  # they are links
+    user, helper = start_small(model_home)
+    expected = texts(user)
+    switch.touch()
+    for prompt in PROMPTS:
+        body = {"model": "smollm2-135m", "messages": [{"role": "user", "content": prompt}]}
+        status, answer = user.request("/v1/chat/completions", body)
+        assert status in (422, 503)  # in the pass, and when the plan is loaded anew
+        message = answer["error"]["message"]
+        assert ".safetensors" in message
+        assert "Input/output error" in message
+        assert answer["error"]["hint"]
+        assert user.process.poll() is None
+        assert helper.process.poll() is None
+    switch.unlink()
+    assert texts(user) == expected

@@ -9,11 +9,10 @@ from pathlib import Path
 from aiofiles.os import wrap
 
 from tpid.errors import LoadError
-from tpid.pack.direct import open_direct, read_at
+from tpid.pack.direct import READ_HINT, open_direct, read_at
 from tpid.pack.reader import ByteRange
 
 _FOLIO_BYTES = 2 << 20  # the cache is kept in pieces of up to this size, and forgets whole ones only
-_HINT = "Check the disk; `tpictl verify --pack` finds what is damaged, importing the model again mends it."
 
 
 class DirectFiles:
@@ -37,9 +36,9 @@ class DirectFiles:
             n = await self._read_at(where.path, out, at)
         except OSError as error:
             reason = f"{where.path} cannot be read at byte {at} ({name}): {error.strerror}."
-            raise LoadError(reason, hint=_HINT) from error
+            raise LoadError(reason, hint=READ_HINT) from error
         if n < len(out):
-            raise LoadError(f"{where.path} ends before byte {at + len(out)}, within {name}.", hint=_HINT)
+            raise LoadError(f"{where.path} ends before byte {at + len(out)}, within {name}.", hint=READ_HINT)
 
     async def _read_at(self, path: Path, out: memoryview, at: int) -> int:
         if path not in self._open:

@@ -10,6 +10,7 @@ import numpy as np
 from tpid.pack.geometry import ALIGN_BYTES
 from tpid.pack.tiles import U8
 
+READ_HINT = "Check the disk; `tpictl verify --pack` finds what is damaged, importing the model again mends it."
 BATCH_BYTES = 8 << 20  # a read as large as this costs next to nothing beside its transfer
 
 

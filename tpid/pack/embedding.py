@@ -9,12 +9,14 @@ import numpy as np
 
 from tpid.errors import PackError
 from tpid.model.weights import F32
+from tpid.pack.direct import READ_HINT
 from tpid.pack.geometry import TILE_ROWS
 from tpid.pack.reader import Pack
-from tpid.pack.tiles import unpack_tiles
+from tpid.pack.tiles import U8, unpack_rows
 
 # What is read between two times that the page cache is told to forget the rows: those of a conversation stay warm.
 _CACHED_BYTES = 4 << 20
+_ROWS_AT_ONCE = 16  # what they lie in fits the caches
 
 
 class EmbeddingRows:
@@ -29,17 +31,16 @@ class EmbeddingRows:
         try:
             self._fd = os.open(self._range.path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
-            raise PackError(f"{self._range.path} cannot be opened: {error.strerror}.") from error
+            raise PackError(f"{self._range.path} cannot be opened: {error.strerror}.", hint=READ_HINT) from error
         os.posix_fadvise(self._fd, 0, 0, os.POSIX_FADV_RANDOM)  # what lies beside a row is not read with it
         self._cached_bytes = 0
 
     def gather(self, ids: Sequence[int]) -> F32:
         """Rows of these tokens, [n, hidden] fp32. Raises PackError for an id without a row, or a damaged file."""
         out = np.empty((len(ids), self._hidden_size), np.float32)
-        known: dict[int, int] = {}  # where in `out` a token is already: to keep the rows would keep their bands
-        for index, id in enumerate(ids):
-            out[index] = out[known[id]] if id in known else self._row(id)
-            known.setdefault(id, index)
+        for start in range(0, len(ids), _ROWS_AT_ONCE):
+            part = ids[start : start + _ROWS_AT_ONCE]
+            out[start : start + len(part)] = self._rows(part)
         if self._cached_bytes > _CACHED_BYTES:
             os.posix_fadvise(self._fd, 0, 0, os.POSIX_FADV_DONTNEED)
             self._cached_bytes = 0
@@ -54,21 +55,24 @@ class EmbeddingRows:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self.close()
 
-    def _row(self, id: int) -> F32:
+    def _rows(self, ids: Sequence[int]) -> F32:
+        bands = np.empty((len(ids), self._matrix.band_bytes), np.uint8)
+        for band, id in zip(bands, ids, strict=True):
+            self._read_band(id, band)
+        lanes = np.array(ids, np.intp) % TILE_ROWS
+        return unpack_rows(bands, lanes, self._hidden_size, self._matrix.format).dequantize()[:, : self._hidden_size]
+
+    def _read_band(self, id: int, out: U8) -> None:
+        path = self._range.path
         if not 0 <= id < self._vocab_size:
-            raise PackError(f"{self._range.path} holds {self._vocab_size} tokens, {id} is none of them.")
+            raise PackError(f"{path} holds {self._vocab_size} tokens, {id} is none of them.")
         unit, row = divmod(id, self._matrix.rows)
-        band_bytes = self._matrix.band_bytes
-        at = self._range.offset + unit * self._geometry.stride_bytes + row // TILE_ROWS * band_bytes
+        at = self._range.offset + unit * self._geometry.stride_bytes + row // TILE_ROWS * out.size
         try:
-            data = os.pread(self._fd, band_bytes, at)
+            n = os.preadv(self._fd, [out], at)
         except OSError as error:
-            raise PackError(f"{self._range.path} cannot be read: {error.strerror}.") from error
-        if len(data) < band_bytes:
-            raise PackError(f"{self._range.path} ends before the embedding of token {id}.")
-        self._cached_bytes += band_bytes
-        band = np.frombuffer(data, np.uint8)
-        rows = unpack_tiles(band, TILE_ROWS, self._hidden_size, self._matrix.format)
-        at_row = row % TILE_ROWS
-        found: F32 = rows.rows(slice(at_row, at_row + 1)).dequantize()[0, : self._hidden_size]
-        return found
+            reason = f"{path} cannot be read at byte {at} (embedding): {error.strerror}."
+            raise PackError(reason, hint=READ_HINT) from error
+        if n < out.size:
+            raise PackError(f"{path} ends before byte {at + out.size}, in the embedding.", hint=READ_HINT)
+        self._cached_bytes += out.size

@@ -10,6 +10,7 @@ import numpy as np
 from tpid.errors import PackError, TpidError
 from tpid.model.tensorfile import TensorEntry, read_header
 from tpid.model.weights import F32
+from tpid.pack.direct import READ_HINT
 from tpid.pack.geometry import ALIGN_BYTES, Block, Half, UnitGeometry, UnitRange
 from tpid.pack.layout import FileLayout, embed_layout, head_layout, layer_layout
 from tpid.pack.manifest import (
@@ -148,7 +149,8 @@ def read_range(source: ByteRange) -> U8:
                     break
                 done += n
     except OSError as error:
-        raise PackError(f"{source.path} cannot be read: {error.strerror}.") from error
+        reason = f"{source.path} cannot be read at byte {source.offset + done}: {error.strerror}."
+        raise PackError(reason, hint=READ_HINT) from error
     if done < source.size_bytes:
         missing = source.size_bytes - done
         raise PackError(f"{source.path} ends {missing} bytes too early.", hint="Import the model again.")

@@ -61,15 +61,35 @@ def unpack_tiles(data: U8, rows: int, columns: int, format: Format) -> Matrix:
     bands, tiles = -(-rows // TILE_ROWS), -(-columns // TILE_COLUMNS)
     packed = data[: bands * tiles * TILE_BYTES[format]].view(_TILE[format]).reshape(bands, tiles)
     if format in (Format.F16, Format.BF16):
-        bits = packed["bits"].transpose(0, 3, 1, 2).reshape(bands * 8, tiles * 32)
+        bits = packed["bits"].transpose(0, 3, 1, 2).reshape(bands * TILE_ROWS, tiles * TILE_COLUMNS)
         return HalfMatrix(bits[:rows, :columns], format)
-    scales, lanes = _unband(packed["scales"])[:rows], packed["quants"].transpose(0, 3, 1, 2, 4)
+    lanes = packed["quants"].transpose(0, 3, 1, 2, 4).reshape(bands * TILE_ROWS, tiles, -1, 4)
+    minimums = _unband(packed["minimums"])[:rows] if format is Format.W4 else None
+    return _grouped(format, lanes[:rows], _unband(packed["scales"])[:rows], minimums)
+
+
+def unpack_rows(bands: U8, lanes: NDArray[np.intp], columns: int, format: Format) -> Matrix:
+    """Row `lanes[i]` of band i, for all i: bands [n, band_bytes] uint8, lanes [n] -> a matrix of n rows."""
+    packed, each = bands.view(_TILE[format]), np.arange(len(bands))
+    if format in (Format.F16, Format.BF16):
+        return HalfMatrix(packed["bits"][each, :, :, lanes].reshape(len(bands), -1)[:, :columns], format)
+    minimums = packed["minimums"][each, :, lanes] if format is Format.W4 else None
+    return _grouped(format, packed["quants"][each, :, :, lanes], packed["scales"][each, :, lanes], minimums)
+
+
+def _grouped(
+    format: Format,
+    lanes: NDArray[np.uint8] | NDArray[np.int8],
+    scales: NDArray[np.float16],
+    minimums: NDArray[np.float16] | None,
+) -> Matrix:
+    """lanes [rows, tiles, vectors, 4], scales and minimums [rows, tiles]"""
+    shape = *scales.shape, TILE_COLUMNS
     if format is Format.W8:
-        return W8Matrix(lanes.reshape(bands * 8, tiles, 32)[:rows], scales)
-    quants = np.stack((lanes & np.uint8(15), lanes >> np.uint8(4)), axis=-2).reshape(bands * 8, tiles, 32)[:rows]
-    if format is Format.W4S:
-        return W4SMatrix(quants, scales)
-    return W4Matrix(quants, scales, _unband(packed["minimums"])[:rows])
+        return W8Matrix(lanes.view(np.int8).reshape(shape), scales)
+    nibbles = lanes.view(np.uint8)
+    quants = np.stack((nibbles & np.uint8(15), nibbles >> np.uint8(4)), axis=-2).reshape(shape)
+    return W4SMatrix(quants, scales) if minimums is None else W4Matrix(quants, scales, minimums)
 
 
 def dequantize_tiles(data: U8, rows: int, columns: int, format: Format) -> F32:

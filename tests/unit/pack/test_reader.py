@@ -109,5 +109,5 @@ def test_a_range_beyond_the_end_is_named(tmp_path: Path) -> None:
     assert read_range(ByteRange(path, 40, 60)).size == 60
     with pytest.raises(PackError, match=r"short ends 1 bytes too early"):
         read_range(ByteRange(path, 40, 61))
-    with pytest.raises(PackError, match=r"missing cannot be read: No such file"):
+    with pytest.raises(PackError, match=r"missing cannot be read at byte 0: No such file"):
         read_range(ByteRange(tmp_path / "missing", 0, 1))
