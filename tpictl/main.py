@@ -29,6 +29,7 @@ class WeightFormat(StrEnum):
     """As tpid.model.weights has them, which tpictl must not import."""
 
     W4 = "w4"
+    W4S = "w4s"
     W8 = "w8"
     F16 = "f16"
     BF16 = "bf16"

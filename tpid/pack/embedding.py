@@ -38,9 +38,13 @@ class EmbeddingRows:
     def gather(self, ids: Sequence[int]) -> F32:
         """Rows of these tokens, [n, hidden] fp32. Raises PackError for an id without a row, or a damaged file."""
         out = np.empty((len(ids), self._hidden_size), np.float32)
+        places = [self._place(id) for id in ids]
+        if len(places) > 1:
+            for at in places:  # the disk may fetch them all at once
+                os.posix_fadvise(self._fd, at, self._matrix.band_bytes, os.POSIX_FADV_WILLNEED)
         for start in range(0, len(ids), _ROWS_AT_ONCE):
-            part = ids[start : start + _ROWS_AT_ONCE]
-            out[start : start + len(part)] = self._rows(part)
+            part = slice(start, start + _ROWS_AT_ONCE)
+            out[part] = self._rows(ids[part], places[part])
         if self._cached_bytes > _CACHED_BYTES:
             os.posix_fadvise(self._fd, 0, 0, os.POSIX_FADV_DONTNEED)
             self._cached_bytes = 0
@@ -55,19 +59,22 @@ class EmbeddingRows:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self.close()
 
-    def _rows(self, ids: Sequence[int]) -> F32:
+    def _place(self, id: int) -> int:
+        """Where the band that holds this token's row begins in the file."""
+        if not 0 <= id < self._vocab_size:
+            raise PackError(f"{self._range.path} holds {self._vocab_size} tokens, {id} is none of them.")
+        unit, row = divmod(id, self._matrix.rows)
+        return self._range.offset + unit * self._geometry.stride_bytes + row // TILE_ROWS * self._matrix.band_bytes
+
+    def _rows(self, ids: Sequence[int], places: Sequence[int]) -> F32:
         bands = np.empty((len(ids), self._matrix.band_bytes), np.uint8)
-        for band, id in zip(bands, ids, strict=True):
-            self._read_band(id, band)
+        for band, at in zip(bands, places, strict=True):
+            self._read(band, at)
         lanes = np.array(ids, np.intp) % TILE_ROWS
         return unpack_rows(bands, lanes, self._hidden_size, self._matrix.format).dequantize()[:, : self._hidden_size]
 
-    def _read_band(self, id: int, out: U8) -> None:
+    def _read(self, out: U8, at: int) -> None:
         path = self._range.path
-        if not 0 <= id < self._vocab_size:
-            raise PackError(f"{path} holds {self._vocab_size} tokens, {id} is none of them.")
-        unit, row = divmod(id, self._matrix.rows)
-        at = self._range.offset + unit * self._geometry.stride_bytes + row // TILE_ROWS * out.size
         try:
             n = os.preadv(self._fd, [out], at)
         except OSError as error:
