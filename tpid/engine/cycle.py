@@ -9,9 +9,8 @@ from tpid.pack.geometry import Block, Share, UnitRange
 from tpid.pack.reader import ByteRange, Pack
 from tpid.plan.footprint import BACKENDS
 
-# Large enough that a read and a call to the cores cost nothing beside it; not larger than any block of the share, so
-# that the head does not decide how large the window must be.
-HEAD_SLICE_BYTES = 16 << 20
+# Large enough that a read and a call to the cores cost nothing beside it.
+HEAD_SLICE_BYTES = 8 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +41,18 @@ class Part:
         return Item(self.packed_bytes, held_bytes / max(device.read_bytes_s, 1.0), unpacked_bytes)
 
 
-def cycle_of(pack: Pack, share: Share, *, coordinator: bool) -> list[Part]:
-    """Raises LoadError for a share that the pack does not have: it comes from another device."""
+def cycle_within(pack: Pack, share: Share, device: DeviceProfile, room_bytes: int, *, coordinator: bool) -> list[Part]:
+    """The cycle where weights have so much room. Raises LoadError as `cycle_of`."""
+    parts = cycle_of(pack, share, coordinator=coordinator)
+    streams = sum(part.item(device).held_bytes for part in parts) > room_bytes
+    return parts if streams else cycle_of(pack, share, coordinator=coordinator, streams=False)
+
+
+def cycle_of(pack: Pack, share: Share, *, coordinator: bool, streams: bool = True) -> list[Part]:
+    """If something streams, no slice of the head is larger than a block: it would decide how large the window must be.
+
+    Raises LoadError for a share that the pack does not have: it comes from another device.
+    """
     parts = []
     for block in pack.manifest.blocks():
         units, geometry = share.of(block.half), pack.geometry(block)
@@ -54,13 +63,15 @@ def cycle_of(pack: Pack, share: Share, *, coordinator: bool) -> list[Part]:
                 hint="Import the same model on all devices.",
             )
         parts.append(Part(block, units, len(units) * geometry.stride_bytes, len(units) * geometry.weights_per_unit))
-    smallest = min((part.packed_bytes for part in parts if part.packed_bytes), default=HEAD_SLICE_BYTES)
-    return parts + (_head_slices(pack, smallest) if coordinator else [])
+    if not coordinator:
+        return parts
+    block_bytes = [part.packed_bytes for part in parts if part.packed_bytes] if streams else []
+    return parts + _head_slices(pack, min([HEAD_SLICE_BYTES, *block_bytes]))
 
 
-def _head_slices(pack: Pack, smallest_block_bytes: int) -> list[Part]:
+def _head_slices(pack: Pack, slice_bytes: int) -> list[Part]:
     geometry, spec = pack.manifest.head_geometry, pack.spec
-    per_slice = max(min(HEAD_SLICE_BYTES, smallest_block_bytes) // geometry.stride_bytes, 1)
+    per_slice = max(slice_bytes // geometry.stride_bytes, 1)
     rows = geometry.matrix("rows").rows
     slices = []
     for start in range(0, geometry.n_units, per_slice):

@@ -12,7 +12,7 @@ from tpid.compute.forward import forward
 from tpid.compute.select import Compute
 from tpid.device import DeviceProfile
 from tpid.engine.compute_calls import ComputeCalls
-from tpid.engine.cycle import Part, cycle_of
+from tpid.engine.cycle import Part, cycle_within
 from tpid.engine.passes import drive
 from tpid.engine.planning import planned_work
 from tpid.engine.weight_use import WeightUse
@@ -133,7 +133,7 @@ async def load_share(
     room = weight_room_bytes(
         planned_work(pack, plan), device.backend, part.share, part.memory_bytes, coordinator=rank == 0
     )
-    parts = cycle_of(pack, part.share, coordinator=rank == 0)
+    parts = cycle_within(pack, part.share, device, room, coordinator=rank == 0)
     vectors = functools.cache(pack.vectors)  # both halves of a layer use them
     items = [
         Stored(str(item), item.where(pack), _preparation(pack, vectors, item, backend, head), item.item(device))

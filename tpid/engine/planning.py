@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from tpid.comm.wire_dtype import WireDtype, wire_bytes
 from tpid.device import DeviceId, DeviceProfile
-from tpid.engine.cycle import cycle_of
+from tpid.engine.cycle import cycle_within
 from tpid.engine.settings import EngineSettings
 from tpid.memory.residency import plan_residency
 from tpid.pack.reader import Pack
@@ -89,7 +89,8 @@ def _residency(
     """As the rank itself will decide. Raises MemoryPlanError or LoadError."""
     part = plan.ranks[rank]
     device = devices[part.device]
-    items = [item.item(device) for item in cycle_of(pack, part.share, coordinator=rank == 0)]
     room = weight_room_bytes(work, device.backend, part.share, part.memory_bytes, coordinator=rank == 0)
+    parts = cycle_within(pack, part.share, device, room, coordinator=rank == 0)
+    items = [part.item(device) for part in parts]
     found = plan_residency(items, room, device.disk_bytes_s)
     return Residency(found.resident_bytes, found.streamed_bytes, found.window_bytes + found.unpack_bytes)

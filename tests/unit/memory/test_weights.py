@@ -10,7 +10,7 @@ import pytest
 from safetensors import safe_open
 
 from tpid.device import DeviceId, DeviceProfile, Role
-from tpid.engine.cycle import Part, cycle_of
+from tpid.engine.cycle import HEAD_SLICE_BYTES, Part, cycle_of, cycle_within
 from tpid.errors import LoadError, MemoryPlanError
 from tpid.memory.residency import Item, least_bytes
 from tpid.memory.weights import LoadProgress, Stored, Weights
@@ -167,6 +167,27 @@ def test_a_share_beyond_the_model_is_refused(
     assert caught.value.hint is not None
 
 
+def profile_of(backend: str) -> DeviceProfile:
+    return DeviceProfile(
+        id=DeviceId("0" * 32), name="a", role=Role.USER, version="0", ram_bytes=0, budget_bytes=0, disk_free_bytes=0,
+        threads=1, read_bytes_s=1e9, backend=backend,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("backend", ["native", "torch"])
+def test_the_head_comes_in_large_slices_where_nothing_streams(pack: Pack, backend: str) -> None:
+    share, device = Share(UnitRange(0, 1), UnitRange(0, 1)), profile_of(backend)
+    small = cycle_of(pack, share, coordinator=True)
+    room = sum(part.item(device).held_bytes for part in small)
+    assert cycle_within(pack, share, device, room - 1, coordinator=True) == small
+    large = cycle_within(pack, share, device, room, coordinator=True)
+    assert sum(part.item(device).held_bytes for part in large) == room
+    (head,) = [part for part in large if part.block is None]
+    assert head.packed_bytes == pack.manifest.head_geometry.size_bytes <= HEAD_SLICE_BYTES
+    assert [part for part in large if part.block is not None] == [part for part in small if part.block is not None]
+    assert len(small) > len(large)
+
+
 @pytest.mark.parametrize("backend", ["native", "torch"])
 def test_the_cycle_is_the_blocks_and_then_the_whole_head(pack: Pack, backend: str) -> None:
     share = Share(UnitRange(0, 1), UnitRange(0, 2))
@@ -181,10 +202,7 @@ def test_the_cycle_is_the_blocks_and_then_the_whole_head(pack: Pack, backend: st
     smallest = min(part.packed_bytes for part in blocks)
     assert all(part.packed_bytes <= max(smallest, geometry.stride_bytes) for part in head)
 
-    profile = DeviceProfile(
-        id=DeviceId("0" * 32), name="a", role=Role.USER, version="0", ram_bytes=0, budget_bytes=0, disk_free_bytes=0,
-        threads=1, read_bytes_s=1e9, backend=backend,
-    )  # fmt: skip
+    profile = profile_of(backend)
     item = blocks[0].item(profile)
     assert item.packed_bytes == pack.geometry(Block(0, Half.ATTN)).stride_bytes
     assert item.held_bytes == (item.packed_bytes if backend == "native" else 4 * blocks[0].weights)
