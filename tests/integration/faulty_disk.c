@@ -1,5 +1,5 @@
-/* A disk with bad sectors, by LD_PRELOAD: while the file FAULTY_WHILE exists, reads below the directory FAULTY_DIRECTORY that
-   begin at byte FAULTY_FROM of their file or beyond end as those of a broken disk do. */
+/* A disk with bad sectors, by LD_PRELOAD: while the file FAULTY_WHILE exists, reads of the file FAULTY_PATH, or of files
+   below it, that begin at byte FAULTY_FROM of their file or beyond end as those of a broken disk do. */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <stdio.h>
@@ -11,16 +11,16 @@
 
 static int broken(int descriptor, off_t offset)
 {
-    const char *directory = getenv("FAULTY_DIRECTORY"), *from = getenv("FAULTY_FROM"), *switched = getenv("FAULTY_WHILE");
+    const char *faulty = getenv("FAULTY_PATH"), *from = getenv("FAULTY_FROM"), *switched = getenv("FAULTY_WHILE");
     char link[64], path[4096];
-    if (!directory || !from || !switched || offset < atoll(from) || access(switched, F_OK) != 0)
+    if (!faulty || !from || !switched || offset < atoll(from) || access(switched, F_OK) != 0)
         return 0;
     snprintf(link, sizeof link, "/proc/self/fd/%d", descriptor);
     const ssize_t n = readlink(link, path, sizeof path - 1);
     if (n < 0)
         return 0;
     path[n] = 0;
-    return strncmp(path, directory, strlen(directory)) == 0;
+    return strncmp(path, faulty, strlen(faulty)) == 0;
 }
 
 /* What os.preadv calls, by the C library that Python was built with. */

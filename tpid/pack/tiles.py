@@ -63,7 +63,8 @@ def unpack_tiles(data: U8, rows: int, columns: int, format: Format) -> Matrix:
     if format in (Format.F16, Format.BF16):
         bits = packed["bits"].transpose(0, 3, 1, 2).reshape(bands * TILE_ROWS, tiles * TILE_COLUMNS)
         return HalfMatrix(bits[:rows, :columns], format)
-    lanes = packed["quants"].transpose(0, 3, 1, 2, 4).reshape(bands * TILE_ROWS, tiles, -1, 4)
+    vectors = packed["quants"].shape[2]
+    lanes = packed["quants"].transpose(0, 3, 1, 2, 4).reshape(bands * TILE_ROWS, tiles, vectors, 4)
     minimums = _unband(packed["minimums"])[:rows] if format is Format.W4 else None
     return _grouped(format, lanes[:rows], _unband(packed["scales"])[:rows], minimums)
 
@@ -72,7 +73,8 @@ def unpack_rows(bands: U8, lanes: NDArray[np.intp], columns: int, format: Format
     """Row `lanes[i]` of band i, for all i: bands [n, band_bytes] uint8, lanes [n] -> a matrix of n rows."""
     packed, each = bands.view(_TILE[format]), np.arange(len(bands))
     if format in (Format.F16, Format.BF16):
-        return HalfMatrix(packed["bits"][each, :, :, lanes].reshape(len(bands), -1)[:, :columns], format)
+        bits = packed["bits"][each, :, :, lanes].reshape(len(bands), packed.shape[1] * TILE_COLUMNS)
+        return HalfMatrix(bits[:, :columns], format)
     minimums = packed["minimums"][each, :, lanes] if format is Format.W4 else None
     return _grouped(format, packed["quants"][each, :, :, lanes], packed["scales"][each, :, lanes], minimums)
 

@@ -6,9 +6,9 @@ from hypothesis.extra import numpy as hnp
 
 from tpid.model.weights import Format, W4Matrix, W4SMatrix, quantize
 from tpid.pack.geometry import TILE_BYTES
-from tpid.pack.tiles import dequantize_tiles, pack_tiles, unpack_tiles
+from tpid.pack.tiles import dequantize_tiles, pack_tiles, unpack_rows, unpack_tiles
 
-shapes = st.tuples(st.integers(1, 40), st.integers(1, 100))
+shapes = st.tuples(st.integers(0, 40), st.integers(1, 100))
 values = shapes.flatmap(
     lambda shape: hnp.arrays(np.float32, shape, elements=st.floats(-60000, 60000, width=32, allow_subnormal=False))
 )
@@ -23,6 +23,15 @@ def test_what_is_packed_is_unpacked(x: np.ndarray, format: Format) -> None:
     unpacked = unpack_tiles(data, rows, columns, format)
     assert unpacked.format is format
     np.testing.assert_array_equal(dequantize_tiles(data, rows, columns, format), matrix.dequantize()[:, :columns])
+
+
+@given(st.lists(st.integers(0, 39), max_size=5), st.integers(1, 100), st.sampled_from(list(Format)))
+def test_rows_are_unpacked_one_by_one(rows: list[int], columns: int, format: Format) -> None:
+    matrix = quantize(np.random.default_rng(3).normal(size=(40, columns)).astype(np.float32), format)
+    bands = pack_tiles(matrix).reshape(5, -1)
+    chosen = np.array(rows, np.intp)
+    unpacked = unpack_rows(bands[chosen // 8], chosen % 8, columns, format)
+    np.testing.assert_array_equal(unpacked.dequantize()[:, :columns], matrix.dequantize()[chosen, :columns])
 
 
 def test_w4_lanes_are_rows() -> None:
