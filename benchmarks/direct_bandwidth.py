@@ -17,13 +17,16 @@ from threading import Lock
 from tpid.memory.buffers import page_aligned
 from tpid.memory.prefetch import MAX_READS, READ_BYTES
 from tpid.pack.direct import open_direct, read_at
+from tpid.pack.geometry import ALIGN_BYTES
 
 READ_S, FIO_S = 1.0, 2.0
 Range = tuple[str, int, int]  # path, offset, bytes
 
 
 def whole(files: Sequence[Path]) -> list[Range]:
-    return [(str(path), 0, path.stat().st_size) for path in files]
+    """Without the last bytes of a file that do not fill a page: direct reads cannot have them alone."""
+    sizes = ((path, path.stat().st_size) for path in files)
+    return [(str(path), 0, size - size % ALIGN_BYTES) for path, size in sizes if size >= ALIGN_BYTES]
 
 
 def weight_files(pack: Path) -> list[Path]:
