@@ -24,7 +24,7 @@ from streamed import PROMPT_TOKENS, WARM_TOKENS, disk_read_bytes
 
 DTYPE = torch.float16
 # Interpreter, torch, transformers, activations, and a layer on its way from disk: what is not resident weights.
-BASE_BYTES = 900_000_000
+BASE_BYTES = 1_150_000_000
 SHARD = "200MB"
 
 
