@@ -69,7 +69,7 @@ def _held(use: WeightUse) -> str:
 
 
 def _weights_table(plan: Plan, weights: Mapping[str, WeightUse]) -> Table:
-    """Where the weights are; disk and stall are known of this device."""
+    """Where the weights are, and what it costs that some stream."""
     table = columns_table()
     table.add_column("device", overflow="fold")
     for name in ("resident", "window", "a token streams", "disk", "stall a token"):

@@ -44,6 +44,7 @@ def _plausible(profile: DeviceProfile) -> DeviceProfile:
 Term = Annotated[int, Field(ge=0, lt=2**63, strict=True)]
 PassId = Annotated[int, Field(ge=0, lt=2**63, strict=True)]
 Size = Annotated[int, Field(ge=0, lt=2**63, strict=True)]
+Measured = Annotated[float, Field(ge=0, lt=2**63)]
 Text = Annotated[str, AfterValidator(_one_line)]
 Profile = Annotated[DeviceProfile, AfterValidator(_plausible)]
 
@@ -66,6 +67,7 @@ class Kind(IntEnum):
     LOADED = 33
     UNLOAD = 34
     FAILED = 35
+    DISK_USE = 36
 
     START = 48
     PARTIAL = 49
@@ -179,6 +181,14 @@ class Failed(Message):
     reason: Text
 
 
+class DiskUse(Message):
+    """Worker to coordinator, for people: how fast streamed weights came so far, and what a decode step waited for."""
+
+    term: Term
+    disk_bytes_s: Measured
+    stall_s: Measured
+
+
 class Abort(Message):
     """Coordinator to worker: drop this pass; its tokens are not part of any sequence."""
 
@@ -202,6 +212,7 @@ CONTROL_MESSAGES: Final[dict[Kind, type[Message]]] = {
     Kind.LOADED: Loaded,
     Kind.UNLOAD: Unload,
     Kind.FAILED: Failed,
+    Kind.DISK_USE: DiskUse,
     Kind.ABORT: Abort,
 }
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from tpid.cluster.cluster import Cluster
 from tpid.comm.connection import Connection
-from tpid.comm.messages import Failed, Load, Loaded, Message, Unload
+from tpid.comm.messages import DiskUse, Failed, Load, Loaded, Message, Unload
 from tpid.comm.tensors import TensorHeader
 from tpid.compute.select import Compute
 from tpid.device import DeviceId, DeviceProfile
@@ -68,7 +68,7 @@ class Coordinator:
         session.close()
 
     def received(self, connection: Connection, message: Message) -> None:
-        """LOADED or FAILED from a worker."""
+        """LOADED, FAILED or DISK_USE from a worker."""
         peer = connection.peer
         loading = self._loading
         match message:
@@ -84,6 +84,8 @@ class Coordinator:
             case Failed(term=term, reason=reason) if self.session is not None and term == self.session.plan.term:
                 hint = _disk_hint(message, self.session.plan.model, peer.name)
                 self.session.fail(ClusterError(f"{peer.name} failed: {reason}", hint=hint))
+            case DiskUse(term=term) if self.session is not None and term == self.session.plan.term:
+                self.session.told_disk_use(peer.id, message)
 
     def partial_buffer(self, connection: Connection, header: TensorHeader, size_bytes: int) -> memoryview | None:
         if self.session is None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from tpid.cluster.cluster import Cluster
 from tpid.comm.connection import Connection
-from tpid.comm.messages import Abort, Device, Failed, Kind, Load, Loaded, Message, Unload
+from tpid.comm.messages import Abort, Device, DiskUse, Failed, Kind, Load, Loaded, Message, Unload
 from tpid.comm.tensors import StartHeader, TensorHeader
 from tpid.compute.select import Compute
 from tpid.device import DeviceId
@@ -143,7 +143,7 @@ class Engine:
                 self._worker.start(connection, message, payload)
             case Load() | Unload() | Abort():
                 self._worker.received(connection, message)
-            case Loaded() | Failed():
+            case Loaded() | Failed() | DiskUse():
                 self._coordinator.received(connection, message)
             case Device():  # a pack may have come into a directory that both devices use
                 self._rescan.set()

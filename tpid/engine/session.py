@@ -3,12 +3,13 @@
 import asyncio
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from tpid.comm.allreduce import Allreduce, Alone
 from tpid.comm.connection import Connection
-from tpid.comm.messages import Abort, Kind, Message
+from tpid.comm.messages import Abort, DiskUse, Kind, Message
 from tpid.comm.star import StarHub
 from tpid.comm.tensors import StartHeader
 from tpid.comm.wire_dtype import WireDtype, decode_tensor, encode_tensor, wire_bytes
@@ -46,7 +47,7 @@ class Session:
         self.cached_ids: list[int] = []  # tokens whose K and V are in every rank's cache, position by position
         self._share = share
         self._workers = workers
-        self._elsewhere = elsewhere
+        self._elsewhere = dict(elsewhere)
         self._calls = calls
         self._embedding = EmbeddingRows(pack)
         self._wire_dtype = WireDtype(plan.wire_dtype)
@@ -65,7 +66,7 @@ class Session:
 
     @property
     def weight_use(self) -> dict[DeviceId, WeightUse]:
-        """Of each rank; of this device as it is now."""
+        """Of each rank; of this device as it is now, of others as they told it last."""
         return {self.plan.ranks[0].device: self._share.weight_use, **self._elsewhere}
 
     async def extend(self, ids: Sequence[int]) -> F32:
@@ -82,6 +83,11 @@ class Session:
         logits = await self._share.logits(hidden[-1:], self._calls)
         row: F32 = logits[0]
         return row
+
+    def told_disk_use(self, device: DeviceId, message: DiskUse) -> None:
+        if device in self._elsewhere:
+            use = self._elsewhere[device]
+            self._elsewhere[device] = replace(use, disk_bytes_s=message.disk_bytes_s, stall_s=message.stall_s)
 
     def rewind(self, n_tokens: int) -> None:
         """Keep the first `n_tokens` of the cached sequence: later ones are overwritten by what comes next."""

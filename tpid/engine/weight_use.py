@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class WeightUse:
-    """Of one rank. Times are None where they are not known: of other devices, and before the first pass."""
+    """Of one rank. What was measured is None until it is: other devices tell it from their second decode step on."""
 
     resident_bytes: int
     window_bytes: int = 0

@@ -2,13 +2,14 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
 from tpid.comm.connection import Connection
-from tpid.comm.messages import Abort, Failed, Load, Loaded, Message, Unload
+from tpid.comm.messages import Abort, DiskUse, Failed, Load, Loaded, Message, Unload
 from tpid.comm.star import StarLeaf
 from tpid.comm.tensors import StartHeader, TensorHeader
 from tpid.comm.wire_dtype import WireDtype, decode_tensor, wire_bytes
@@ -25,6 +26,7 @@ from tpid.plan.plan import Plan, plan_from_wire
 log = logging.getLogger(__name__)
 
 MAX_JOBS = 64  # a coordinator has one pass under way; more than this is a fault of its own
+TELL_DISK_USE_S = 1.0  # between two messages that only people need
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +74,7 @@ class Worker:
         self._share: LoadedShare | None = None
         self._leaf: StarLeaf | None = None
         self._dropped_pass = -1
+        self._told_disk_use_s = 0.0
 
     @property
     def holding(self) -> Holding | None:
@@ -209,6 +212,7 @@ class Worker:
         try:
             leaf.begin(header.pass_id, header.n_tokens)
             await share.run(hidden, header.segments, leaf, self._calls)
+            self._tell_disk_use(hub, share)
         except PassDroppedError:
             log.info("pass_dropped term=%d pass=%d", header.term, header.pass_id)
         except DeviceLostError as error:
@@ -236,6 +240,13 @@ class Worker:
         for segment in header.segments:
             if segment.slot >= plan.n_slots or segment.start + segment.n_tokens > plan.context_tokens:
                 raise RemoteProtocolError(f"A START is outside the plan's KV cache: {segment}.")
+
+    def _tell_disk_use(self, hub: Connection, share: LoadedShare) -> None:
+        use, now = share.weight_use, time.monotonic()
+        if use.disk_bytes_s is None or use.stall_s is None or now - self._told_disk_use_s < TELL_DISK_USE_S:
+            return
+        self._told_disk_use_s = now
+        self._tell(hub, DiskUse(term=share.plan.term, disk_bytes_s=use.disk_bytes_s, stall_s=use.stall_s))
 
     @staticmethod
     def _tell(hub: Connection, message: Message) -> None:

@@ -18,6 +18,7 @@ from tpid.comm.messages import (
     Campaign,
     Deny,
     Device,
+    DiskUse,
     Failed,
     Grant,
     Hello,
@@ -72,6 +73,7 @@ messages = st.one_of(
     st.builds(Loaded, term=counters, held_bytes=counters, window_bytes=counters, streamed_bytes=counters),
     st.builds(Unload, term=counters),
     st.builds(Failed, term=counters, code=texts, reason=texts),
+    st.builds(DiskUse, term=counters, disk_bytes_s=clocks, stall_s=clocks),
     st.builds(Abort, term=counters, pass_id=counters),
 )
 
