@@ -14,7 +14,6 @@ the TPOT with all weights in memory.
 """
 
 import argparse
-import contextlib
 import json
 import os
 import statistics
@@ -137,15 +136,14 @@ def _run(command: Sequence[str], files: Sequence[Path]) -> tuple[dict[str, Any] 
     with (
         tempfile.TemporaryFile("w+") as stderr,
         subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr, text=True) as process,
-        contextlib.ExitStack() as stack,
     ):
         reader: DirectReader | None = None
         for line in process.stdout or ():
             told = json.loads(line)
             if "ranges" in told:
-                ranges = told["ranges"] or ranges
+                ranges = [(Path(path), offset, size) for path, offset, size in told["ranges"]] or ranges
             elif "pause" in told and process.stdin is not None:
-                reader = reader or stack.enter_context(contextlib.closing(DirectReader(ranges)))
+                reader = reader or DirectReader(ranges)
                 readings.append(reader.bytes_s())
                 process.stdin.write("\n")
                 process.stdin.flush()
@@ -153,8 +151,7 @@ def _run(command: Sequence[str], files: Sequence[Path]) -> tuple[dict[str, Any] 
                 found = told
         process.wait(END_TIMEOUT_S)
         if not readings:
-            reader = stack.enter_context(contextlib.closing(DirectReader(ranges)))
-            readings.append(reader.bytes_s())
+            readings.append(DirectReader(ranges).bytes_s())
         stderr.seek(0)
         return found if process.returncode == 0 else None, statistics.median(readings), stderr.read()
 

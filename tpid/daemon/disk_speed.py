@@ -7,17 +7,15 @@ file beside where they will be. Delete `disk_speed.json` to have it measured aga
 import contextlib
 import json
 import logging
-import mmap
 import os
 import tempfile
-import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from tpid.memory.prefetch import MAX_READS, READ_BYTES
-from tpid.pack.direct import open_direct
+from tpid.errors import LoadError
+from tpid.memory.prefetch import READ_BYTES
+from tpid.memory.read_speed import chunks_of, direct_read_bytes_s
 from tpid.pack.staging import write_whole
 
 log = logging.getLogger(__name__)
@@ -50,40 +48,16 @@ def disk_bytes_s(models: Path, state_dir: Path) -> float:
             bytes_s = measure_bytes_s(files)
         measured = _Measured(file_system, bool(packs), bytes_s)
         write_whole(state_dir / CACHE_NAME, json.dumps(asdict(measured)).encode())
-    except OSError as error:
-        log.warning("disk_not_measured directory=%s reason=%r", models, error.strerror)
+    except (OSError, LoadError) as error:
+        log.warning("disk_not_measured directory=%s reason=%r", models, str(error))
         return 0.0
     log.info("disk_measured directory=%s bytes_s=%.0f", models, bytes_s)
     return bytes_s
 
 
 def measure_bytes_s(files: Sequence[Path]) -> float:
-    """Direct reads over the files from their start, for half a second at most. Raises OSError."""
-    chunks = iter([(path, offset) for path in files for offset in range(0, path.stat().st_size, READ_BYTES)])
-    deadline = time.perf_counter() + MOST_S
-
-    def read_on() -> int:
-        """Take one chunk after the other, as long as there are any."""
-        done, opened = 0, (Path(), -1)
-        with mmap.mmap(-1, READ_BYTES) as buffer:  # page-aligned, as direct I/O asks
-            try:
-                while time.perf_counter() < deadline and (chunk := next(chunks, None)) is not None:
-                    path, offset = chunk
-                    if path != opened[0]:
-                        if opened[1] >= 0:
-                            os.close(opened[1])
-                        opened = path, open_direct(path)[0]
-                    done += os.preadv(opened[1], [buffer], offset)
-            finally:
-                if opened[1] >= 0:
-                    os.close(opened[1])
-        return done
-
-    started = time.perf_counter()
-    with ThreadPoolExecutor(MAX_READS) as threads:
-        readers = [threads.submit(read_on) for _ in range(MAX_READS)]
-        done = sum(reader.result() for reader in readers)
-    return done / (time.perf_counter() - started)
+    """Direct reads over the files from their start, for half a second at most. Raises OSError or LoadError."""
+    return direct_read_bytes_s(chunks_of((path, 0, path.stat().st_size) for path in files), MOST_S)
 
 
 def _largest_files(models: Path) -> list[Path]:

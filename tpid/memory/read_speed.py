@@ -1,0 +1,58 @@
+"""How fast direct reads are that have nothing else to do: as many, as large, into such memory as those of a pass."""
+
+import os
+import time
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from threading import Lock
+
+from tpid.memory.buffers import page_aligned
+from tpid.memory.prefetch import MAX_READS, READ_BYTES
+from tpid.pack.direct import open_direct, read_at
+from tpid.pack.geometry import ALIGN_BYTES
+
+Range = tuple[Path, int, int]  # of a file: offset, a multiple of 4096, and bytes
+
+
+def chunks_of(ranges: Iterable[Range]) -> Iterator[Range]:
+    """What one read takes each."""
+    for path, offset, size in ranges:
+        for done in range(0, size, READ_BYTES):
+            yield path, offset + done, min(READ_BYTES, size - done)
+
+
+def direct_read_bytes_s(chunks: Iterator[Range], most_s: float) -> float:
+    """Takes chunks until there are no more or `most_s` have passed. Raises OSError or LoadError."""
+    lock, opened = Lock(), dict[Path, int]()
+    buffers = [page_aligned(READ_BYTES) for _ in range(MAX_READS)]
+    for buffer in buffers:
+        buffer.fill(0)  # its pages come now, not with the first read
+
+    def next_chunk() -> tuple[int, int, int] | None:
+        with lock:
+            chunk = next(chunks, None)
+            if chunk is None:
+                return None
+            path, offset, size = chunk
+            if path not in opened:
+                opened[path] = open_direct(path)[0]
+            return opened[path], offset, size
+
+    def read_on(out: memoryview) -> int:
+        done = 0
+        while time.perf_counter() < deadline and (chunk := next_chunk()) is not None:
+            descriptor, offset, size = chunk
+            whole_pages = -(-size // ALIGN_BYTES) * ALIGN_BYTES  # also where the file ends before
+            done += read_at(descriptor, out[:whole_pages], offset)
+        return done
+
+    try:
+        started = time.perf_counter()
+        deadline = started + most_s
+        with ThreadPoolExecutor(MAX_READS) as threads:
+            done = sum(threads.map(read_on, map(memoryview, buffers)))
+        return done / (time.perf_counter() - started)
+    finally:
+        for descriptor in opened.values():
+            os.close(descriptor)
