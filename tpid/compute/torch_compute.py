@@ -10,10 +10,11 @@ from tpid.model.spec import ModelSpec
 from tpid.model.weights import F32
 from tpid.pack.geometry import Share, UnitGeometry
 
-_ROWS = 2048
-_COLUMNS = 4096  # 32 MiB in fp32: larger than the caches of most devices
-_ROUNDS = 7
+_COLUMNS = 4096
+_READ_ROWS = 8192  # 128 MiB in fp32: several times the caches of most devices
+_READ_ROUNDS = 7
 _TOKENS = 64
+_MATMUL_ROWS = 2048
 _MATMUL_ROUNDS = 3  # on a small processor each takes a tenth of a second
 
 
@@ -33,12 +34,12 @@ class TorchCompute:
 
     @torch.inference_mode()
     def measure_read_bytes_s(self) -> float:
-        """The median of a few; takes some 50 ms."""
-        weights = torch.ones(_ROWS, _COLUMNS)
+        """The median of a few; takes some 100 ms."""
+        weights = torch.ones(_READ_ROWS, _COLUMNS)
         vector = torch.ones(_COLUMNS)
         torch.mv(weights, vector)
         times = []
-        for _ in range(_ROUNDS):
+        for _ in range(_READ_ROUNDS):
             started = time.perf_counter()
             torch.mv(weights, vector)
             times.append(time.perf_counter() - started)
@@ -47,7 +48,7 @@ class TorchCompute:
     @torch.inference_mode()
     def measure_matmul_flops_s(self) -> float:
         """The best of a few."""
-        weights, tokens = torch.ones(_ROWS, _COLUMNS), torch.ones(_TOKENS, _COLUMNS)
+        weights, tokens = torch.ones(_MATMUL_ROWS, _COLUMNS), torch.ones(_TOKENS, _COLUMNS)
         times = []
         for _ in range(_MATMUL_ROUNDS):
             started = time.perf_counter()
