@@ -1,7 +1,10 @@
 """A model that is made up in memory, in any mix of formats, and the way back from a pack to its matrices."""
 
-from collections.abc import Callable, Mapping
+import os
+import subprocess
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -131,3 +134,19 @@ def read_matrix() -> Callable[[Pack, str], F32]:
         return _join_units(read_range(where).reshape(geometry.n_units, geometry.stride_bytes), geometry, matrix)
 
     return read
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A real file system of 2 MB."""
+    if os.geteuid() != 0:
+        pytest.skip("only root may mount")
+    path = tmp_path / "disk"
+    path.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(path)]
+    if subprocess.run(mount, check=False, capture_output=True).returncode != 0:
+        pytest.skip("tmpfs cannot be mounted here")
+    try:
+        yield path
+    finally:
+        subprocess.run(["umount", "--lazy", str(path)], check=True)

@@ -1,10 +1,8 @@
 """Fetching with a pip that does not reach out: what it leaves, says and costs."""
 
 import hashlib
-import os
 import subprocess
 import zipfile
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -74,22 +72,6 @@ def test_another_reason_is_told_as_pip_told_it(
     pip_that(monkeypatch, says="WARNING: slow\nERROR: No matching distribution found for x")
     with pytest.raises(PullError, match="No matching distribution found"):
         fetch(entry, tmp_path)
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A real file system of 2 MB."""
-    if os.geteuid() != 0:
-        pytest.skip("only root may mount")
-    path = tmp_path / "disk"
-    path.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(path)]
-    if subprocess.run(mount, check=False, capture_output=True).returncode != 0:
-        pytest.skip("tmpfs cannot be mounted here")
-    try:
-        yield path
-    finally:
-        subprocess.run(["umount", "--lazy", str(path)], check=True)
 
 
 def test_a_real_disk_that_becomes_full_while_unpacking(entry: CatalogueEntry, tmp_path: Path, small_disk: Path) -> None:

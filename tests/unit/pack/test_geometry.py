@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tpid.model.spec import Architecture, ModelSpec, Rope
+from tests.unit.specs import SMOLLM2
 from tpid.model.weights import Format
 from tpid.pack.geometry import (
     ALIGN_BYTES,
@@ -13,21 +13,6 @@ from tpid.pack.geometry import (
     ffn_geometry,
     ffn_unit_columns,
     vocab_geometry,
-)
-
-SMOLLM2 = ModelSpec(
-    architecture=Architecture.LLAMA,
-    hidden_size=576,
-    n_layers=30,
-    n_heads=9,
-    n_kv_heads=3,
-    head_dim=64,
-    ffn_size=1536,
-    vocab_size=49152,
-    context_tokens=8192,
-    norm_eps=1e-5,
-    rope=Rope(100000.0),
-    tied_head=True,
 )
 
 

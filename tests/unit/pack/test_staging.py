@@ -3,8 +3,7 @@
 import errno
 import io
 import os
-import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -191,22 +190,6 @@ def test_a_models_dir_that_is_a_file_is_named(source_of: Sources, tmp_path: Path
     (tmp_path / "models").write_text("")
     with pytest.raises(PackError, match=rf"cannot write {tmp_path}/models"):
         import_pack(source_of(), tmp_path / "models" / "pack")
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A real file system of 2 MB."""
-    if os.geteuid() != 0:
-        pytest.skip("only root may mount")
-    path = tmp_path / "disk"
-    path.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(path)]
-    if subprocess.run(mount, check=False, capture_output=True).returncode != 0:
-        pytest.skip("tmpfs cannot be mounted here")
-    try:
-        yield path
-    finally:
-        subprocess.run(["umount", "--lazy", str(path)], check=True)
 
 
 def test_a_real_disk_that_is_too_small_is_refused_at_once(source_of: Sources, small_disk: Path) -> None:

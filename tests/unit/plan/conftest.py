@@ -5,24 +5,10 @@ from typing import Any
 
 import pytest
 
+from tests.unit.specs import SMOLLM2
 from tpid.device import DeviceId, DeviceProfile, Role
-from tpid.model.spec import Architecture, ModelSpec, Rope
 from tpid.plan.footprint import Workload
 
-SPEC = ModelSpec(
-    architecture=Architecture.LLAMA,
-    hidden_size=576,
-    n_layers=30,
-    n_heads=9,
-    n_kv_heads=3,
-    head_dim=64,
-    ffn_size=1536,
-    vocab_size=49152,
-    context_tokens=8192,
-    norm_eps=1e-5,
-    rope=Rope(100000.0),
-    tied_head=True,
-)
 PACK = "ab" * 32
 
 
@@ -57,7 +43,7 @@ def workload() -> Callable[..., Workload]:
 
     def make(**fields: Any) -> Workload:
         values: dict[str, Any] = {
-            "spec": SPEC,
+            "spec": SMOLLM2,
             "n_attn_units": 3,
             "n_ffn_units": 48,
             "attn_unit_weights": 576 * (192 + 64 + 64 + 192),
