@@ -31,6 +31,20 @@ def small_reads(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
+def go_on(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """Until it is set, no read begins."""
+    event = threading.Event()
+    read_at = direct_files.read_at
+
+    def held(descriptor: int, out: memoryview, offset: int) -> int:
+        event.wait()
+        return read_at(descriptor, out, offset)
+
+    monkeypatch.setattr(direct_files, "read_at", held)
+    return event
+
+
+@pytest.fixture
 def items(tmp_path: Path) -> list[Streamed]:
     return items_in(tmp_path)
 
@@ -108,18 +122,7 @@ def test_any_item_may_be_asked_for(items: list[Streamed]) -> None:
     run(items, use)
 
 
-def test_one_that_is_given_up_while_it_is_awaited_is_forgotten(
-    items: list[Streamed], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    go_on = threading.Event()
-    read_at = direct_files.read_at
-
-    def slow(descriptor: int, out: memoryview, offset: int) -> int:
-        go_on.wait()
-        return read_at(descriptor, out, offset)
-
-    monkeypatch.setattr(direct_files, "read_at", slow)
-
+def test_one_that_is_given_up_while_it_is_awaited_is_forgotten(items: list[Streamed], go_on: threading.Event) -> None:
     async def use(prefetcher: Prefetcher) -> None:
         waiting = asyncio.create_task(lease(prefetcher, 1))
         await asyncio.sleep(0)
@@ -310,16 +313,7 @@ def test_nothing_stays_open_and_the_ring_is_given_back(items: list[Streamed]) ->
         assert not thread.is_alive()
 
 
-def test_who_waits_when_it_is_closed_is_told(items: list[Streamed], monkeypatch: pytest.MonkeyPatch) -> None:
-    go_on = threading.Event()
-    read_at = direct_files.read_at
-
-    def slow(descriptor: int, out: memoryview, offset: int) -> int:
-        go_on.wait()
-        return read_at(descriptor, out, offset)
-
-    monkeypatch.setattr(direct_files, "read_at", slow)
-
+def test_who_waits_when_it_is_closed_is_told(items: list[Streamed], go_on: threading.Event) -> None:
     async def use(prefetcher: Prefetcher) -> None:
         waiting = asyncio.create_task(lease(prefetcher, 0))
         await asyncio.sleep(0)
