@@ -6,18 +6,15 @@ The daemon's own measure, over just the ranges that stream; beside it `fio`, whe
 import json
 import shutil
 import subprocess
-from collections.abc import Sequence
-from itertools import count
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import cycle
 from pathlib import Path
 
 from tpid.memory.prefetch import MAX_READS, READ_BYTES
-from tpid.memory.read_speed import Range, chunks_of, direct_read_bytes_s
+from tpid.memory.read_speed import chunks_of, direct_read_bytes_s
+from tpid.pack.reader import ByteRange
 
 READ_S, FIO_S = 1.0, 2.0
-
-
-def whole(files: Sequence[Path]) -> list[Range]:
-    return [(path, 0, path.stat().st_size) for path in files]
 
 
 def weight_files(pack: Path) -> list[Path]:
@@ -37,11 +34,11 @@ def fio_bytes_s(files: Sequence[Path]) -> float | None:
     return float(json.loads(done.stdout)["jobs"][0]["read"]["bw_bytes"])
 
 
-class DirectReader:
-    """Goes around over the ranges, each time on from where it was."""
+def around(ranges: Iterable[ByteRange]) -> Iterator[ByteRange]:
+    """Chunks for `direct_bytes_s`, from the first again when all were read."""
+    return cycle(chunks_of(ranges))
 
-    def __init__(self, ranges: Sequence[Range]) -> None:
-        self._chunks = (chunk for _ in count() for chunk in chunks_of(ranges))
 
-    def bytes_s(self) -> float:
-        return direct_read_bytes_s(self._chunks, READ_S)
+def direct_bytes_s(chunks: Iterator[ByteRange]) -> float:
+    """Over the next of them, as many as come in a second. Raises OSError or LoadError."""
+    return direct_read_bytes_s(chunks, READ_S)

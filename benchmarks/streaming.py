@@ -26,11 +26,13 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from direct_bandwidth import DirectReader, fio_bytes_s, weight_files, whole
+from direct_bandwidth import around, direct_bytes_s, fio_bytes_s, weight_files
 from make_model import DEFAULT_DIRECTORY, make_model
 from memory_cgroup import NoCgroupError, memory_cgroup
 from tpid.errors import TpidError
+from tpid.memory.read_speed import whole_file
 from tpid.model.weights import Format
+from tpid.pack.reader import ByteRange
 
 GB = 10**9
 TOKENS, QUICK_TOKENS = 12, 4
@@ -132,26 +134,25 @@ def measure(row: Row, pack: Path, arguments: argparse.Namespace, resident_s: flo
 def _run(command: Sequence[str], files: Sequence[Path]) -> tuple[dict[str, Any] | None, float, str]:
     """What it found, None where it failed; the disk's bandwidth in its pauses, or afterwards; its stderr."""
     found, readings = None, []
-    ranges = whole(files)
+    chunks = around(map(whole_file, files))
     with (
         tempfile.TemporaryFile("w+") as stderr,
         subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr, text=True) as process,
     ):
-        reader: DirectReader | None = None
         for line in process.stdout or ():
             told = json.loads(line)
             if "ranges" in told:
-                ranges = [(Path(path), offset, size) for path, offset, size in told["ranges"]] or ranges
+                if told["ranges"]:
+                    chunks = around(ByteRange(Path(path), offset, size) for path, offset, size in told["ranges"])
             elif "pause" in told and process.stdin is not None:
-                reader = reader or DirectReader(ranges)
-                readings.append(reader.bytes_s())
+                readings.append(direct_bytes_s(chunks))
                 process.stdin.write("\n")
                 process.stdin.flush()
             else:
                 found = told
         process.wait(END_TIMEOUT_S)
         if not readings:
-            readings.append(DirectReader(ranges).bytes_s())
+            readings.append(direct_bytes_s(chunks))
         stderr.seek(0)
         return found if process.returncode == 0 else None, statistics.median(readings), stderr.read()
 

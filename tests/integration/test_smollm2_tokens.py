@@ -6,18 +6,13 @@ import pytest
 import torch
 import transformers
 
-from tpid.compute.backend import BlockBytes
-from tpid.compute.forward import forward
-from tpid.compute.lockstep import run_lockstep
+from tests.ranks import Ranks, even_shares
 from tpid.compute.native.library import load
 from tpid.compute.native_compute import NativeCompute
 from tpid.compute.select import Compute
 from tpid.compute.torch_compute import TorchCompute
 from tpid.engine.text import load_text_model
-from tpid.model.batch import Segment
-from tpid.pack.embedding import EmbeddingRows
-from tpid.pack.geometry import Block, Half, Share, UnitRange
-from tpid.pack.reader import Pack, read_range
+from tpid.pack.reader import Pack
 
 N_TOKENS = 64
 # The native backend's KV cache is fp16: where the two likeliest tokens are closer than this, either may come first.
@@ -81,9 +76,9 @@ def expected(smollm2_gguf: Path, prompts: dict[str, list[int]]) -> dict[str, tup
 def test_greedy_tokens_equal_transformers(
     smollm2: Pack, prompts: dict[str, list[int]], expected: dict[str, tuple[list[int], float]], world_size: int
 ) -> None:
-    ranks = _Ranks(smollm2, TorchCompute(1), world_size)
+    ranks = ranks_of(smollm2, TorchCompute(1), world_size)
     for name, prompt in prompts.items():
-        assert ranks.greedy(prompt) == expected[name][0], name
+        assert greedy(ranks, prompt) == expected[name][0], name
 
 
 @pytest.mark.skipif(load() is None, reason="the native kernels are not built")
@@ -91,47 +86,25 @@ def test_greedy_tokens_equal_transformers(
 def test_greedy_tokens_of_the_native_backend_equal_transformers(
     smollm2: Pack, prompts: dict[str, list[int]], expected: dict[str, tuple[list[int], float]], world_size: int
 ) -> None:
-    ranks = _Ranks(smollm2, NativeCompute(1), world_size)
+    ranks = ranks_of(smollm2, NativeCompute(1), world_size)
     clear = [name for name, (_, gap) in expected.items() if gap >= CLEAR_GAP]
     assert len(clear) >= 5
     for name in clear:
-        assert ranks.greedy(prompts[name]) == expected[name][0], name
+        assert greedy(ranks, prompts[name]) == expected[name][0], name
 
 
-class _Ranks:
-    def __init__(self, pack: Pack, compute: Compute, world_size: int) -> None:
-        self.n_layers = pack.spec.n_layers
-        self.rows = EmbeddingRows(pack)
-        geometry = pack.manifest.head_geometry
-        units = read_range(pack.head_range()).reshape(geometry.n_units, geometry.stride_bytes)
-        self.head = compute.head(pack.spec, geometry, pack.final_norm())
-        self.head_weights = self.head.prepare(units, 0)
-        self.backends, self.weights = [], {}
-        for rank in range(world_size):
-            share = Share(*(self._part(pack, half, rank, world_size) for half in Half))
-            backend = compute.backend(pack.spec, share, n_slots=1, context_tokens=1024, max_tokens=512)
-            self.backends.append(backend)
-            for block in pack.manifest.blocks():
-                part = share.of(block.half)
-                unit = pack.geometry(block)
-                data = read_range(pack.block_range(block, part)).reshape(len(part), unit.stride_bytes)
-                content = BlockBytes(block, unit, part.start, data, pack.vectors(block.layer))
-                self.weights[rank, block] = backend.prepare(content)
+def ranks_of(pack: Pack, compute: Compute, world_size: int) -> Ranks:
+    shares = even_shares(pack, world_size)
+    backends = [compute.backend(pack.spec, share, n_slots=1, context_tokens=1024, max_tokens=512) for share in shares]
+    return Ranks(pack, shares, backends, compute.head(pack.spec, pack.manifest.head_geometry, pack.final_norm()))
 
-    @staticmethod
-    def _part(pack: Pack, half: Half, rank: int, world_size: int) -> UnitRange:
-        n_units = pack.geometry(Block(0, half)).n_units
-        return UnitRange(rank * n_units // world_size, (rank + 1) * n_units // world_size)
 
-    def greedy(self, prompt: list[int]) -> list[int]:
-        answer: list[int] = []
-        new, start = prompt, 0
-        while len(answer) < N_TOKENS:
-            hidden = self.rows.gather(new)
-            segments = (Segment(0, start, len(new)),)
-            walks = [forward(backend, self.n_layers, hidden.copy(), segments) for backend in self.backends]
-            result = run_lockstep(walks, lambda rank, block: self.weights[rank, block])[0]
-            start += len(new)
-            new = [int(self.head.logits(self.head_weights, result[-1:]).argmax())]
-            answer += new
-        return answer
+def greedy(ranks: Ranks, prompt: list[int]) -> list[int]:
+    answer: list[int] = []
+    new, start = prompt, 0
+    while len(answer) < N_TOKENS:
+        hidden = ranks.step([(0, start, new)])
+        start += len(new)
+        new = [int(ranks.head_logits(hidden[-1:]).argmax())]
+        answer += new
+    return answer

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from tpid.errors import LoadError
 from tpid.memory.prefetch import READ_BYTES
-from tpid.memory.read_speed import chunks_of, direct_read_bytes_s
+from tpid.memory.read_speed import chunks_of, direct_read_bytes_s, whole_file
 from tpid.pack.staging import write_whole
 
 log = logging.getLogger(__name__)
@@ -57,7 +57,7 @@ def disk_bytes_s(models: Path, state_dir: Path) -> float:
 
 def measure_bytes_s(files: Sequence[Path]) -> float:
     """Direct reads over the files from their start, for half a second at most. Raises OSError or LoadError."""
-    return direct_read_bytes_s(chunks_of((path, 0, path.stat().st_size) for path in files), MOST_S)
+    return direct_read_bytes_s(chunks_of(map(whole_file, files)), MOST_S)
 
 
 def _largest_files(models: Path) -> list[Path]:

@@ -11,40 +11,39 @@ from tpid.memory.buffers import page_aligned
 from tpid.memory.prefetch import MAX_READS, READ_BYTES
 from tpid.pack.direct import open_direct, read_at
 from tpid.pack.geometry import ALIGN_BYTES
-
-Range = tuple[Path, int, int]  # of a file: offset, a multiple of 4096, and bytes
-
-
-def chunks_of(ranges: Iterable[Range]) -> Iterator[Range]:
-    """What one read takes each."""
-    for path, offset, size in ranges:
-        for done in range(0, size, READ_BYTES):
-            yield path, offset + done, min(READ_BYTES, size - done)
+from tpid.pack.reader import ByteRange
 
 
-def direct_read_bytes_s(chunks: Iterator[Range], most_s: float) -> float:
+def whole_file(path: Path) -> ByteRange:
+    return ByteRange(path, 0, path.stat().st_size)
+
+
+def chunks_of(ranges: Iterable[ByteRange]) -> Iterator[ByteRange]:
+    """What one read takes each; offsets are multiples of 4096."""
+    for where in ranges:
+        for done in range(0, where.size_bytes, READ_BYTES):
+            yield ByteRange(where.path, where.offset + done, min(READ_BYTES, where.size_bytes - done))
+
+
+def direct_read_bytes_s(chunks: Iterator[ByteRange], most_s: float) -> float:
     """Takes chunks until there are no more or `most_s` have passed. Raises OSError or LoadError."""
     lock, opened = Lock(), dict[Path, int]()
     buffers = [page_aligned(READ_BYTES) for _ in range(MAX_READS)]
     for buffer in buffers:
         buffer.fill(0)  # its pages come now, not with the first read
 
-    def next_chunk() -> tuple[int, int, int] | None:
+    def next_chunk() -> ByteRange | None:
         with lock:
             chunk = next(chunks, None)
-            if chunk is None:
-                return None
-            path, offset, size = chunk
-            if path not in opened:
-                opened[path] = open_direct(path)[0]
-            return opened[path], offset, size
+            if chunk is not None and chunk.path not in opened:
+                opened[chunk.path] = open_direct(chunk.path)[0]
+            return chunk
 
     def read_on(out: memoryview) -> int:
         done = 0
         while time.perf_counter() < deadline and (chunk := next_chunk()) is not None:
-            descriptor, offset, size = chunk
-            whole_pages = -(-size // ALIGN_BYTES) * ALIGN_BYTES  # also where the file ends before
-            done += read_at(descriptor, out[:whole_pages], offset)
+            whole_pages = -(-chunk.size_bytes // ALIGN_BYTES) * ALIGN_BYTES  # also where the file ends before
+            done += read_at(opened[chunk.path], out[:whole_pages], chunk.offset)
         return done
 
     try:

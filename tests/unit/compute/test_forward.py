@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from tests.ranks import even_shares, torch_ranks, uneven_shares
 from tests.unit.compute.architectures import ARCHITECTURES, WAYS, judge, relative_error
-from tests.unit.compute.ranks import even_shares, torch_ranks, uneven_shares
 from tpid.pack.reader import Pack
 
 TOLERANCE = 1e-4

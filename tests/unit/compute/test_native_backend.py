@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch.nn import functional
 
+from tests.ranks import CONTEXT_TOKENS, Ranks, even_shares, torch_ranks, uneven_shares
 from tests.unit.compute.architectures import N_TOKENS, WAYS, judge, relative_error
-from tests.unit.compute.ranks import CONTEXT_TOKENS, Ranks, even_shares, torch_ranks, uneven_shares
 from tpid.compute.native.library import Cores, kernel_names, load
 from tpid.compute.native_backend import NativeBackend, NativeHead
 from tpid.model.batch import Segment

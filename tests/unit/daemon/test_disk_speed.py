@@ -41,11 +41,18 @@ def add_pack(models: Path, size_bytes: int) -> Path:
     return path
 
 
-def test_files_of_any_length_are_measured(tmp_path: Path) -> None:
-    files = [tmp_path / "a", tmp_path / "b"]
-    for file, size in zip(files, ((1 << 20) + 4097, 1), strict=True):
+def test_reads_all_bytes_of_files_of_any_length(
+    tmp_path: Path, read_bytes: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(disk_speed, "MOST_S", 1000.0)
+    files = [tmp_path / "a", tmp_path / "b", tmp_path / "c"]
+    sizes = [5 << 20, 1, (2 << 20) + 4097]
+    for file, size in zip(files, sizes, strict=True):
         file.write_bytes(os.urandom(size))
+    descriptors = len(os.listdir("/proc/self/fd"))
     assert measure_bytes_s(files) > 0
+    assert sum(read_bytes) == sum(sizes)
+    assert len(os.listdir("/proc/self/fd")) == descriptors
 
 
 def test_a_scratch_file_stands_for_packs_and_is_gone(places: tuple[Path, Path], measured: Measured) -> None:
