@@ -21,6 +21,7 @@
     │   └── VersionMismatchError    the peer speaks another version of the protocol
     ├── ClusterError
     │   ├── DeviceLostError         a device of the plan is gone
+    │   ├── RankFailedError         a device of the plan is there and did not do its part
     │   ├── NotCoordinatorError     this device may not, or cannot now, coordinate
     │   ├── MemoryPlanError         the devices together cannot hold the model
     │   ├── LoadError               a device could not load its share
@@ -34,7 +35,7 @@ depend on it. The message is one sentence with the device and the numbers in
 it; `hint`, where there is one, says what to do next.
 """
 
-from typing import ClassVar
+from typing import ClassVar, Self
 
 
 class TpidError(Exception):
@@ -46,6 +47,12 @@ class TpidError(Exception):
         super().__init__(message)
         self.message = message
         self.hint = hint
+
+    def again(self) -> Self:
+        """The same error for another to raise. What is kept and raised itself would keep alive all that it passed."""
+        twin = type(self).__new__(type(self), *self.args)
+        twin.__dict__.update(self.__dict__)
+        return twin
 
     def __str__(self) -> str:
         return f"{self.message} {self.hint}" if self.hint else self.message
@@ -129,6 +136,10 @@ class ClusterError(TpidError):
 
 class DeviceLostError(ClusterError):
     code = "device_lost"
+
+
+class RankFailedError(ClusterError):
+    code = "rank_failed"
 
 
 class NotCoordinatorError(ClusterError):

@@ -254,6 +254,9 @@ class Cluster:
             if prompt:
                 self._wait_with_prompt(-1)
 
+    def blame(self, device_id: DeviceId, reason: str) -> None:
+        _logger.warning("blamed device=%s reason=%r", device_id, reason)
+
     def bump_term(self) -> int:
         """A new term, for a new plan. Raises LocalProtocolError unless this device coordinates."""
         self._feed(BumpTerm())

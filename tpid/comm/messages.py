@@ -68,6 +68,7 @@ class Kind(IntEnum):
     UNLOAD = 34
     FAILED = 35
     DISK_USE = 36
+    PROGRESS = 37
 
     START = 48
     PARTIAL = 49
@@ -189,6 +190,18 @@ class DiskUse(Message):
     stall_s: Measured
 
 
+class Progress(Message):
+    """Worker to coordinator, twice a second while it loads or computes: it is at work.
+
+    `done` of `total` are bytes of a load, or steps of the pass that is named.
+    """
+
+    term: Term
+    pass_id: PassId | None = None  # None: a load
+    done: Size
+    total: Size
+
+
 class Abort(Message):
     """Coordinator to worker: drop this pass; its tokens are not part of any sequence."""
 
@@ -213,6 +226,7 @@ CONTROL_MESSAGES: Final[dict[Kind, type[Message]]] = {
     Kind.UNLOAD: Unload,
     Kind.FAILED: Failed,
     Kind.DISK_USE: DiskUse,
+    Kind.PROGRESS: Progress,
     Kind.ABORT: Abort,
 }
 

@@ -1,0 +1,86 @@
+"""A request's way to logits: through the plan at hand, and through the next one where a device fails.
+
+The tokens are here, so nothing is lost with a device: the plan is made anew over those that are left, they compute the
+tokens once more, and the answer goes on where it was.
+"""
+
+import logging
+import time
+from typing import Final
+
+from tpid.engine.coordinator import Coordinator
+from tpid.engine.executor import Executor
+from tpid.engine.sequence import TokenSequence
+from tpid.errors import DeviceLostError, RankFailedError
+from tpid.memory.weights import LoadProgress
+from tpid.model.weights import F32
+from tpid.pack.reader import Pack
+
+log = logging.getLogger(__name__)
+
+MAX_FAILURES: Final = 5  # one after the other without a token between them: then it is not the devices
+
+
+class Runner:
+    """For one request; the lease stays here meanwhile."""
+
+    def __init__(self, coordinator: Coordinator, pack: Pack, progress: LoadProgress) -> None:
+        self.pack = pack
+        self.n_recoveries = 0  # plans that broke in the middle of an answer
+        self._coordinator = coordinator
+        self._progress = progress
+        self._executor: Executor | None = None
+        self._failures = 0
+
+    async def executor(self) -> Executor:
+        """That of a plan which holds now; made anew where a device fails meanwhile.
+
+        Raises what `Coordinator.executor_for` raises; a device's failure only where it goes on failing.
+        """
+        while self._executor is None or self._executor.failure is not None:
+            self._executor = None
+            try:
+                self._executor = await self._coordinator.executor_for(self.pack, self._progress)
+            except (DeviceLostError, RankFailedError) as error:
+                self._count(error)
+        return self._executor
+
+    async def attach(self, sequence: TokenSequence) -> None:
+        """Begin with what the KV caches have of the sequence."""
+        (await self.executor()).attach(sequence)
+
+    async def advance(self, sequence: TokenSequence) -> F32:
+        """Logits [vocab] fp32 after the last token of an attached sequence, whatever becomes of other devices.
+
+        Raises what went wrong on this one; MemoryPlanError where those that are left cannot hold the model.
+        """
+        while True:
+            executor = await self.executor()
+            try:
+                logits = await executor.advance(sequence)
+            except (DeviceLostError, RankFailedError) as error:
+                self._count(error)
+                executor.fail(error)
+                await self._recover(sequence)
+            else:
+                self._failures = 0
+                return logits
+
+    async def _recover(self, sequence: TokenSequence) -> None:
+        began_s = time.perf_counter()
+        self.n_recoveries += 1
+        await self.attach(sequence)
+        log.info(
+            "recovered model=%s tokens=%d cached=%d took_s=%.3f",
+            self.pack.name,
+            len(sequence.ids),
+            sequence.n_computed,
+            time.perf_counter() - began_s,
+        )
+
+    def _count(self, error: DeviceLostError | RankFailedError) -> None:
+        """Raises the error where it is one too many."""
+        self._failures += 1
+        log.warning("rank_failed model=%s failures=%d reason=%r", self.pack.name, self._failures, error.message)
+        if self._failures >= MAX_FAILURES:
+            raise error
