@@ -58,6 +58,8 @@ class StarHub(StarRank):
 
     def close(self) -> None:
         super().close()
+        for leaf in self._leaves:
+            del leaf.arrived  # which knows the leaf, and this hub
         self._leaves.clear()
         self._leaf_of.clear()
         self._encoded = memoryview(b"")

@@ -5,7 +5,6 @@ tokens once more, and the answer goes on where it was.
 """
 
 import logging
-import time
 from typing import Final
 
 from tpid.engine.coordinator import Coordinator
@@ -29,7 +28,8 @@ class Runner:
         self.n_recoveries = 0  # plans that broke in the middle of an answer
         self._coordinator = coordinator
         self._progress = progress
-        self._executor: Executor | None = None
+        self._executor: Executor | None = None  # of the plan at hand
+        self._attached: Executor | None = None  # whose KV caches the sequence's count is about
         self._failures = 0
 
     async def executor(self) -> Executor:
@@ -38,7 +38,7 @@ class Runner:
         Raises what `Coordinator.executor_for` raises; a device's failure only where it goes on failing.
         """
         while self._executor is None or self._executor.failure is not None:
-            self._executor = None
+            self._executor = self._attached = None  # what is kept stays in memory
             try:
                 self._executor = await self._coordinator.executor_for(self.pack, self._progress)
             except (DeviceLostError, RankFailedError) as error:
@@ -47,7 +47,8 @@ class Runner:
 
     async def attach(self, sequence: TokenSequence) -> None:
         """Begin with what the KV caches have of the sequence."""
-        (await self.executor()).attach(sequence)
+        self._attached = await self.executor()
+        self._attached.attach(sequence)
 
     async def advance(self, sequence: TokenSequence) -> F32:
         """Logits [vocab] fp32 after the last token of an attached sequence, whatever becomes of other devices.
@@ -56,27 +57,18 @@ class Runner:
         """
         while True:
             executor = await self.executor()
+            if executor is not self._attached:  # its plan broke
+                await self.attach(sequence)
+                self.n_recoveries += 1
+                log.info("recovered model=%s tokens=%d", self.pack.name, len(sequence.ids))
             try:
                 logits = await executor.advance(sequence)
             except (DeviceLostError, RankFailedError) as error:
                 self._count(error)
                 executor.fail(error)
-                await self._recover(sequence)
             else:
                 self._failures = 0
                 return logits
-
-    async def _recover(self, sequence: TokenSequence) -> None:
-        began_s = time.perf_counter()
-        self.n_recoveries += 1
-        await self.attach(sequence)
-        log.info(
-            "recovered model=%s tokens=%d cached=%d took_s=%.3f",
-            self.pack.name,
-            len(sequence.ids),
-            sequence.n_computed,
-            time.perf_counter() - began_s,
-        )
 
     def _count(self, error: DeviceLostError | RankFailedError) -> None:
         """Raises the error where it is one too many."""
