@@ -95,6 +95,7 @@ class Cluster:
         )
         self._handler: Handler | None = None
         self._waiting_prompts = 0
+        self._out: dict[DeviceId, float] = {}
         self._actions: deque[Action] = deque()
         self._performing = False
         self._rearm = asyncio.Event()
@@ -174,7 +175,10 @@ class Cluster:
     @property
     def lease(self) -> Lease | None:
         """What this device may plan with; None unless it coordinates."""
-        return self._election.lease
+        lease = self._election.lease
+        now = asyncio.get_running_loop().time()
+        out = {d for d, until in self._out.items() if until > now}
+        return Lease(lease.term, lease.devices - out) if lease is not None else None
 
     async def wait_for(self, predicate: Callable[[], bool]) -> None:
         """Wait until `predicate`, about this cluster, is true."""
@@ -255,7 +259,9 @@ class Cluster:
                 self._wait_with_prompt(-1)
 
     def blame(self, device_id: DeviceId, reason: str) -> None:
+        """TEMPORARY"""
         _logger.warning("blamed device=%s reason=%r", device_id, reason)
+        self._out[device_id] = asyncio.get_running_loop().time() + 10.0
 
     def bump_term(self) -> int:
         """A new term, for a new plan. Raises LocalProtocolError unless this device coordinates."""
