@@ -21,8 +21,10 @@ import asyncio
 import contextlib
 import logging
 import random
+import time
 from collections import deque
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from types import TracebackType
 from typing import Literal, Self
 
@@ -52,6 +54,7 @@ from tpid.cluster.lease import (
 from tpid.cluster.lease import Changed as LeaseChanged
 from tpid.cluster.membership import Membership
 from tpid.cluster.settings import ClusterSettings
+from tpid.cluster.sit_out import SitOut
 from tpid.cluster.status import ClusterStatus, DeviceStatus, SightedDevice
 from tpid.comm.connection import Connection
 from tpid.comm.listener import Listener
@@ -95,7 +98,7 @@ class Cluster:
         )
         self._handler: Handler | None = None
         self._waiting_prompts = 0
-        self._out: dict[DeviceId, float] = {}
+        self._sit_out = SitOut()
         self._actions: deque[Action] = deque()
         self._performing = False
         self._rearm = asyncio.Event()
@@ -174,11 +177,10 @@ class Cluster:
 
     @property
     def lease(self) -> Lease | None:
-        """What this device may plan with; None unless it coordinates."""
+        """What this device may plan with, without those that sit out; None unless it coordinates."""
         lease = self._election.lease
-        now = asyncio.get_running_loop().time()
-        out = {d for d, until in self._out.items() if until > now}
-        return Lease(lease.term, lease.devices - out) if lease is not None else None
+        out = self._sit_out.out(time.monotonic())
+        return replace(lease, devices=lease.devices - out.keys()) if lease is not None else None
 
     async def wait_for(self, predicate: Callable[[], bool]) -> None:
         """Wait until `predicate`, about this cluster, is true."""
@@ -208,6 +210,7 @@ class Cluster:
 
     def _device_status(self) -> tuple[DeviceStatus, ...]:
         granted = self.lease.devices if self.lease else frozenset[DeviceId]()
+        out = self._sit_out.out(time.monotonic())
         mine = self._profile
         me = DeviceStatus(
             profile=mine,
@@ -225,6 +228,7 @@ class Cluster:
                 is_me=False,
                 coordinates=self.coordinator == peer_id,
                 granted=peer_id in granted,
+                sits_out=out.get(peer_id),
             )
             for peer_id, connection in self.peers.items()
         )
@@ -259,9 +263,10 @@ class Cluster:
                 self._wait_with_prompt(-1)
 
     def blame(self, device_id: DeviceId, reason: str) -> None:
-        """TEMPORARY"""
-        _logger.warning("blamed device=%s reason=%r", device_id, reason)
-        self._out[device_id] = asyncio.get_running_loop().time() + 10.0
+        """The device did not do its part of a plan: it is no part of the lease for a while."""
+        seconds = self._sit_out.blame(device_id, reason, time.monotonic())
+        _logger.warning("sits_out device=%s seconds=%.0f reason=%r", self._name(device_id), seconds, reason)
+        self._changed.notify()
 
     def bump_term(self) -> int:
         """A new term, for a new plan. Raises LocalProtocolError unless this device coordinates."""
