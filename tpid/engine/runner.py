@@ -25,7 +25,6 @@ class Runner:
 
     def __init__(self, coordinator: Coordinator, pack: Pack, progress: LoadProgress) -> None:
         self.pack = pack
-        self.n_recoveries = 0  # plans that broke in the middle of an answer
         self._coordinator = coordinator
         self._progress = progress
         self._executor: Executor | None = None  # of the plan at hand
@@ -59,7 +58,6 @@ class Runner:
             executor = await self.executor()
             if executor is not self._attached:  # its plan broke
                 await self.attach(sequence)
-                self.n_recoveries += 1
                 log.info("recovered model=%s tokens=%d", self.pack.name, len(sequence.ids))
             try:
                 logits = await executor.advance(sequence)
