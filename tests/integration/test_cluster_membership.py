@@ -22,7 +22,7 @@ from tpid.device import DeviceId, DeviceProfile, Role
 from tpid.errors import DeviceLostError, ListenError, LocalProtocolError, NotCoordinatorError, TpidError
 
 PATIENCE_S = 30.0  # a test that waits longer has failed
-ELECTION = ElectionSettings(ttl_s=1.5, idle_delay_s=0.05, idle_jitter_s=0.1)
+ELECTION = ElectionSettings(ttl_s=4.0, idle_delay_s=0.05, idle_jitter_s=0.1)
 BACKOFF = Backoff(first_s=0.02, most_s=0.2)
 
 

@@ -252,7 +252,7 @@ class Cluster:
             self._wait_with_prompt(1)
         try:
             async with asyncio.timeout(wait_s):
-                await self._changed.wait_for(lambda: self._election.ready or self._election.busy)
+                await self._answered()
             if prompt:
                 self._feed(Busy(True))
             return self._held_lease()
@@ -261,6 +261,25 @@ class Cluster:
         finally:
             if prompt:
                 self._wait_with_prompt(-1)
+
+    async def _answered(self) -> None:
+        """Until this device holds its lease and knows of all others; of those that say nothing, not for long."""
+        while True:
+            try:
+                async with asyncio.timeout(self._settings.quiet_s):
+                    await self._changed.wait_for(self._may_start)
+                    return
+            except TimeoutError:
+                if not self._election.holding or self._election.refusing:
+                    continue  # the one who answers has a reason, and the caller's patience is longer
+            for quiet in self._election.unanswered:
+                self.blame(quiet, f"it did not say for {self._settings.quiet_s:g} s whether it gives its lease")
+            return
+
+    def _may_start(self) -> bool:
+        election = self._election
+        quiet = election.unanswered - self._sit_out.out(time.monotonic()).keys()
+        return election.busy or (election.holding and not quiet and not election.refusing)
 
     def blame(self, device_id: DeviceId, reason: str) -> None:
         """The device did not do its part of a plan: it is no part of the lease for a while."""
