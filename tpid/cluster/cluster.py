@@ -52,6 +52,7 @@ from tpid.cluster.lease import (
     Want,
 )
 from tpid.cluster.lease import Changed as LeaseChanged
+from tpid.cluster.long_lived import lives
 from tpid.cluster.membership import Membership
 from tpid.cluster.settings import ClusterSettings
 from tpid.cluster.sit_out import SitOut
@@ -119,9 +120,10 @@ class Cluster:
             settings=self._settings.comm,
         )
         await self._tasks.__aenter__()
-        self._own_tasks.append(self._tasks.create_task(self._keep_time(), name="election-timer"))
+        port = self._listener.port
+        self._own_tasks.append(self._tasks.create_task(lives("election-timer", self._keep_time), name="election-timer"))
         if self._settings.mdns:
-            discovery = self._discovery.run(self._listener.port)
+            discovery = lives("discovery", lambda: self._discovery.run(port))
             self._own_tasks.append(self._tasks.create_task(discovery, name="discovery"))
         self._membership.start(self._tasks, self._static_peers)
         self._feed(Tick())

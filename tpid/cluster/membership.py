@@ -24,6 +24,7 @@ from tpid.cluster.address import Address
 from tpid.cluster.backoff import Backoff
 from tpid.cluster.changed import Changed
 from tpid.cluster.discovery import Sighting
+from tpid.cluster.long_lived import lives
 from tpid.cluster.status import FailedDial
 from tpid.comm.connection import Connection, Receiver
 from tpid.comm.listener import dial
@@ -223,7 +224,8 @@ class Membership:
         if self._tasks is None or target.address in self._targets:
             return
         self._targets[target.address] = target
-        target.task = self._tasks.create_task(self._keep_connected(target), name=f"dial-{target.address}")
+        name = f"dial-{target.address}"
+        target.task = self._tasks.create_task(lives(name, lambda: self._keep_connected(target)), name=name)
 
     def _connected(self, target: _Target) -> bool:
         connection = self._peers.get(target.device_id) if target.device_id is not None else None
