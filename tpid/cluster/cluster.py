@@ -117,6 +117,7 @@ class Cluster:
             hello=self._hello,
             accept=self._membership.accept,
             on_connection=self._membership.adopt,
+            on_refused=self._membership.refused,
             settings=self._settings.comm,
         )
         await self._tasks.__aenter__()
