@@ -159,7 +159,7 @@ class PassDroppedError(ClusterError):
 
 
 class RefusedError(ClusterError):
-    """`reason_code` is "other_cluster", "self", or the code of the error that the listener's owner refused with."""
+    """`reason_code` is "other_cluster", "self", "cloned", or the code of what the listener's owner refused with."""
 
     code = "refused"
 

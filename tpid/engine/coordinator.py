@@ -74,8 +74,8 @@ class Coordinator:
         is_rank = plan is not None and bool(plan.rank_of(connection.peer.id))
         return Standing.RANK if is_rank else Standing.MEMBER
 
-    async def executor_for(self, pack: Pack, progress: LoadProgress) -> Executor:
-        """An executor over all devices that gave their lease.
+    async def executor_for(self, pack: Pack, progress: LoadProgress, *, alone: bool = False) -> Executor:
+        """An executor over all devices that gave their lease, or over this device `alone`.
 
         Raises RankFailedError or DeviceLostError where another device is to blame, ClusterError, PackError or
         LoadError.
@@ -83,7 +83,7 @@ class Coordinator:
         lease = self._cluster.lease
         if lease is None:
             raise NotCoordinatorError("The lease was lost before the plan was made.", hint="Try again.")
-        workers = [peer.peer for id, peer in self._cluster.peers.items() if id in lease.devices]
+        workers = [peer.peer for id, peer in self._cluster.peers.items() if id in lease.devices and not alone]
         if self.executor is not None and self._still_good(self.executor, pack, workers):
             return self.executor
         self.drop("a new plan is made")

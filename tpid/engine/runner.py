@@ -10,7 +10,7 @@ from typing import Final
 from tpid.engine.coordinator import Coordinator
 from tpid.engine.executor import Executor
 from tpid.engine.sequence import TokenSequence
-from tpid.errors import DeviceLostError, RankFailedError
+from tpid.errors import DeviceLostError, MemoryPlanError, RankFailedError, TpidError
 from tpid.memory.weights import LoadProgress
 from tpid.model.weights import F32
 from tpid.pack.reader import Pack
@@ -25,12 +25,12 @@ class Runner:
 
     def __init__(self, coordinator: Coordinator, pack: Pack, progress: LoadProgress) -> None:
         self.pack = pack
-        self.n_recoveries = 0  # plans that broke in the middle of an answer
         self._coordinator = coordinator
         self._progress = progress
         self._executor: Executor | None = None  # of the plan at hand
         self._attached: Executor | None = None  # whose KV caches the sequence's count is about
-        self._failures = 0
+        self._failures = 0  # one after the other
+        self._failure: TpidError | None = None  # the last of them
 
     async def executor(self) -> Executor:
         """That of a plan which holds now; made anew where a device fails meanwhile.
@@ -40,9 +40,14 @@ class Runner:
         while self._executor is None or self._executor.failure is not None:
             self._executor = self._attached = None  # what is kept stays in memory
             try:
-                self._executor = await self._coordinator.executor_for(self.pack, self._progress)
+                alone = self._failures == MAX_FAILURES - 1  # the last try is without those that went on failing
+                self._executor = await self._coordinator.executor_for(self.pack, self._progress, alone=alone)
             except (DeviceLostError, RankFailedError) as error:
                 self._count(error)
+            except MemoryPlanError:
+                if alone and self._failure is not None:
+                    raise self._failure from None  # which is why no more devices were tried
+                raise
         return self._executor
 
     async def attach(self, sequence: TokenSequence) -> None:
@@ -59,7 +64,6 @@ class Runner:
             executor = await self.executor()
             if executor is not self._attached:  # its plan broke
                 await self.attach(sequence)
-                self.n_recoveries += 1
                 log.info("recovered model=%s tokens=%d", self.pack.name, len(sequence.ids))
             try:
                 logits = await executor.advance(sequence)
@@ -73,6 +77,7 @@ class Runner:
     def _count(self, error: DeviceLostError | RankFailedError) -> None:
         """Raises the error where it is one too many."""
         self._failures += 1
+        self._failure = error.again()
         log.warning("rank_failed model=%s failures=%d reason=%r", self.pack.name, self._failures, error.message)
         if self._failures >= MAX_FAILURES:
             raise error

@@ -3,7 +3,8 @@
 import asyncio
 import gc
 from collections import Counter
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,16 @@ from tests.unit.engine.home import Device, Home
 from tpid.comm.messages import Abort, Failed, Kind, Loaded, Progress, Unload
 from tpid.comm.star import StarHub, StarLeaf
 from tpid.comm.tensors import TensorHeader
+from tpid.device import DeviceProfile
 from tpid.engine import rank_watch
 from tpid.engine.authority import Phase
 from tpid.engine.executor import Executor
 from tpid.engine.loaded import LoadedShare
-from tpid.errors import NumericError, RankFailedError, RemoteProtocolError, TpidError
+from tpid.errors import MemoryPlanError, NumericError, RankFailedError, RemoteProtocolError
 from tpid.memory.weights import Weights
 from tpid.pack.reader import Pack
+from tpid.plan.partition import PlanRequest, make_plan
+from tpid.plan.plan import Plan
 
 PROMPT = [5, 17, 301, 44, 9, 270, 3, 81, 12, 500, 77, 31, 8, 2, 599, 41, 6, 7]  # more than a pass
 N_TOKENS = 24
@@ -214,7 +218,15 @@ def test_numbers_of_this_device_that_are_none_are_one_error_and_the_next_answer_
     run(Home(pack, 2), scenario)
 
 
-def test_a_device_that_fails_again_and_again_ends_the_request(pack: Pack) -> None:
+@pytest.mark.parametrize("fits_alone", [True, False])
+def test_where_a_device_fails_again_and_again_this_one_answers_alone_if_it_can(
+    pack: Pack, undisturbed: list[int], fits_alone: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def only_together(request: PlanRequest, me: DeviceProfile, others: Sequence[DeviceProfile]) -> Plan:
+        if not others:
+            raise MemoryPlanError("73 MB are missing on device-0.")
+        return make_plan(request, me, others)
+
     async def scenario(home: Home) -> None:
         home.user.cluster.blame = lambda device, reason: None  # type: ignore[method-assign]
 
@@ -225,8 +237,12 @@ def test_a_device_that_fails_again_and_again_ends_the_request(pack: Pack) -> Non
             return False
 
         home.end_at(home.devices[1]).drops = fail
-        with pytest.raises(RankFailedError, match="device-1 failed: no disk"):
-            await home.answer(PROMPT, N_TOKENS)
+        if fits_alone:
+            assert await home.answer(PROMPT, N_TOKENS) == undisturbed
+        else:
+            monkeypatch.setattr("tpid.engine.coordinator.make_plan", only_together)
+            with pytest.raises(RankFailedError, match="device-1 failed: no disk"):
+                await home.answer(PROMPT, N_TOKENS)
         for _ in range(100):
             await asyncio.sleep(0)
         assert home.devices[1].engine.status().holding is None
@@ -321,15 +337,12 @@ def test_a_breach_of_the_protocol_is_blamed(pack: Pack, undisturbed: list[int]) 
     run(Home(pack, 2), scenario)
 
 
-def test_a_plan_above_the_workers_own_budget_is_refused(pack: Pack) -> None:
+def test_a_plan_above_the_workers_own_budget_is_refused(pack: Pack, undisturbed: list[int]) -> None:
     async def scenario(home: Home) -> None:
         worker = home.devices[1].engine._worker
-        worker._me = home.devices[1].profile.__class__(
-            **{f: getattr(worker._me, f) for f in worker._me.__slots__} | {"budget_bytes": 1000}
-        )
-        home.user.cluster.blame = lambda device, reason: None  # type: ignore[method-assign]
-        with pytest.raises(TpidError, match=r"device-1.*budget"):
-            await home.answer(PROMPT, 1)
+        worker._me = replace(worker._me, budget_bytes=1000)
+        assert await home.answer(PROMPT, N_TOKENS) == undisturbed
+        assert "budget" in home.user.cluster.blamed[home.devices[1].profile.id]
         assert worker.phase is Phase.IDLE
 
     run(Home(pack, 2), scenario)

@@ -70,8 +70,8 @@ INLINE const uint16_t *scales_at(const uint8_t *block, size_t row)
     return halves_at(block + KEY_BLOCK * row);
 }
 
-/* int8 keys of block number `index` as floats [head_stride][KEY_BLOCK], with the bias rotated to each position. A sum of
-   a hundred parts of it and one of a token is exact enough in fp32. scales: [cache_groups][KEY_BLOCK] of scratch. */
+/* int8 keys of block number `index` as floats [head_stride][KEY_BLOCK], with the bias rotated to each position. scales:
+   [cache_groups][KEY_BLOCK] of scratch. */
 INLINE void open_block(const uint8_t *block, const float *bias, const struct turns *turns, size_t index, int head_dim,
                        float *scales, float *keys)
 {
