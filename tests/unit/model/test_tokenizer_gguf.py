@@ -363,7 +363,7 @@ def test_empty_and_unused_tokens_get_texts_of_their_own() -> None:
     assert tokenizer.encode("ab", add_special=False) == [2]
     assert [tokenizer.id_to_token(id) for id in (4, 5, 8)] == ["[EMPTY_4]", "[EMPTY_5]", "<f>"]
     assert tokenizer.id_to_token(0) == "a"
-    assert any("2 tokens without text" in note for note in files.notes)
+    assert any("tokens without text: 2" in note for note in files.notes)
 
 
 def test_a_text_of_two_tokens_is_refused_with_advice_that_fits_a_gguf_file() -> None:

@@ -159,7 +159,7 @@ class _Fields:
         for id in empty:
             tokens[id] = f"[EMPTY_{id}]"
         if empty:
-            self.notes.append(f"The GGUF file has {len(empty)} tokens without text, the first of id {empty[0]}.")
+            self.notes.append(f"The GGUF file has tokens without text: {len(empty)}, the first with id {empty[0]}.")
         taken = set()
         for id, token in enumerate(tokens):
             if token in taken and types[id] == TokenType.UNUSED:
