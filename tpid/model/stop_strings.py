@@ -55,10 +55,10 @@ class StopStrings:
         if self._stopped:
             return "", True
         n_emitted = self._n_shown - len(self._held)
+        seeing = [matcher for matcher in self._matchers if matcher.sees_hidden or not hidden]
         for at, character in enumerate(text, start=1):
             begun_at = self._n_shown
             self._n_shown += not hidden
-            seeing = [matcher for matcher in self._matchers if matcher.sees_hidden or not hidden]
             complete = [matcher for matcher in seeing if matcher.push(character, begun_at)]
             if complete:
                 self._stopped = True
