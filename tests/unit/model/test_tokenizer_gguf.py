@@ -325,6 +325,19 @@ def test_marks_of_the_template_are_whole_whatever_their_types(
     assert "<think>" in " ".join(files.notes)
 
 
+def test_sentencepiece_without_types_still_spells_with_bytes(sentence_pieces: Metadata) -> None:
+    """As llama.cpp, which finds a byte's token by its text."""
+    files = tokenizer_files_from_gguf(sentence_pieces | _ggml(token_type=None))
+    theirs, ours = _tokenizer(sentence_pieces), Tokenizer.from_json(files.tokenizer_json)
+    for line in mixed_lines(300):
+        if "<tool_call>" not in line:  # a whole token by its type alone
+            ids = theirs.encode(line, add_special=True)
+            assert ours.encode(line, add_special=True) == ids
+            assert ours.decode(ids) == theirs.decode(ids)
+    assert files.eos_ids == tokenizer_files_from_gguf(sentence_pieces).eos_ids
+    assert any("token_type" in note for note in files.notes)
+
+
 def test_a_letter_that_is_given_a_role_stays_a_letter(byte_level: Metadata) -> None:
     """Files give padding the id 0, which is `!` in a byte-level vocabulary."""
     id = byte_level["tokenizer.ggml.tokens"].index("!")

@@ -27,6 +27,9 @@ _HARMONY = ({"<|return|>", "<|call|>"}, {"<|flush|>", "<|call|>"}, {"<|flush|>",
 
 _MARKUP = re.compile(r"[<\[{].*[>\]}]", re.DOTALL)
 _CONTROL = re.compile(r"<[|｜].*[|｜]>", re.DOTALL)  # hidden in an answer, unlike <think>
+_BYTE = re.compile(r"<0x[0-9A-F]{2}>")
+_N_BYTES = 256
+_UNKNOWN = "<unk>"
 _WHOLE = (TokenType.CONTROL, TokenType.UNKNOWN, TokenType.USER_DEFINED)
 _SCANNED_CHARS = 1 << 16  # of a template
 _MAX_CANDIDATES = 1 << 12
@@ -69,6 +72,18 @@ def settle_special_tokens(
     ]
     ends = frozenset(declared | _ends_by_text(tokens, settled))
     return SpecialTokens(settled, ends, tuple(note for note in notes if note))
+
+
+def settle_bytes(tokens: Sequence[str], types: Sequence[int]) -> Sequence[int]:
+    """The types of a SentencePiece vocabulary; llama.cpp finds its bytes and the unknown token by their texts too."""
+    settled = list(types)
+    if TokenType.BYTE not in settled:
+        at = [id for id, token in enumerate(tokens) if _BYTE.fullmatch(token)]
+        for id in at if len(at) == _N_BYTES else ():
+            settled[id] = TokenType.BYTE
+    if TokenType.UNKNOWN not in settled and tokens[0] == _UNKNOWN:
+        settled[0] = TokenType.UNKNOWN
+    return settled
 
 
 def _is_ordinary(token: str, merged: Container[str]) -> bool:

@@ -11,7 +11,7 @@ from tokenizers import Tokenizer
 
 from tpid.errors import TokenizerError, UnsupportedModelError
 from tpid.model.byte_level_bpe import FAMILIES, Family, byte_level_tokenizer
-from tpid.model.gguf.special_tokens import SPECIAL_ROLES, SpecialTokens, settle_special_tokens
+from tpid.model.gguf.special_tokens import SPECIAL_ROLES, SpecialTokens, settle_bytes, settle_special_tokens
 from tpid.model.limits import MAX_VOCAB
 from tpid.model.sentencepiece_bpe import Pieces, derive_merges, sentencepiece_tokenizer
 from tpid.model.source import TokenizerFiles
@@ -99,6 +99,7 @@ def _sentencepiece(fields: "_Fields") -> TokenizerFiles:
     scores = fields.array("scores", float, MAX_VOCAB)
     if scores is None:
         raise TokenizerError(f"{_WHERE} has a SentencePiece vocabulary but no tokenizer.ggml.scores.")
+    types = settle_bytes(tokens, types)
     pieces = Pieces(tokens, scores[: len(tokens)], types, fields.flag("add_space_prefix", True))
     merges = fields.merges()
     if merges is None:
