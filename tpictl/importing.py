@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from tpictl.calls import OnProgress, import_model, imported_of, pull_model
+from tpictl.calls import OnNote, OnProgress, import_model, imported_of, pull_model
 from tpictl.client import Client
 from tpictl.outcome import print_json
 from tpictl.printable import printable_line
@@ -23,20 +23,20 @@ def run_import(
         raise ModelFileError(f"There is no file or directory {path}.")
     absolute = str(path.absolute())  # the daemon has another working directory
     body = {"path": absolute, "name": name, "format": format, "replace": replace}
-    _run(lambda show: import_model(client, body, show), as_json=as_json)
+    _run(lambda show, note: import_model(client, body, show, note), as_json=as_json)
 
 
 def run_pull(client: Client, name: str, *, format: str | None, replace: bool, as_json: bool) -> None:
     """Raises TpidError, and KeyboardInterrupt after saying how to go on."""
     body: Mapping[str, object] = {"name": name, "format": format, "replace": replace}
-    _run(lambda show: pull_model(client, body, show), as_json=as_json)
+    _run(lambda show, note: pull_model(client, body, show, note), as_json=as_json)
 
 
-def _run(work: Callable[[OnProgress], object], *, as_json: bool) -> None:
+def _run(work: Callable[[OnProgress, OnNote], object], *, as_json: bool) -> None:
     console = stderr_console()
     try:
         with StageBars(console) as bars:
-            answer = work(bars.show)
+            answer = work(bars.show, lambda note: console.print(f"Note: {note}", markup=False, soft_wrap=True))
     except KeyboardInterrupt:
         again = printable_line(shlex.join(["tpictl", *sys.argv[1:]]))
         console.print(f"Stopped. The same command goes on with what is done: {again}", markup=False, soft_wrap=True)

@@ -8,10 +8,9 @@ from typing import Literal, Protocol, TypeAlias
 
 from tpid.engine.sequence import TokenSequence
 from tpid.engine.text import TextModel
-from tpid.errors import ContextOverflowError
-from tpid.model.detokenizer import StreamDecoder
+from tpid.errors import ContextOverflowError, RequestError
+from tpid.model.answer_text import AnswerText
 from tpid.model.sampling import Sampler, SamplingParams
-from tpid.model.stop_strings import StopStrings
 from tpid.model.weights import F32
 
 
@@ -72,13 +71,12 @@ async def generate(
 ) -> AsyncGenerator[Text | Finished, None]:
     """Yields text as it becomes final, and Finished at the end.
 
-    Raises ChatTemplateError, ContextOverflowError, and what `Runner.advance` raises.
+    Raises ChatTemplateError, RequestError, ContextOverflowError, and what `Runner.advance` raises.
     """
     prompt = await asyncio.to_thread(text_model.encode_chat, request.messages)  # a hostile template takes seconds
     budget = _token_budget(len(prompt), request.max_tokens, context_tokens)
     sampler = Sampler(request.sampling)
-    decoder = StreamDecoder(text_model.tokenizer)
-    stops = StopStrings(request.stop)
+    answer = AnswerText(text_model.tokenizer, request.stop)
 
     started = time.perf_counter()
     sequence = TokenSequence(prompt)
@@ -96,7 +94,7 @@ async def generate(
         if id in text_model.eos_ids and not request.ignore_eos:
             reason = "stop"
             break
-        text, stopped = stops.push(decoder.push(id))
+        text, stopped = answer.push(id)
         if text:
             yield Text(text)
         if stopped:
@@ -105,15 +103,19 @@ async def generate(
         if sequence.n_answer >= budget:
             break
 
-    text, stopped = stops.push(decoder.flush())
-    rest = text if stopped else text + stops.flush()
-    if rest:
-        yield Text(rest)
+    text, stopped = answer.finish()
+    if text:
+        yield Text(text)
     yield Finished("stop" if stopped else reason, stats)
 
 
 def _token_budget(prompt_tokens: int, max_tokens: int | None, context_tokens: int) -> int:
-    """How many tokens the answer may have. Raises ContextOverflowError."""
+    """How many tokens the answer may have. Raises ContextOverflowError, and RequestError for a prompt of no tokens."""
+    if prompt_tokens == 0:
+        raise RequestError(
+            "The prompt is empty: the model's chat template writes nothing for these messages.",
+            hint="Send a user message with text in it.",
+        )
     room = context_tokens - prompt_tokens
     if room < 1:
         raise ContextOverflowError(

@@ -26,5 +26,7 @@ def load_text_model(pack: Pack) -> TextModel:
     """Raises PackError, TokenizerError or ChatTemplateError."""
     tokens = pack.manifest.tokens
     source = pack.chat_template()
-    template = ChatTemplate(source, tokens.bos_token, tokens.eos_token) if source is not None else None
+    template = None
+    if source is not None:
+        template = ChatTemplate(source, tokens.bos_token, tokens.eos_token, other_tokens=tokens.other_tokens)
     return TextModel(Tokenizer.from_json(pack.tokenizer_json()), template, frozenset(tokens.eos_ids))

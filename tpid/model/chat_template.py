@@ -5,6 +5,7 @@ Templates come with models of unknown origin: `tpid.model.template_sandbox` says
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
+from types import MappingProxyType
 
 from jinja2 import Template, TemplateError
 
@@ -26,13 +27,17 @@ class ChatTemplate:
         bos_token: str | None,
         eos_token: str | None,
         *,
+        other_tokens: Mapping[str, str] = MappingProxyType({}),
         now: Callable[[], datetime] = datetime.now,
     ) -> None:
-        """`now` is the clock of `strftime_now`. Raises ChatTemplateError where `source` is not a sound template."""
+        """The template knows the tokens by their names. `now` is the clock of `strftime_now`.
+
+        Raises ChatTemplateError where `source` is not a sound template.
+        """
         if len(source) > MAX_TEMPLATE_CHARS:
             raise ChatTemplateError(f"The chat template has {len(source)} characters, more than {MAX_TEMPLATE_CHARS}.")
         self._template = _compile(source, now)
-        tokens = {"bos_token": bos_token, "eos_token": eos_token}
+        tokens = {**other_tokens, "bos_token": bos_token, "eos_token": eos_token}
         self._tokens = {name: token for name, token in tokens.items() if token is not None}
 
     def render(

@@ -18,6 +18,7 @@ from tpid.model.limits import check_spec
 from tpid.model.source import TokenizerFiles
 from tpid.model.spec import ModelSpec
 from tpid.model.tensorfile import TensorEntry, read_header
+from tpid.model.token_rows import with_rows_only
 from tpid.model.tokenizer_files import tokenizer_files_from_directory
 from tpid.model.weightfile import U8, WeightFile, fingerprint
 from tpid.model.weights import F32, Format, HalfMatrix, Matrix, quantize
@@ -119,7 +120,8 @@ class HuggingFaceSource:
         return values
 
     def tokenizer(self) -> TokenizerFiles:
-        return tokenizer_files_from_directory(self._directory)
+        files = tokenizer_files_from_directory(self._directory)
+        return with_rows_only(files, self.spec.vocab_size, str(self._directory))
 
     def close(self) -> None:
         self._files.close()

@@ -51,6 +51,11 @@ class Tokenizer:
     def id_to_token(self, id: int) -> str | None:
         return self._backend.id_to_token(id)
 
+    @property
+    def special_tokens(self) -> frozenset[str]:
+        """The texts that decoding leaves out."""
+        return self._special
+
     def is_special(self, token: str) -> bool:
         """Whether decoding leaves `token` out."""
         return token in self._special

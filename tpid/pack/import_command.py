@@ -1,7 +1,8 @@
 """`python -m tpid.pack.import_command`: one import in a process of its own, progress as lines of JSON.
 
 A process of its own gives its memory back, can be ended at any moment, and cannot take the daemon with it.
-Each line is {"stage", "done_bytes", "total_bytes"}; the last is {"pack": {...}} or {"error": {...}}.
+Each line is {"stage", "done_bytes", "total_bytes"} or {"note": ...}, what had to be guessed; the last is
+{"pack": {...}} or {"error": {...}}.
 """
 
 import argparse
@@ -36,6 +37,7 @@ from tpid.pack.writer import import_pack
 
 INTERRUPTED = 130  # exit status, as shells give it for Ctrl-C
 MIN_REPORT_INTERVAL_S = 0.1
+MAX_NOTE_CHARS = 2000  # the daemon takes lines of 64 KiB
 
 # What to do where an error itself does not say.
 _HINTS: Mapping[type[ModelError], str] = {
@@ -76,7 +78,14 @@ def _import(arguments: argparse.Namespace) -> Pack:
     target: Path = arguments.target
     check_name(target.name)
     with _source_path(arguments, target.parent) as path, contextlib.closing(_open(path)) as source:
-        return import_pack(source, target, requested=arguments.format, replace=arguments.replace, progress=_Reporter())
+        return import_pack(
+            source,
+            target,
+            requested=arguments.format,
+            replace=arguments.replace,
+            progress=_Reporter(),
+            tell=lambda note: _say({"note": note[:MAX_NOTE_CHARS]}),
+        )
 
 
 def _open(path: Path) -> WeightSource:

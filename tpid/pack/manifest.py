@@ -90,6 +90,7 @@ class TokenEntry(_Part):
     bos_token: str | None
     eos_token: str | None
     eos_ids: list[int]
+    other_tokens: dict[str, str] = {}  # by the names that the chat template knows
 
 
 class Manifest(_Part):

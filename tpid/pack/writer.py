@@ -8,7 +8,7 @@ model.json is written, every byte is read back and checked, and one rename makes
 import contextlib
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,8 +54,9 @@ def import_pack(
     verify: bool = True,
     encode: UnitEncoder = encode_block,
     progress: ProgressCallback = lambda _: None,
+    tell: Callable[[str], None] = lambda _: None,
 ) -> Pack:
-    """Write `source` as the pack `target` and give it back, verified if asked for.
+    """Write `source` as the pack `target` and give it back, verified if asked for; `tell` what had to be guessed.
 
     Raises ModelError for the source's faults, DiskFullError, and PackError where `target` exists already or
     is being written by another import. After an error nothing is left; after an interruption the staging
@@ -63,6 +64,8 @@ def import_pack(
     """
     with staging_for(target, replace=replace) as staging:
         tokenizer = source.tokenizer()  # a cheap reason to refuse comes first
+        for note in tokenizer.notes:
+            tell(note)
         writer = _Writer(source, staging, requested, encode, progress)
         manifest = writer.write_all(tokenizer)
         write_whole(staging / MANIFEST_NAME, dump_manifest(manifest))
@@ -140,7 +143,10 @@ class _Writer:
             head=None if spec.tied_head else VocabEntry(format=vocab["head"], digests=digests[HEAD_NAME]["head.units"]),
             final_norm=digests[EMBED_NAME]["vectors"][0],
             tokens=TokenEntry(
-                bos_token=tokenizer.bos_token, eos_token=tokenizer.eos_token, eos_ids=list(tokenizer.eos_ids)
+                bos_token=tokenizer.bos_token,
+                eos_token=tokenizer.eos_token,
+                eos_ids=list(tokenizer.eos_ids),
+                other_tokens=dict(tokenizer.other_tokens),
             ),
             tokenizer=digest(tokenizer.tokenizer_json),
             chat_template=digest(template) if template is not None else None,

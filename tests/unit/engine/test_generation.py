@@ -12,7 +12,7 @@ from tokenizers import decoders, models, pre_tokenizers
 from tpid.engine.generation import Finished, GenerationRequest, Text, generate
 from tpid.engine.sequence import TokenSequence
 from tpid.engine.text import TextModel
-from tpid.errors import ChatTemplateError, ContextOverflowError
+from tpid.errors import ChatTemplateError, ContextOverflowError, RequestError
 from tpid.model.chat_template import ChatTemplate
 from tpid.model.sampling import SamplingParams
 from tpid.model.tokenizer import Tokenizer
@@ -120,6 +120,21 @@ def test_a_prompt_that_fills_the_context_is_refused_with_the_numbers(text_model:
     with pytest.raises(ContextOverflowError, match=rf"{length} tokens.*10"):
         run(runner, text_model, "a" * length)
     assert not runner.computed
+
+
+def test_a_prompt_without_tokens_is_refused(text_model: TextModel) -> None:
+    runner = ScriptedRunner("a")
+    with pytest.raises(RequestError, match="prompt is empty") as caught:
+        run(runner, text_model, "")
+    assert caught.value.hint is not None
+    assert not runner.computed
+
+
+def test_a_special_token_can_be_a_stop_string(text_model: TextModel) -> None:
+    without_ends = TextModel(text_model.tokenizer, text_model.template, frozenset())
+    texts, end = run(ScriptedRunner("hello"), without_ends, "say", stop=("o<end>",))
+    assert "".join(texts) == "hell"
+    assert (end.reason, end.stats.completion_tokens) == ("stop", 6)
 
 
 def test_a_model_without_a_template_cannot_chat(text_model: TextModel) -> None:

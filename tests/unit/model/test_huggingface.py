@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tokenizers
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import MistralConfig
@@ -352,7 +353,7 @@ def test_rows_and_names_that_are_not_there_are_the_callers_mistake(published: Pa
 
 
 def test_the_tokenizer_comes_from_the_directory(published: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    files = TokenizerFiles(b"{}", None, None, None, (2,))
+    files = TokenizerFiles(tokenizers.Tokenizer(tokenizers.models.BPE()).to_str().encode(), None, None, None, (2,))
     monkeypatch.setattr(huggingface, "tokenizer_files_from_directory", {published: files}.__getitem__)
     assert HuggingFaceSource(published).tokenizer() is files
 

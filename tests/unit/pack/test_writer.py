@@ -115,6 +115,14 @@ def test_the_same_import_gives_the_same_bytes_and_the_same_id(source: Any, tmp_p
     assert contents(one.directory) == contents(two.directory)
 
 
+def test_names_of_tokens_are_kept_and_notes_are_told(source_of: Sources, tmp_path: Path) -> None:
+    source, told = source_of(), []
+    source.files = TokenizerFiles(b"{}", "{{ pad_token }}", None, None, (0,), {"pad_token": "<pad>"}, ("one", "two"))
+    pack = import_pack(source, tmp_path / "pack", tell=told.append)
+    assert told == ["one", "two"]
+    assert pack.manifest.tokens.other_tokens == {"pad_token": "<pad>"}
+
+
 def contents(directory: Path) -> dict[str, bytes]:
     return {str(path.relative_to(directory)): path.read_bytes() for path in directory.rglob("*") if path.is_file()}
 

@@ -20,6 +20,7 @@ from tpid.model.inventory import Shape, check_inventory, matrix_shapes, vector_s
 from tpid.model.limits import MAX_HEAD_DIM, check_spec
 from tpid.model.source import TokenizerFiles
 from tpid.model.spec import Architecture, ModelSpec
+from tpid.model.token_rows import with_rows_only
 from tpid.model.weightfile import fingerprint
 from tpid.model.weights import F32, Format, Matrix
 
@@ -96,7 +97,8 @@ class GgufSource:
         return values
 
     def tokenizer(self) -> TokenizerFiles:
-        return tokenizer_files_from_gguf(self._model.metadata)
+        files = tokenizer_files_from_gguf(self._model.metadata)
+        return with_rows_only(files, self.spec.vocab_size, "The GGUF file")
 
     def close(self) -> None:
         self._files.close()
