@@ -236,10 +236,11 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Imported:
-    """The last line of an import."""
+    """The last line of an import; `notices` say what was guessed or lost."""
 
     name: Line
     size_bytes: int
+    notices: tuple[Line, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,4 +45,6 @@ def _run(work: Callable[[OnProgress], object], *, as_json: bool) -> None:
         print_json({"pack": answer})
         return
     pack = imported_of(answer)
+    for notice in pack.notices:
+        print(f"Note: {notice}")
     print(f"{pack.name} is ready ({format_bytes(pack.size_bytes)}). Talk to it: tpictl chat {pack.name}")

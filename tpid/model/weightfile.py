@@ -5,12 +5,14 @@ import os
 import stat
 from collections.abc import Iterable
 from pathlib import Path
-from typing import BinaryIO
+from types import TracebackType
+from typing import BinaryIO, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tpid.errors import ModelFileError
+from tpid.size import shown_size
 
 U8 = NDArray[np.uint8]
 
@@ -50,9 +52,25 @@ class WeightFile:
             done += n_read
         return out
 
+    def read_all(self, max_bytes: int) -> bytes:
+        """Its content. Raises ModelFileError for more than `max_bytes`."""
+        if self.size_bytes > max_bytes:
+            size, most = shown_size(self.size_bytes), shown_size(max_bytes)
+            raise ModelFileError(
+                f"{self.path} has {size}, more than the {most} that it may have.",
+                hint="Check where it comes from: no published model has such a file.",
+            )
+        return self.read(0, self.size_bytes).tobytes()
+
     def stream(self) -> BinaryIO:
         """A reader of its own, to be closed by the caller."""
         return open(os.dup(self._fd), "rb", buffering=0)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
 
     def close(self) -> None:
         if self._fd >= 0:
@@ -60,7 +78,7 @@ class WeightFile:
             self._fd = -1
 
     def _too_short(self, missing_bytes: int) -> ModelFileError:
-        return ModelFileError(f"{self.path} ends {missing_bytes} bytes too early.", hint="Download it again.")
+        return ModelFileError(f"{self.path} ends {shown_size(missing_bytes)} too early.", hint="Download it again.")
 
 
 def fingerprint(files: Iterable[tuple[WeightFile, int]]) -> str:

@@ -63,20 +63,23 @@ def main() -> int:
 
 def _run(arguments: argparse.Namespace) -> int:
     try:
-        pack = _import(arguments)
+        pack, notices = _import(arguments)
     except TpidError as error:
         return _fail(error.code, *_explained(error, arguments.path))
     except MemoryError:
         return _fail("memory", "The import ran out of memory.", "Close other programs, then try again.")
-    _say({"pack": {"name": pack.name, "id": pack.id, "size_bytes": pack.size_bytes}})
+    _say({"pack": {"name": pack.name, "id": pack.id, "size_bytes": pack.size_bytes, "notices": notices}})
     return 0
 
 
-def _import(arguments: argparse.Namespace) -> Pack:
+def _import(arguments: argparse.Namespace) -> tuple[Pack, list[str]]:
+    """The pack, and what the owner should know of it."""
     target: Path = arguments.target
     check_name(target.name)
     with _source_path(arguments, target.parent) as path, contextlib.closing(_open(path)) as source:
-        return import_pack(source, target, requested=arguments.format, replace=arguments.replace, progress=_Reporter())
+        progress = _Reporter()
+        pack = import_pack(source, target, requested=arguments.format, replace=arguments.replace, progress=progress)
+        return pack, source.notices
 
 
 def _open(path: Path) -> WeightSource:

@@ -12,19 +12,22 @@ from types import MappingProxyType
 from tpid.errors import ModelFileError, UnsupportedModelError
 from tpid.model.gguf.types import OTHER_TYPES, GgmlType
 from tpid.model.weightfile import WeightFile
+from tpid.size import shown_size
 
 MAGIC = b"GGUF"
-MAX_HEADER_BYTES = 128 << 20  # vocabularies of 260 000 tokens take 15 MB
-MAX_KEYS = 1 << 16
-MAX_TENSORS = 1 << 16
-MAX_ARRAY_ITEMS = 1 << 22  # in all arrays of a file together: bounds the memory that metadata takes
+# Reading a header takes at most 3 bytes of memory a byte and 80 an item or key: 270 MB with these limits.
+MAX_HEADER_BYTES = 32 << 20  # vocabularies of 260 000 tokens take 15 MB
+MAX_KEYS = 1 << 14  # published files have some 50
+MAX_TENSORS = 1 << 16  # a mixture of experts has some 50 000
+MAX_ARRAY_ITEMS = 1 << 21  # in all arrays together: 260 000 tokens with types, scores and merges are half of it
+MAX_NESTED_ARRAYS = 1 << 12  # no published file has one: llama.cpp refuses them
 MAX_ARRAY_DEPTH = 4
 MAX_NAME_BYTES = 1024
 MAX_DIMS = 4
 MAX_ALIGNMENT = 1 << 20
 
 _DEFAULT_ALIGNMENT = 32
-_FIRST_READ_BYTES = 1 << 20
+_READ_BYTES = 1 << 20
 _MIN_TENSOR_BYTES = 8 + 4 + 8 + 4 + 8  # name length, dimensions, one size, type, offset
 _MIN_KEY_BYTES = 8 + 4 + 1
 _STRING, _ARRAY, _BOOL = 8, 9, 7
@@ -83,6 +86,7 @@ def read_container(file: WeightFile) -> GgufContainer:
         tensors[tensor.name] = tensor
     data_start = -(-cursor.position // alignment) * alignment
     placed = {name: _place(file, tensor, data_start) for name, tensor in tensors.items()}
+    _check_apart(file, placed)
     return GgufContainer(MappingProxyType(metadata), MappingProxyType(placed), cursor.position)
 
 
@@ -92,10 +96,11 @@ class _Cursor:
     def __init__(self, file: WeightFile) -> None:
         self.file = file
         self.position = 0
-        self._data = file.read(0, min(_FIRST_READ_BYTES, file.size_bytes)).tobytes()
+        self._data = bytearray(file.read(0, min(_READ_BYTES, file.size_bytes)))
         self._items_left = MAX_ARRAY_ITEMS
+        self._nested_left = MAX_NESTED_ARRAYS
 
-    def take(self, size: int) -> bytes:
+    def take(self, size: int) -> bytearray:
         start = self.position
         self._need(size)
         self.position = start + size
@@ -140,6 +145,8 @@ class _Cursor:
         if type == _STRING:
             return self._strings(key, count)
         if type == _ARRAY:
+            self.check_count(count, item_bytes, self._nested_left, f"arrays in {key}")
+            self._nested_left -= count
             return [self._array(key, depth + 1) for _ in range(count)]
         layout = self._scalar(key, type)
         return list(struct.unpack(f"<{count}{layout.format[-1]}", self.take(count * layout.size)))
@@ -176,9 +183,9 @@ class _Cursor:
         if end > self.file.size_bytes:
             raise ModelFileError(f"{self.file.path} ends within its header.", hint="Download it again.")
         if end > MAX_HEADER_BYTES:
-            raise ModelFileError(f"{self.file.path} has a header of more than {MAX_HEADER_BYTES} bytes.")
-        wanted = min(max(end, 2 * len(self._data)), self.file.size_bytes)
-        self._data += self.file.read(len(self._data), wanted - len(self._data)).tobytes()
+            raise ModelFileError(f"{self.file.path} has a header of more than {shown_size(MAX_HEADER_BYTES)}.")
+        wanted = min(max(end, len(self._data) + _READ_BYTES), self.file.size_bytes)
+        self._data += self.file.read(len(self._data), wanted - len(self._data)).data
 
 
 def _check_version(file: WeightFile, version: int) -> None:
@@ -236,6 +243,16 @@ def _place(file: WeightFile, tensor: GgufTensor, data_start: int) -> GgufTensor:
     missing = start + tensor.size_bytes - file.size_bytes
     if missing > 0:
         raise ModelFileError(
-            f"{file.path} ends {missing} bytes before the end of tensor {tensor.name}.", hint="Download it again."
+            f"{file.path} ends {shown_size(missing)} before the end of tensor {tensor.name}.",
+            hint="The download has not come to its end: go on with it, or download the file again.",
         )
     return GgufTensor(tensor.name, tensor.type, tensor.shape, start, tensor.size_bytes)
+
+
+def _check_apart(file: WeightFile, tensors: Mapping[str, GgufTensor]) -> None:
+    """Tensors that share bytes would make a pack many times as large as its file."""
+    before: GgufTensor | None = None
+    for tensor in sorted(tensors.values(), key=lambda tensor: tensor.start):
+        if before is not None and tensor.start < before.start + before.size_bytes:
+            raise ModelFileError(f"{file.path}: tensors {before.name} and {tensor.name} overlap.")
+        before = tensor
