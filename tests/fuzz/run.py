@@ -51,7 +51,7 @@ def run_target(name: str, seconds: float, keep: Path) -> Outcome:
             executions += max(map(int, re.findall(rf"^{EXECUTIONS}\s*(\d+)", report.text, re.MULTILINE)), default=0)
             if report.code == 0:
                 return Outcome(name, executions, time.monotonic() - begin_s)
-            inputs = sorted(Path(directory).iterdir())
+            inputs = sorted(path for path in Path(directory).iterdir() if path.is_file())
             if not inputs:  # before any input: the target itself is broken
                 return Outcome(name, executions, time.monotonic() - begin_s, report.text)
             input = failed / f"{name}-{inputs[0].name}"
@@ -72,7 +72,7 @@ class _Report:
 
 def _child(name: str, how: str, arguments: Iterable[object], directory: Path, seconds: float) -> _Report:
     command = [sys.executable, "-m", "tests.fuzz.child", name, how, *map(str, arguments)]
-    environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1", "TMPDIR": str(directory)}
     try:
         done = subprocess.run(
             command,
