@@ -12,9 +12,11 @@ from tpid.errors import ModelFileError, UnsupportedModelError
 from tpid.model.finite import require_finite, require_finite_values
 from tpid.model.halffit import HalfFits
 from tpid.model.huggingface_config import read_spec
+from tpid.model.huggingface_files import weight_names
 from tpid.model.inventory import Shape, check_inventory, matrix_shapes, vector_shapes
 from tpid.model.jsonfile import read_json_object
 from tpid.model.limits import check_spec
+from tpid.model.mistaken import START_BYTES, found_instead
 from tpid.model.source import TokenizerFiles
 from tpid.model.spec import ModelSpec
 from tpid.model.tensorfile import MAX_TENSORS, TensorEntry, read_header
@@ -23,11 +25,7 @@ from tpid.model.weightfile import U8, WeightFile, fingerprint
 from tpid.model.weights import F32, Format, HalfMatrix, Matrix, quantize
 
 CONFIG_NAME = "config.json"
-WEIGHTS_NAME = "model.safetensors"
-INDEX_NAME = "model.safetensors.index.json"
 MAX_CONFIG_BYTES = 4 << 20
-MAX_INDEX_BYTES = 16 << 20  # of 250 bytes a tensor
-MAX_SHARDS = 512  # a 405B model has 191
 
 OWN_HEAD_NOTICE = (
     "config.json ties the head to the embedding (tie_word_embeddings), but the model holds another lm_head.weight: "
@@ -86,7 +84,7 @@ class HuggingFaceSource:
         with ExitStack() as stack:
             shards: list[tuple[WeightFile, int]] = []
             self._tensors: dict[str, _Tensor] = {}
-            for name in _weight_names(directory):
+            for name in weight_names(directory):
                 file, entries = _open(directory / name, stack)
                 _add(self._tensors, file, entries)
                 shards.append((file, _header_bytes(entries)))
@@ -175,34 +173,17 @@ def published_name(name: str) -> str:
     return f"model.layers.{layer}.{_IN_LAYER[kind]}"
 
 
-def _weight_names(directory: Path) -> list[str]:
-    """The files that hold tensors, in the order of their names."""
-    if (directory / WEIGHTS_NAME).exists():
-        return [WEIGHTS_NAME]
-    index = directory / INDEX_NAME
-    if not index.exists():
-        raise UnsupportedModelError(
-            f"{directory} has neither {WEIGHTS_NAME} nor {INDEX_NAME}.",
-            hint="tpid reads safetensors and GGUF: take the model in one of these formats.",
-        )
-    weight_map = read_json_object(index, MAX_INDEX_BYTES).get("weight_map")
-    if not isinstance(weight_map, dict) or not weight_map:
-        raise ModelFileError(f"{index} has no weight_map.")
-    names = set()
-    for name in weight_map.values():
-        if not isinstance(name, str) or not name.endswith(".safetensors") or "/" in name or "\0" in name:
-            raise ModelFileError(f"{index} names {str(name)[:60]!r}, which is not a safetensors file beside it.")
-        names.add(name)
-    if len(names) > MAX_SHARDS:
-        raise ModelFileError(f"{index} names {len(names)} files, more than {MAX_SHARDS}.")
-    return sorted(names)
-
-
 def _open(path: Path, stack: ExitStack) -> tuple[WeightFile, dict[str, TensorEntry]]:
     file = WeightFile(path)
     stack.callback(file.close)
-    with file.stream() as stream:
-        return file, read_header(stream, str(path))
+    try:
+        with file.stream() as stream:
+            return file, read_header(stream, str(path))
+    except ModelFileError as error:
+        instead = found_instead(path, file.read(0, min(START_BYTES, file.size_bytes)).tobytes())
+        if instead is None:
+            raise
+        raise ModelFileError(f"{path} is {instead.what}.", hint=instead.hint) from error
 
 
 def _header_bytes(entries: Mapping[str, TensorEntry]) -> int:

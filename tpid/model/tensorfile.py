@@ -39,6 +39,7 @@ DTYPE_BYTES: Mapping[str, int] = {
     "I64": 8,
     "F64": 8,
 }
+CUT_HINT = "The download has not come to its end: go on with it, or download the file again."
 _LENGTH_BYTES = 8
 _METADATA = "__metadata__"
 
@@ -76,7 +77,7 @@ def _header_text(file: BinaryIO, where: str) -> tuple[int, int, bytes]:
         file.seek(0)
         length = int.from_bytes(file.read(_LENGTH_BYTES), "little")
         if file_bytes < _LENGTH_BYTES or _LENGTH_BYTES + length > file_bytes:
-            raise ModelFileError(f"{where} ends within its header.", hint="Download it again.")
+            raise ModelFileError(f"{where} ends within its header.", hint=CUT_HINT)
         if length > MAX_HEADER_BYTES:
             raise ModelFileError(
                 f"{where} has a header of {shown_size(length)}, more than {shown_size(MAX_HEADER_BYTES)}."
@@ -153,7 +154,7 @@ def _check_ranges(
             raise ModelFileError(f"{where}: tensor {name} {fault}.")
         end = entry.stop
     if end > file_bytes:
-        raise ModelFileError(f"{where} ends {shown_size(end - file_bytes)} too early.", hint="Download it again.")
+        raise ModelFileError(f"{where} ends {shown_size(end - file_bytes)} too early.", hint=CUT_HINT)
     if end < file_bytes:
         raise ModelFileError(f"{where} has {shown_size(file_bytes - end)} after its last tensor.")
     return ordered

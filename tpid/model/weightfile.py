@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tpid.errors import ModelFileError
+from tpid.model.mistaken import START_BYTES, refuse_pointer
 from tpid.size import shown_size
 
 U8 = NDArray[np.uint8]
@@ -34,6 +35,14 @@ class WeightFile:
             raise ModelFileError(f"{path} is not a regular file.")
         self.size_bytes = status.st_size
         self.modified_ns = status.st_mtime_ns
+        try:
+            refuse_pointer(path, os.pread(self._fd, START_BYTES, 0), self.size_bytes)
+        except OSError as error:
+            self.close()
+            raise ModelFileError(f"{path} cannot be read: {error.strerror}.") from error
+        except ModelFileError:
+            self.close()
+            raise
 
     def read(self, offset: int, size_bytes: int) -> U8:
         """Exactly `size_bytes` bytes, [size_bytes] uint8. Raises ModelFileError where the file ends before them."""

@@ -5,7 +5,8 @@ from tempfile import TemporaryDirectory
 
 from tests.fuzz.stretch import stretched
 from tpid.errors import ModelError
-from tpid.model.huggingface import CONFIG_NAME, INDEX_NAME, HuggingFaceSource
+from tpid.model.huggingface import CONFIG_NAME, HuggingFaceSource
+from tpid.model.huggingface_files import INDEX_NAME
 
 _CONFIG = b"""{"model_type": "llama", "hidden_size": 2, "num_attention_heads": 1, "num_hidden_layers": 1,
 "intermediate_size": 1, "vocab_size": 1, "max_position_embeddings": 9, "tie_word_embeddings": true}"""

@@ -11,6 +11,7 @@ from types import MappingProxyType
 
 from tpid.errors import ModelFileError, UnsupportedModelError
 from tpid.model.gguf.types import OTHER_TYPES, GgmlType
+from tpid.model.mistaken import piece_hint
 from tpid.model.weightfile import WeightFile
 from tpid.size import shown_size
 
@@ -132,7 +133,7 @@ class _Cursor:
             raise ModelFileError(f"{self.file.path} claims {count} {what}, more than {maximum}.")
         if count * item_bytes > self.file.size_bytes - self.position:
             raise ModelFileError(
-                f"{self.file.path} claims {count} {what}, more than it has room for.", hint="Download it again."
+                f"{self.file.path} claims {count} {what}, more than it has room for.", hint=_cut_hint(self.file)
             )
 
     def _array(self, key: str, depth: int) -> list[object]:
@@ -181,19 +182,29 @@ class _Cursor:
         if end <= len(self._data):
             return
         if end > self.file.size_bytes:
-            raise ModelFileError(f"{self.file.path} ends within its header.", hint="Download it again.")
+            raise ModelFileError(f"{self.file.path} ends within its header.", hint=_cut_hint(self.file))
         if end > MAX_HEADER_BYTES:
             raise ModelFileError(f"{self.file.path} has a header of more than {shown_size(MAX_HEADER_BYTES)}.")
         wanted = min(max(end, len(self._data) + _READ_BYTES), self.file.size_bytes)
         self._data += self.file.read(len(self._data), wanted - len(self._data)).data
 
 
+def _cut_hint(file: WeightFile) -> str:
+    return piece_hint(file.path) or "The download has not come to its end: go on with it, or download the file again."
+
+
 def _check_version(file: WeightFile, version: int) -> None:
     if version in (2, 3):
         return
     if version & 0xFFFF == 0 and version:
-        raise UnsupportedModelError(f"{file.path} is a big-endian GGUF file; tpid reads little-endian ones.")
-    raise UnsupportedModelError(f"{file.path} is of GGUF version {version}; tpid reads versions 2 and 3.")
+        raise UnsupportedModelError(
+            f"{file.path} is a big-endian GGUF file; tpid reads little-endian ones.",
+            hint="Take the usual conversion of the model, which is little-endian.",
+        )
+    raise UnsupportedModelError(
+        f"{file.path} is of GGUF version {version}; tpid reads versions 2 and 3.",
+        hint="Take a newer conversion of the model." if version < 2 else "Upgrade tpid, or take an older conversion.",
+    )
 
 
 def _read_metadata(cursor: _Cursor, n_keys: int) -> dict[str, object]:
@@ -228,7 +239,10 @@ def _read_tensor(cursor: _Cursor, alignment: int) -> GgufTensor:
         type = GgmlType(type_number)
     except ValueError:
         known = OTHER_TYPES.get(type_number, f"GGML type {type_number}")
-        raise UnsupportedModelError(f"{path} stores tensor {name} as {known}, which tpid cannot read.") from None
+        raise UnsupportedModelError(
+            f"{path} stores tensor {name} as {known}, which tpid cannot read.",
+            hint="Take another quantization of the same model, such as Q4_K_M or Q8_0.",
+        ) from None
     if start % alignment:
         raise ModelFileError(f"{path}: tensor {name} starts at byte {start}, not a multiple of {alignment}.")
     if shape[-1] % type.block_weights:
@@ -244,7 +258,7 @@ def _place(file: WeightFile, tensor: GgufTensor, data_start: int) -> GgufTensor:
     if missing > 0:
         raise ModelFileError(
             f"{file.path} ends {shown_size(missing)} before the end of tensor {tensor.name}.",
-            hint="The download has not come to its end: go on with it, or download the file again.",
+            hint=_cut_hint(file),
         )
     return GgufTensor(tensor.name, tensor.type, tensor.shape, start, tensor.size_bytes)
 

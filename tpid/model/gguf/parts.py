@@ -36,8 +36,10 @@ def open_gguf(path: Path, stack: ExitStack) -> GgufModel:
     if count <= 1:
         files = dict.fromkeys(container.tensors, file)
         return GgufModel(container.metadata, container.tensors, files, ((file, container.header_bytes),))
+    paths = part_paths(path, count)
+    _check_there(path, paths)
     model = GgufModel({}, {}, {}, ())
-    for number, part in enumerate(part_paths(path, count)):
+    for number, part in enumerate(paths):
         part_file, part_container = (file, container) if part == path else _open(part, stack)
         _check_part(part, part_container, number, count)
         model = _joined(model, part_file, part_container)
@@ -55,9 +57,21 @@ def part_paths(path: Path, count: int) -> list[Path]:
     return [path.with_name(f"{match['stem']}-{i + 1:05d}-of-{count:05d}.gguf") for i in range(count)]
 
 
-def is_later_part(path: Path) -> bool:
-    """By its name: a part of a split model, but not the first."""
-    match = _PART_NAME.fullmatch(path.name)
+def _check_there(path: Path, parts: list[Path]) -> None:
+    missing = [part.name for part in parts if not part.exists()]
+    if missing:
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise ModelFileError(
+            f"{path} is one of the {len(parts)} files of a model, and {missing[0]}{more} are not beside it."
+            if more
+            else f"{path} is one of the {len(parts)} files of a model, and {missing[0]} is not beside it.",
+            hint="Download the others into the same directory, under the names that they were published under.",
+        )
+
+
+def is_later_part(name: str) -> bool:
+    """Is the file of this name a part of a split model, but not the first?"""
+    match = _PART_NAME.fullmatch(name)
     return match is not None and int(match["number"]) > 1
 
 
