@@ -12,6 +12,7 @@ from typing import BinaryIO, TypeGuard
 
 from tpid.errors import ModelFileError, UnsupportedModelError
 from tpid.model.jsonfile import parse_json_object
+from tpid.model.weightfile import CUT_HINT
 from tpid.size import shown_size
 
 MAX_TENSORS = 1 << 16  # a mixture of experts has some 50 000 in all its files
@@ -39,7 +40,6 @@ DTYPE_BYTES: Mapping[str, int] = {
     "I64": 8,
     "F64": 8,
 }
-CUT_HINT = "The download has not come to its end: go on with it, or download the file again."
 _LENGTH_BYTES = 8
 _METADATA = "__metadata__"
 

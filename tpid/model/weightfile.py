@@ -15,6 +15,9 @@ from tpid.errors import ModelFileError
 from tpid.model.mistaken import START_BYTES, refuse_pointer
 from tpid.size import shown_size
 
+OPEN_HINT = "Check the path, and that the daemon may read it."
+CUT_HINT = "The download has not come to its end: go on with it, or download the file again."
+
 U8 = NDArray[np.uint8]
 
 
@@ -28,18 +31,18 @@ class WeightFile:
             # Without O_NONBLOCK, opening a FIFO waits for a writer.
             self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         except OSError as error:
-            raise ModelFileError(f"{path} cannot be opened: {error.strerror}.") from error
+            raise ModelFileError(f"{path} cannot be opened: {error.strerror}.", hint=OPEN_HINT) from error
         status = os.fstat(self._fd)
         if not stat.S_ISREG(status.st_mode):
             self.close()
-            raise ModelFileError(f"{path} is not a regular file.")
+            raise ModelFileError(f"{path} is not a regular file.", hint="Give the file itself.")
         self.size_bytes = status.st_size
         self.modified_ns = status.st_mtime_ns
         try:
             refuse_pointer(path, os.pread(self._fd, START_BYTES, 0), self.size_bytes)
         except OSError as error:
             self.close()
-            raise ModelFileError(f"{path} cannot be read: {error.strerror}.") from error
+            raise self._unreadable(error) from error
         except ModelFileError:
             self.close()
             raise
@@ -55,7 +58,7 @@ class WeightFile:
             try:
                 n_read = os.preadv(self._fd, [view[done:]], offset + done)
             except OSError as error:
-                raise ModelFileError(f"{self.path} cannot be read: {error.strerror}.") from error
+                raise self._unreadable(error) from error
             if n_read == 0:  # cut since it was opened
                 raise self._too_short(size_bytes - done)
             done += n_read
@@ -86,8 +89,11 @@ class WeightFile:
             os.close(self._fd)
             self._fd = -1
 
+    def _unreadable(self, error: OSError) -> ModelFileError:
+        return ModelFileError(f"{self.path} cannot be read: {error.strerror}.", hint="Check the disk that it lies on.")
+
     def _too_short(self, missing_bytes: int) -> ModelFileError:
-        return ModelFileError(f"{self.path} ends {shown_size(missing_bytes)} too early.", hint="Download it again.")
+        return ModelFileError(f"{self.path} ends {shown_size(missing_bytes)} too early.", hint=CUT_HINT)
 
 
 def fingerprint(files: Iterable[tuple[WeightFile, int]]) -> str:

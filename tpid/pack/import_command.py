@@ -19,6 +19,7 @@ from typing import Any
 from tpid.errors import ChatTemplateError, ModelError, ModelFileError, PullError, TokenizerError, TpidError
 from tpid.model.open import open_source
 from tpid.model.source import WeightSource
+from tpid.model.weightfile import OPEN_HINT
 from tpid.model.weights import Format
 from tpid.pack.fetch import catalogue_entry, fetch
 from tpid.pack.reader import Pack
@@ -85,9 +86,7 @@ def _open(path: Path) -> WeightSource:
         path.stat()
         return open_source(path)
     except OSError as error:
-        raise ModelFileError(
-            f"{path} cannot be opened: {error.strerror}.", hint="Check the path and its permissions."
-        ) from error
+        raise ModelFileError(f"{path} cannot be opened: {error.strerror}.", hint=OPEN_HINT) from error
 
 
 @contextlib.contextmanager

@@ -1,4 +1,5 @@
 import struct
+import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from random import Random
@@ -199,6 +200,18 @@ def test_bounds_the_arrays_in_arrays(read_bytes: ReadBytes, monkeypatch: pytest.
     two = struct.pack("<IQ", 9, 2) + 2 * struct.pack("<IQ", 0, 0)
     with pytest.raises(ModelFileError, match="2 arrays in b, more than 1"):
         read_bytes(raw_file((key("a", 9, two), key("b", 9, two))))
+
+
+@pytest.mark.parametrize("text", ["", "abcd"])
+def test_the_memory_is_bounded_by_size_and_items(text: str, read_bytes: ReadBytes) -> None:
+    n_items = 60_000
+    data = raw_file((key("a", 9, struct.pack("<IQ", 8, n_items) + string(text) * n_items),))
+    tracemalloc.start()
+    try:
+        read_bytes(data)
+        assert tracemalloc.get_traced_memory()[1] <= 3 * len(data) + 80 * n_items + 2 * container._READ_BYTES
+    finally:
+        tracemalloc.stop()
 
 
 def test_bounds_the_header(read_bytes: ReadBytes, monkeypatch: pytest.MonkeyPatch) -> None:

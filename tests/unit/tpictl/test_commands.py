@@ -210,8 +210,23 @@ def test_import(daemon: Any, run: Run, short_directory: Path, monkeypatch: pytes
     assert daemon.body("/tpid/import") == expected
 
 
+def test_import_tells_what_was_guessed_or_lost(daemon: Any, run: Run, short_directory: Path) -> None:
+    pack = {"name": "m", "id": "0", "size_bytes": 3 << 20, "notices": ["The head\x1b[2J is another."]}
+    daemon.import_lines = [{"pack": pack}]
+    result = run("import", str(short_directory))
+    assert result.stdout.startswith("Note: The head")
+    assert "\x1b" not in result.stdout
+    assert "m is ready" in result.stdout
+
+
 def test_import_of_nothing(run: Run) -> None:
     assert run("import", "none.gguf").stderr == "tpictl: There is no file or directory none.gguf.\n"
+    for path, hint in {
+        "https://hf.co/Qwen/Qwen3-8B-GGUF": "tpid fetches nothing from there",
+        "Qwen/Qwen3-8B-GGUF:Q4_K_M": "tpid fetches nothing from there",
+        "smollm2-135m": "tpictl pull smollm2-135m",
+    }.items():
+        assert hint in run("import", path).stderr
 
 
 def test_pull_as_json(daemon: Any, run: Run) -> None:

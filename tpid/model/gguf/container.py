@@ -12,7 +12,7 @@ from types import MappingProxyType
 from tpid.errors import ModelFileError, UnsupportedModelError
 from tpid.model.gguf.types import OTHER_TYPES, GgmlType
 from tpid.model.mistaken import piece_hint
-from tpid.model.weightfile import WeightFile
+from tpid.model.weightfile import CUT_HINT, WeightFile
 from tpid.size import shown_size
 
 MAGIC = b"GGUF"
@@ -190,7 +190,7 @@ class _Cursor:
 
 
 def _cut_hint(file: WeightFile) -> str:
-    return piece_hint(file.path) or "The download has not come to its end: go on with it, or download the file again."
+    return piece_hint(file.path) or CUT_HINT
 
 
 def _check_version(file: WeightFile, version: int) -> None:
