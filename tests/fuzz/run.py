@@ -72,7 +72,8 @@ class _Report:
 
 def _child(name: str, how: str, arguments: Iterable[object], directory: Path, seconds: float) -> _Report:
     command = [sys.executable, "-m", "tests.fuzz.child", name, how, *map(str, arguments)]
-    environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1", "TMPDIR": str(directory)}
+    path = os.pathsep.join([str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])])
+    environment = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1", "TMPDIR": str(directory)}
     try:
         done = subprocess.run(
             command,

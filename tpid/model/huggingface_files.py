@@ -12,8 +12,10 @@ WEIGHTS_NAME = "model.safetensors"
 INDEX_NAME = "model.safetensors.index.json"
 MAX_INDEX_BYTES = 16 << 20  # of 250 bytes a tensor
 MAX_SHARDS = 512  # a 405B model has 191
+MAX_NAME_CHARS = 255  # of a file
 
 _SHARD = re.compile(r"model-(?P<number>\d{5})-of-(?P<count>\d{5})\.safetensors")
+_SAFE = re.compile(r"[^/\0]+\.safetensors", re.DOTALL)
 _NAMED_AT_MOST = 3  # files in one message
 
 
@@ -51,7 +53,7 @@ def _shards_of_index(index: Path) -> list[str]:
         raise ModelFileError(f"{index} has no weight_map.")
     names = set()
     for name in weight_map.values():
-        if not isinstance(name, str) or not name.endswith(".safetensors") or "/" in name or "\0" in name:
+        if not isinstance(name, str) or len(name) > MAX_NAME_CHARS or not _SAFE.fullmatch(name):
             raise ModelFileError(f"{index} names {str(name)[:60]!r}, which is not a safetensors file beside it.")
         names.add(name)
     if len(names) > MAX_SHARDS:

@@ -342,6 +342,7 @@ def test_names_what_a_directory_lacks(published: Path) -> None:
         ({"weight_map": {"a": "../model.safetensors"}}, "not a safetensors file beside it"),
         ({"weight_map": {"a": "/etc/passwd"}}, "not a safetensors file beside it"),
         ({"weight_map": {"a": 4}}, "not a safetensors file beside it"),
+        ({"weight_map": {"a": "a" * 300 + ".safetensors"}}, "not a safetensors file beside it"),
         ({"weight_map": {str(i): f"{i}.safetensors" for i in range(600)}}, "names 600 files"),
         ({"weight_map": {"a": "absent.safetensors"}}, r"lacks 1 of the 1 files of weights: absent\.safetensors"),
     ],
