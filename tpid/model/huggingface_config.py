@@ -114,7 +114,7 @@ def _refuse_other_kinds(fields: Fields) -> None:
 
 
 def _refuse_quantized(fields: Fields) -> None:
-    for key in ("quantization_config", "quantization"):
+    for key in ("quantization", "quantization_config"):  # MLX writes both
         if not _says(fields, key):
             continue
         settings = fields.raw(key)

@@ -21,7 +21,7 @@ _UNFINISHED = (".part", ".partial", ".incomplete", ".crdownload", ".download", "
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """ "PATH is" or "PATH holds" `what`; `hint` says what to do."""
+    """A file is `what`; `hint` says what to do."""
 
     what: str
     hint: str
@@ -67,8 +67,9 @@ def found_instead(path: Path, start: bytes) -> Found | None:
     for starts, found in _KINDS:
         if start.startswith(starts):
             return found
-    if _PIECE.search(path.name):
-        return Found("not a model by itself", piece_hint(path) or "")
+    hint = piece_hint(path)
+    if hint is not None:
+        return Found("not a model by itself", hint)
     if not any(start) or path.suffix.lower() in _UNFINISHED:
         return Found("an unfinished download", "Let it come to its end, or begin it again.")
     return None
@@ -85,10 +86,11 @@ def unknown_directory(path: Path, names: Sequence[str]) -> UnsupportedModelError
     """Why a directory without config.json and GGUF files, with these `names` in it, is no model."""
     if "adapter_config.json" in names:
         return adapter_error(path)
-    snapshots = path / "snapshots"
-    if "snapshots" in names and (found := sorted(snapshots.glob("*/config.json"))):
+    snapshots = _models_in(path / "snapshots") if "snapshots" in names else []
+    if snapshots:
+        newest = max(snapshots, key=lambda snapshot: snapshot.stat().st_mtime)
         return UnsupportedModelError(
-            f"{path} is a cache of Hugging Face, the model lies deeper.", hint=f"Give {found[-1].parent}."
+            f"{path} is a cache of Hugging Face, the model lies deeper.", hint=f"Give {newest}."
         )
     if "params.json" in names:
         return UnsupportedModelError(
@@ -102,13 +104,18 @@ def unknown_directory(path: Path, names: Sequence[str]) -> UnsupportedModelError
         )
     if any(name.endswith((".bin", ".pt", ".pth", ".ckpt", ".pkl")) for name in names):
         return pickle_error(path)
-    deeper = sorted({found.parent for pattern in ("*/config.json", "*/*.gguf") for found in path.glob(pattern)})
+    deeper = _models_in(path)
     return UnsupportedModelError(
         f"{path} holds neither config.json nor a GGUF file: not a model that tpid knows.",
         hint=f"Give the directory of one model, such as {deeper[0]}."
         if deeper
         else "Give a GGUF file, or the directory of one model.",
     )
+
+
+def _models_in(path: Path) -> list[Path]:
+    """Directories in it that may hold a model."""
+    return sorted({found.parent for pattern in ("*/config.json", "*/*.gguf") for found in path.glob(pattern)})
 
 
 def adapter_error(path: Path | str) -> UnsupportedModelError:

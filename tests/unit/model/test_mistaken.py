@@ -97,7 +97,7 @@ def test_one_file_of_a_directory(published: Path) -> None:
         ({"quantization_config": {"quant_method": "awq"}}, "quantized by awq", "a GGUF file of it"),
         ({"quantization_config": {"quant_method": "fp8"}}, "quantized by fp8", "a GGUF file of it"),
         ({"quantization_config": {"quant_method": "bitsandbytes"}}, "by bitsandbytes", "a GGUF file of it"),
-        ({"quantization": {"group_size": 64, "bits": 4}}, "quantized by MLX", "a GGUF file of it"),
+        ({"quantization": {"bits": 4}, "quantization_config": {"bits": 4}}, "by MLX", "a GGUF file of it"),
         ({"text_config": {"model_type": "llama"}, "vision_config": {}}, "text part is of type 'llama'", "text model"),
         ({"model_type": "llava", "vision_config": {"depth": 2}}, "also sees or hears", "text model"),
         ({"model_type": "gemma2"}, "tpid runs llama, mistral, qwen2, qwen3", "as GGUF would not run either"),
