@@ -89,6 +89,7 @@ class HuggingFaceSource:
                 _add(self._tensors, file, entries)
                 shards.append((file, _header_bytes(entries)))
             _check_tensors(str(directory), spec, self._tensors)
+            self._says_tied = spec.tied_head
             self.spec = self._with_its_head(str(directory), spec)
             config = stack.enter_context(WeightFile(config_path))
             self.fingerprint = fingerprint([(config, config.size_bytes), *shards])
@@ -150,7 +151,6 @@ class HuggingFaceSource:
 
     def _with_its_head(self, where: str, spec: ModelSpec) -> ModelSpec:
         """As transformers has it: a head that is stored with other values than the embedding is not tied to it."""
-        self._says_tied = spec.tied_head
         head = self._tensors.get(_GLOBAL["head"])
         if not spec.tied_head or head is None or _are_equal(self._tensors[_GLOBAL["embed"]], head):
             return spec

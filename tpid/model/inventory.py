@@ -76,7 +76,7 @@ def check_inventory(
     unexpected = [name for name in found if name not in expected and name not in ignored]
     foreign = _foreign(unexpected)
     if foreign is not None:
-        raise UnsupportedModelError(f"{where} holds {foreign[0]} (tensor {unexpected[0]}).", hint=foreign[1])
+        raise UnsupportedModelError(f"{where} holds {foreign[0]}.", hint=foreign[1])
     if missing:
         raise ModelFileError(f"{where} lacks {_listed(missing)}.", hint=_missing_hint(missing))
     for name, shape in expected.items():
@@ -95,8 +95,9 @@ def check_inventory(
 def _foreign(unexpected: Collection[str]) -> tuple[str, str] | None:
     """What tensors of these names belong to, and what to do; None where that cannot be told."""
     for endings, what, hint in _FOREIGN:
-        if any(name.endswith(endings) for name in unexpected):
-            return what, hint
+        for name in unexpected:
+            if name.endswith(endings):
+                return f"{what}: tensor {name}", hint
     return None
 
 

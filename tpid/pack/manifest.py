@@ -48,7 +48,6 @@ HEAD_NAME = "head.safetensors"
 MAX_MANIFEST_BYTES = 16 << 20  # a 70B model needs about 1 MB
 MAX_VALUES = 1 << 18  # as many as there are digests in so many bytes
 MAX_KEYS = 64  # of one object; pydantic takes 1 kB to report each that it does not know
-MAX_EOS_IDS = 256
 MAX_UNITS = MAX_FFN // TILE_COLUMNS  # of a block, an embedding or a head
 
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -94,7 +93,7 @@ class VocabEntry(_Part):
 class TokenEntry(_Part):
     bos_token: str | None
     eos_token: str | None
-    eos_ids: Annotated[list[int], Field(max_length=MAX_EOS_IDS), FailFast()]
+    eos_ids: Annotated[list[int], FailFast()]
 
 
 def _few_factors(spec: object) -> object:

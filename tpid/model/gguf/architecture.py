@@ -49,11 +49,11 @@ def read_spec(
     hidden_size = fields.size("embedding_length", limits.MAX_HIDDEN)
     n_heads = fields.size("attention.head_count", limits.MAX_HEADS)
     head_dim = _head_dim(fields, hidden_size, n_heads)
-    embed = tensors.get("token_embd.weight")
     if not tensors:
         raise UnsupportedModelError(
             f"{where} holds no weights, only a vocabulary or settings.", hint="Import the model's own GGUF file."
         )
+    embed = tensors.get("token_embd.weight")
     if embed is None:
         raise ModelFileError(f"{where} lacks tensor token_embd.weight.", hint="Take another conversion of the model.")
     if embed.shape[0] > limits.MAX_VOCAB:

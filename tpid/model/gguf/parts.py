@@ -62,9 +62,7 @@ def _check_there(path: Path, parts: list[Path]) -> None:
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise ModelFileError(
-            f"{path} is one of the {len(parts)} files of a model, and {missing[0]}{more} are not beside it."
-            if more
-            else f"{path} is one of the {len(parts)} files of a model, and {missing[0]} is not beside it.",
+            f"{path} is one of the {len(parts)} files of a model; it cannot be used without {missing[0]}{more}.",
             hint="Download the others into the same directory, under the names that they were published under.",
         )
 
