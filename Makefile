@@ -1,4 +1,4 @@
-# One command each, on a fresh machine too: demo, test, lint, check (all of CI).
+# One command each, on a fresh machine too: demo, test, fuzz, lint, check (all of CI).
 # Without a C compiler, and for the tests, torch is needed too. Where the default one would pull CUDA, give the index of
 # PyTorch's CPU wheels: make demo TORCH_INDEX=URL
 
@@ -13,13 +13,17 @@ INSTALL_TORCH := $(PIP_INSTALL) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) 
 
 CROSS_TOOLS := gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user
 
-.PHONY: demo test lint types imports check cross-tools clean
+.PHONY: demo test fuzz lint types imports check cross-tools clean
 
 demo: $(VENV)/.runtime
 	@$(BIN)/python -m tpid.daemon.demo
 
 test: $(VENV)/.development
 	@$(BIN)/python -m pytest $(TESTS)
+
+# Longer than the tests do: make fuzz SECONDS=600 TARGETS="gguf frames"
+fuzz: $(VENV)/.development
+	@$(BIN)/python -m tests.fuzz $(or $(TARGETS),all) --seconds $(or $(SECONDS),60)
 
 lint: $(VENV)/.development
 	$(BIN)/ruff check .

@@ -42,6 +42,10 @@ class RandomSource:
         self.fingerprint = f"random:{hashlib.sha256(identity.encode()).hexdigest()}"
         self._in_layer = layer_matrix_shapes(spec)
 
+    @property
+    def notices(self) -> list[str]:
+        return []
+
     def natural_format(self, name: str) -> Format:
         return self._format
 

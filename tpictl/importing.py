@@ -1,5 +1,6 @@
 """`tpictl import` and `tpictl pull`: a model becomes a pack, with a bar for each stage."""
 
+import re
 import shlex
 import sys
 from collections.abc import Callable, Mapping
@@ -14,16 +15,29 @@ from tpictl.quantities import format_bytes
 from tpictl.terminal import stderr_console
 from tpid.errors import ModelFileError
 
+_URL = re.compile(r"(https?|hf|ollama|file):/|(hf\.co|huggingface\.co|ollama\.com)/", re.IGNORECASE)
+_PUBLISHED = re.compile(r"[A-Za-z0-9][\w-]*/[\w.-]+(:[\w.-]+)?")  # OWNER/MODEL
+_NAME = re.compile(r"[a-z0-9][a-z0-9-]*")
+
 
 def run_import(
     client: Client, path: Path, *, name: str | None, format: str | None, replace: bool, as_json: bool
 ) -> None:
     """Raises TpidError, and KeyboardInterrupt after saying how to go on."""
     if not path.exists():
-        raise ModelFileError(f"There is no file or directory {path}.")
+        raise ModelFileError(f"There is no file or directory {path}.", hint=_hint(str(path)))
     absolute = str(path.absolute())  # the daemon has another working directory
     body = {"path": absolute, "name": name, "format": format, "replace": replace}
     _run(lambda show, note: import_model(client, body, show, note), as_json=as_json)
+
+
+def _hint(path: str) -> str | None:
+    """What is meant by a path that is none."""
+    if _URL.match(path) or _PUBLISHED.fullmatch(path):
+        return "tpid fetches nothing from there: download the model, then give the path of its file or directory."
+    if _NAME.fullmatch(path):
+        return f"Models of the catalogue come by name: tpictl pull {path}."
+    return None
 
 
 def run_pull(client: Client, name: str, *, format: str | None, replace: bool, as_json: bool) -> None:

@@ -18,5 +18,15 @@ def parse_size(value: object) -> object:
     return int(float(match[1]) * _UNITS[match[2].upper()])
 
 
+def shown_size(size_bytes: int) -> str:
+    """Of a file, as disks and downloads count: 17 bytes, 4.2 kB, 98.3 MB, 1.24 GB."""
+    if size_bytes < 1000:
+        return "1 byte" if size_bytes == 1 else f"{size_bytes} bytes"
+    kilobytes = size_bytes / 1e3
+    if kilobytes < 999.95:
+        return f"{kilobytes:.1f} kB"
+    return f"{kilobytes / 1e3:.1f} MB" if kilobytes < 999_950 else f"{kilobytes / 1e6:.2f} GB"
+
+
 # At most 1 PiB: it must fit 64 bits when the other devices are told.
 Size = Annotated[int, BeforeValidator(parse_size), Field(gt=0, le=1 << 50)]

@@ -236,7 +236,7 @@ def test_what_is_not_a_model_that_tpid_runs_is_refused(
         (tmp_path / "loop", "model_file", "symbolic links"),
         (tmp_path / "fifo", "model_file", "not a regular file"),
         (Path("/dev/zero"), "model_file", "not a regular file"),
-        (tmp_path / "empty.gguf", "unsupported_model", "not a GGUF file"),
+        (tmp_path / "empty.gguf", "unsupported_model", "an empty file"),
         (tmp_path / "text.gguf", "unsupported_model", "not a GGUF file"),
         (tmp_path / "weights.safetensors", "unsupported_model", "without their config.json"),
         (tmp_path / "nothing", "unsupported_model", "neither config.json nor a GGUF file"),

@@ -42,6 +42,11 @@ class WeightSource(Protocol):
         """Changes when the published files change; binds a half-done import to its source."""
         ...
 
+    @property
+    def notes(self) -> list[str]:
+        """Sentences for the owner: what was guessed or lost so far in what was read."""
+        ...
+
     def natural_format(self, name: str) -> Format:
         """The format that loses least on this matrix."""
         ...

@@ -140,7 +140,7 @@ def test_reads_a_sliding_window(tiny_model: Make, write_gguf: Make) -> None:
         ({"llama.rope.scaling.type": "longrope"}, "longrope"),
         ({"llama.rope.dimension_count": 16}, "16 of 32 dimensions"),
         ({"llama.logit_scale": 0.5}, "scale on its logits"),
-        ({"llama.attention.causal": False}, "not a model that generates"),
+        ({"llama.attention.causal": False}, "writes none"),
     ],
 )
 def test_refuses_kinds_that_it_cannot_run(

@@ -224,6 +224,12 @@ def test_an_import_says_what_it_had_to_guess(daemon: Any, run: Run, short_direct
 
 def test_import_of_nothing(run: Run) -> None:
     assert run("import", "none.gguf").stderr == "tpictl: There is no file or directory none.gguf.\n"
+    for path, hint in {
+        "https://hf.co/Qwen/Qwen3-8B-GGUF": "tpid fetches nothing from there",
+        "Qwen/Qwen3-8B-GGUF:Q4_K_M": "tpid fetches nothing from there",
+        "smollm2-135m": "tpictl pull smollm2-135m",
+    }.items():
+        assert hint in run("import", path).stderr
 
 
 def test_pull_as_json(daemon: Any, run: Run) -> None:
