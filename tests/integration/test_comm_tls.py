@@ -1,0 +1,454 @@
+"""TLS between two devices: who is let in and what each side is told, and streams that are cut in every place."""
+
+import asyncio
+import datetime
+import os
+import socket
+import ssl
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+import uvloop
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from tests.integration.stream_ends import (
+    FOREVER_S,
+    Form,
+    Owner,
+    connected,
+    end,
+    identity,
+    pair,
+    read_all,
+    tcp_pair,
+    within_a_minute,
+)
+from tpid.cluster.identity.certificate import device_id_of
+from tpid.cluster.identity.contexts import member_client, member_server, pairing_client, pairing_server
+from tpid.cluster.identity.identity import Identity, load_or_create_identity
+from tpid.comm.stream import Stream
+from tpid.comm.tls_channel import TlsChannel
+from tpid.comm.tls_handshake import answer_tls, dial_tls
+from tpid.errors import DeviceLostError, NotPairedError, RemoteProtocolError, TpidError
+
+run = within_a_minute(asyncio.run)
+Result = TlsChannel | TpidError
+
+
+@pytest.fixture(scope="module")
+def people(tmp_path_factory: pytest.TempPathFactory) -> tuple[Identity, Identity, Identity]:
+    first, second, third = (load_or_create_identity(tmp_path_factory.mktemp(name)) for name in "abc")
+    return first, second, third
+
+
+def admit_all(_: bytes | None) -> bool:
+    return True
+
+
+async def meet(
+    server: ssl.SSLContext,
+    client: ssl.SSLContext,
+    server_admits: Callable[[bytes | None], bool] = admit_all,
+    client_admits: Callable[[bytes | None], bool] = admit_all,
+) -> tuple[Result, Result]:
+    """What becomes of the listener and of the dialler."""
+    ours, theirs = tcp_pair()
+    ours.setblocking(False)
+    theirs.setblocking(False)
+    results = await asyncio.gather(
+        answer_tls(ours, server, is_admitted=server_admits, peer_address="dialler", timeout_s=5),
+        dial_tls(theirs, client, is_admitted=client_admits, peer_address="listener", timeout_s=5),
+        return_exceptions=True,
+    )
+    for result in results:
+        if isinstance(result, TlsChannel):
+            result.close(orderly=False)
+        else:
+            assert isinstance(result, TpidError), result
+    assert ours.fileno() == theirs.fileno() == -1
+    return results[0], results[1]  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize("runner", [asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
+def test_members_meet_and_know_whom(runner: Callable[..., None], people: tuple[Identity, ...]) -> None:
+    a, b, c = people
+    everybody = [person.certificate for person in people]
+    seen: list[bytes | None] = []
+
+    def look(certificate: bytes | None) -> bool:
+        seen.append(certificate)
+        return True
+
+    async def test() -> None:
+        for server, client in ((a, b), (b, a), (c, a)):
+            seen.clear()
+            results = await meet(member_server(server, everybody), member_client(client, everybody), look, look)
+            assert all(isinstance(result, TlsChannel) for result in results)
+            assert sorted(seen, key=str) == sorted([client.certificate, server.certificate], key=str)
+
+    within_a_minute(runner)(test())
+
+
+def test_a_stranger_is_refused_in_the_handshake_and_told_so(people: tuple[Identity, ...]) -> None:
+    a, b, stranger = people
+
+    async def test() -> None:
+        asked: list[bytes | None] = []
+        server = member_server(a, [a.certificate, b.certificate])
+        listener, dialler = await meet(
+            server, member_client(stranger, [a.certificate]), lambda _: bool(asked.append(_)) or True
+        )
+        assert isinstance(listener, NotPairedError)
+        assert isinstance(dialler, NotPairedError)
+        assert "does not belong to this home" in str(listener)
+        assert "does not count this device to its home" in str(dialler)
+        assert not asked
+        nobody = member_server(a, [])
+        assert all(
+            isinstance(result, NotPairedError) for result in await meet(nobody, member_client(b, [a.certificate]))
+        )
+        without = pairing_client()  # shows no certificate
+        assert all(isinstance(result, NotPairedError) for result in await meet(server, without))
+
+    run(test())
+
+
+def test_a_listener_of_another_home_is_refused(people: tuple[Identity, ...]) -> None:
+    a, b, c = people
+
+    async def test() -> None:
+        listener, dialler = await meet(member_server(a, [b.certificate]), member_client(b, [c.certificate]))
+        assert isinstance(dialler, NotPairedError)
+        assert "does not belong to this home" in str(dialler)
+        assert isinstance(listener, NotPairedError)
+
+    run(test())
+
+
+def test_who_was_revoked_a_moment_ago_is_told_so(people: tuple[Identity, ...]) -> None:
+    a, b, _ = people
+    both = [a.certificate, b.certificate]
+
+    async def test() -> None:
+        results = await meet(member_server(a, both), member_client(b, both), lambda _: False)
+        assert all(isinstance(result, NotPairedError) for result in results)
+        _, dialler = await meet(member_server(a, both), member_client(b, both), admit_all, lambda _: False)
+        assert isinstance(dialler, NotPairedError)
+
+    run(test())
+
+
+def test_a_member_cannot_vouch_for_others(tmp_path: Path, people: tuple[Identity, ...]) -> None:
+    """Its certificate says that it is an authority, and TLS takes it at its word: the second look does not."""
+    a = people[0]
+    authority_key, child_key = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
+    name = x509.Name([x509.NameAttribute(x509.oid.NameOID.COMMON_NAME, "authority")])
+    other = x509.Name([x509.NameAttribute(x509.oid.NameOID.COMMON_NAME, "child")])
+    long_ago = datetime.datetime(2001, 1, 1, tzinfo=datetime.UTC)
+
+    def certificate(subject: x509.Name, key: ec.EllipticCurvePrivateKey, authority: bool) -> x509.Certificate:
+        return (
+            x509.CertificateBuilder()
+            .subject_name(subject)
+            .issuer_name(name)
+            .public_key(key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(long_ago)
+            .not_valid_after(long_ago + datetime.timedelta(days=1))  # nor do dates count
+            .add_extension(x509.BasicConstraints(ca=authority, path_length=None), critical=True)
+            .sign(authority_key, hashes.SHA256())
+        )
+
+    authority = certificate(name, authority_key, True).public_bytes(serialization.Encoding.DER)
+
+    def identity_of(file: str, subject: x509.Name, key: ec.EllipticCurvePrivateKey, is_authority: bool) -> Identity:
+        made = certificate(subject, key, is_authority)
+        path = tmp_path / file
+        path.write_bytes(
+            key.private_bytes(
+                serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+            )
+            + made.public_bytes(serialization.Encoding.PEM)
+        )
+        der = made.public_bytes(serialization.Encoding.DER)
+        return Identity(device_id_of(der), der, key, path)
+
+    child = identity_of("child.pem", other, child_key, False)
+    expired = identity_of("authority.pem", name, authority_key, True)
+    roster = [authority, expired.certificate]
+
+    async def test() -> None:
+        server = member_server(a, roster)
+        results = await meet(server, member_client(child, [a.certificate]), lambda der: der in roster)
+        assert all(isinstance(result, NotPairedError) for result in results)
+        for certificates in (roster, roster[::-1]):  # two of one name: neither keeps the other out
+            server = member_server(a, certificates)
+            results = await meet(server, member_client(expired, [a.certificate]), lambda der: der in roster)
+            assert all(isinstance(result, TlsChannel) for result in results)
+
+    run(test())
+
+
+@pytest.mark.parametrize(
+    ("answer", "error"),
+    [
+        (b"", DeviceLostError),
+        (b"HTTP/1.1 400 Bad Request\r\n\r\n", RemoteProtocolError),
+        (b"\x16\x03\x03\xff\xff" + bytes(100_000), TpidError),
+        (None, DeviceLostError),
+    ],
+    ids=["gone", "no TLS", "a record without end", "silent"],
+)
+def test_a_listener_that_is_none(answer: bytes | None, error: type[TpidError], people: tuple[Identity, ...]) -> None:
+    async def test() -> None:
+        ours, theirs = tcp_pair()
+        ours.setblocking(False)
+        with theirs:
+            if answer is not None:
+                theirs.sendall(answer)
+                theirs.shutdown(socket.SHUT_WR)
+            context = member_client(people[0], [])
+            with pytest.raises(error) as caught:
+                await dial_tls(ours, context, is_admitted=admit_all, peer_address="x", timeout_s=0.2)
+            assert not isinstance(caught.value, NotPairedError)
+        assert ours.fileno() == -1
+
+    run(test())
+
+
+def test_a_listener_that_dies_before_its_word_is_gone_and_not_unpaired() -> None:
+    async def test() -> None:
+        ours, theirs = tcp_pair()
+        ours.setblocking(False)
+        server = pairing_server(identity())
+
+        def shake_hands_and_leave() -> None:
+            with server.wrap_socket(theirs, server_side=True) as tls, suppress(OSError):
+                tls.unwrap()
+
+        leaving = asyncio.create_task(asyncio.to_thread(shake_hands_and_leave))
+        with pytest.raises(DeviceLostError):
+            await dial_tls(ours, pairing_client(), is_admitted=admit_all, peer_address="x", timeout_s=5)
+        await asyncio.gather(leaving, return_exceptions=True)
+
+    run(test())
+
+
+def test_no_session_outlives_its_connection() -> None:
+    """There is nothing to resume: a resumed session would not ask for the certificate again."""
+    ours, theirs = tcp_pair()
+
+    def serve() -> None:
+        with pairing_server(identity()).wrap_socket(ours, server_side=True) as tls:
+            tls.sendall(b"x")
+            with suppress(OSError):
+                tls.unwrap()
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    client = pairing_client()
+    client.options &= ~ssl.OP_NO_TICKET
+    with client.wrap_socket(theirs) as tls:
+        assert tls.version() == "TLSv1.3"
+        assert tls.recv(1) == b"x"  # a ticket would have come before it
+        assert tls.session is not None
+        assert not tls.session.has_ticket
+        tls.unwrap()
+    thread.join()
+
+
+def test_older_tls_is_refused() -> None:
+    async def test() -> None:
+        old = pairing_client()
+        old.minimum_version = ssl.TLSVersion.TLSv1_2
+        old.maximum_version = ssl.TLSVersion.TLSv1_2
+        listener, dialler = await meet(pairing_server(identity()), old)
+        assert isinstance(listener, RemoteProtocolError)
+        assert isinstance(dialler, RemoteProtocolError)
+
+    run(test())
+
+
+# Streams
+
+
+@pytest.mark.parametrize("buffer_bytes", [1, 1000, 16384, 2**20])
+@pytest.mark.parametrize("form", list(Form))
+def test_a_large_payload_into_a_buffer_of_any_size(form: Form, buffer_bytes: int) -> None:
+    data = os.urandom(50_000 if buffer_bytes == 1 else 3 * 2**20)
+
+    async def test() -> None:
+        async with pair(form, buffer_bytes=buffer_bytes) as (_, owner, theirs):
+            sending = asyncio.create_task(asyncio.to_thread(lambda: (theirs.sendall(data), end_only(theirs))))
+            assert await owner.end is None
+            assert owner.eof
+            assert owner.received == data
+            await sending
+
+    def end_only(sock: socket.socket) -> None:
+        end(sock)
+
+    run(test())
+
+
+class Relay:
+    """Carries what the peer sends to a stream, up to some number of bytes, in pieces of some size."""
+
+    def __init__(self, source: socket.socket, target: socket.socket, piece_bytes: int) -> None:
+        self._source = source
+        self._target = target
+        self._piece_bytes = piece_bytes
+
+    def carry(self, n_bytes: int) -> None:
+        while n_bytes and (piece := self._source.recv(min(self._piece_bytes, n_bytes))):
+            self._target.sendall(piece)
+            n_bytes -= len(piece)
+
+
+async def relayed(piece_bytes: int) -> tuple[Stream, Owner, ssl.SSLObject, ssl.MemoryBIO, socket.socket]:
+    """A stream over TLS; the peer's TLS with what it has to send; the socket to send it on, piece by piece."""
+    ours, theirs = tcp_pair()
+    ours.setblocking(False)
+    theirs.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    tls = pairing_client().wrap_bio(incoming, outgoing)
+
+    def shake_hands() -> None:
+        done = False
+        while not done or not incoming.pending:
+            try:
+                tls.do_handshake()
+                done = True
+            except ssl.SSLWantReadError:
+                pass
+            theirs.sendall(outgoing.read())
+            if not done or not incoming.pending:
+                incoming.write(theirs.recv(65536))
+        assert tls.read(1) == b"\x01"
+
+    shaking = asyncio.create_task(asyncio.to_thread(shake_hands))
+    channel = await answer_tls(ours, pairing_server(identity()), is_admitted=admit_all, peer_address="x", timeout_s=5)
+    await shaking
+    owner = Owner()
+    stream = Stream(channel, owner, write_pause_bytes=2**20)
+    stream.start()
+    return stream, owner, tls, outgoing, theirs
+
+
+def send_in_pieces(sock: socket.socket, data: bytes, piece_bytes: int) -> None:
+    for start in range(0, len(data), piece_bytes):
+        sock.sendall(data[start : start + piece_bytes])
+
+
+@pytest.mark.parametrize("piece_bytes", [1, 7, 1000])
+@pytest.mark.parametrize("waits", [False, True])
+def test_records_come_in_pieces(piece_bytes: int, waits: bool) -> None:
+    data = os.urandom(1000 * min(piece_bytes, 50))
+
+    async def test() -> None:
+        stream, owner, tls, outgoing, theirs = await relayed(piece_bytes)
+        tls.write(data)
+        with pytest.raises(ssl.SSLWantReadError):
+            tls.unwrap()
+        sending = threading.Thread(target=send_in_pieces, args=[theirs, outgoing.read(), piece_bytes])
+        sending.start()
+        with theirs:
+            while waits and not stream.is_closing:
+                assert stream.receive(FOREVER_S)
+            assert await owner.end is None
+            assert owner.eof
+            assert owner.received == data
+            sending.join()
+
+    run(test())
+
+
+@pytest.mark.parametrize("missing_bytes", [1, 24, 30, 5000])
+def test_a_stream_that_is_cut_off_has_not_ended(missing_bytes: int) -> None:
+    async def test() -> None:
+        _, owner, tls, outgoing, theirs = await relayed(2**20)
+        tls.write(os.urandom(16384))
+        tls.write(os.urandom(10))
+        with pytest.raises(ssl.SSLWantReadError):
+            tls.unwrap()
+        theirs.sendall(outgoing.read()[:-missing_bytes])
+        theirs.close()
+        assert isinstance(await owner.end, ConnectionAbortedError)
+        assert not owner.eof
+        # What was whole has come, and nothing of what was not.
+        assert len(owner.received) == {1: 16394, 24: 16394, 30: 16384, 5000: 0}[missing_bytes]
+
+    run(test())
+
+
+def test_a_byte_that_was_changed_ends_the_stream() -> None:
+    async def test() -> None:
+        _, owner, tls, outgoing, theirs = await relayed(2**20)
+        tls.write(b"x" * 100)
+        record = bytearray(outgoing.read())
+        record[50] ^= 1
+        theirs.sendall(record)
+        assert isinstance(await owner.end, ssl.SSLError)
+        assert owner.received == b""
+        theirs.close()
+
+    run(test())
+
+
+def test_what_came_with_others_waits_while_reading_is_paused() -> None:
+    """The socket shows nothing of it: resuming alone must bring it."""
+
+    async def test() -> None:
+        channel, theirs = await connected(Form.TLS)
+
+        class Pausing(Owner):
+            def buffer_updated(self, n_bytes: int) -> None:
+                super().buffer_updated(n_bytes)
+                stream.pause_reading()
+
+        owner = Pausing(buffer_bytes=100)
+        stream = Stream(channel, owner, write_pause_bytes=2**20)
+        with theirs:
+            theirs.sendall(b"x" * 250)
+            stream.start()
+            await owner.more.wait()
+            for n_bytes, waits in ((200, False), (250, True)):
+                assert not stream.receive(FOREVER_S)  # paused
+                owner.more.clear()
+                stream.resume_reading()
+                if waits:
+                    assert stream.receive(FOREVER_S)
+                await owner.more.wait()
+                assert len(owner.received) == n_bytes
+        stream.abort()
+
+    run(test())
+
+
+@pytest.mark.parametrize("n_bytes", [150, 40_000])
+def test_what_came_before_this_side_ended_its_half_is_not_lost(n_bytes: int) -> None:
+    async def test() -> None:
+        channel, theirs = await connected(Form.TLS)
+
+        class Ending(Owner):
+            def buffer_updated(self, n_bytes: int) -> None:
+                super().buffer_updated(n_bytes)
+                stream.end_writing()
+
+        owner = Ending(buffer_bytes=100)
+        stream = Stream(channel, owner, write_pause_bytes=2**20)
+        with theirs:
+            theirs.sendall(b"x" * n_bytes)
+            stream.start()
+            assert await asyncio.to_thread(read_all, theirs) == b""  # the orderly end of our half
+            await asyncio.to_thread(end, theirs)
+            assert await owner.end is None
+            assert owner.eof
+            assert len(owner.received) == n_bytes
+
+    run(test())
