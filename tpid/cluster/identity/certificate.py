@@ -9,12 +9,14 @@ from __future__ import annotations
 import base64
 import datetime
 import hashlib
+import warnings
 from typing import Final
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.utils import CryptographyDeprecationWarning
 from cryptography.x509.oid import NameOID
 
 from tpid.device import DeviceId
@@ -53,7 +55,10 @@ def read_certificate(der: bytes) -> ec.EllipticCurvePublicKey:
     if len(der) > MAX_CERTIFICATE_BYTES:
         raise RemoteProtocolError(f"A certificate of {len(der)} bytes is larger than {MAX_CERTIFICATE_BYTES}.")
     try:
-        certificate = x509.load_der_x509_certificate(der)
+        with warnings.catch_warnings():
+            # What the library only warns of, later versions refuse: devices of one home must agree.
+            warnings.simplefilter("error", CryptographyDeprecationWarning)
+            certificate = x509.load_der_x509_certificate(der)
         key = certificate.public_key()
         algorithm = certificate.signature_algorithm_oid
         if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
@@ -67,7 +72,7 @@ def read_certificate(der: bytes) -> ec.EllipticCurvePublicKey:
             raise RemoteProtocolError("A certificate is followed by other bytes.")
     except InvalidSignature:
         raise RemoteProtocolError("A certificate is not signed by its own key.") from None
-    except (ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion) as error:
+    except (ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion, CryptographyDeprecationWarning) as error:
         raise RemoteProtocolError(f"A certificate cannot be read: {str(error)[:100]}.") from None
     return key
 

@@ -25,6 +25,8 @@ Key = NewType("Key", bytes)  # 32 bytes; of a statement
 
 ID_BYTES: Final = 32
 MAX_KEPT: Final = 256
+ROLE_NUMBERS: Final = {Role.USER: 1, Role.HELPER: 2}  # as they are written
+ROLES: Final = {number: role for role, number in ROLE_NUMBERS.items()}
 MAX_STATEMENT_BYTES: Final = max(
     1 + 2 * ID_BYTES + 1 + 1 + MAX_NAME_BYTES + 2 + MAX_CERTIFICATE_BYTES + SIGNATURE_BYTES,
     1 + 3 * ID_BYTES + 2 + MAX_KEPT * ID_BYTES + SIGNATURE_BYTES,
@@ -32,8 +34,6 @@ MAX_STATEMENT_BYTES: Final = max(
 
 _ADMISSION: Final = 1
 _REVOCATION: Final = 2
-_ROLE_NUMBERS: Final = {Role.USER: 1, Role.HELPER: 2}
-_ROLES: Final = {number: role for role, number in _ROLE_NUMBERS.items()}
 _SIGNED_AS: Final = b"tpid roster 2\0"
 _HOME_OF: Final = b"tpid home 2\0"
 
@@ -58,7 +58,7 @@ class Admission:
             bytes([_ADMISSION])
             + self.home
             + bytes.fromhex(self.signer)
-            + bytes([_ROLE_NUMBERS[self.role]])
+            + bytes([ROLE_NUMBERS[self.role]])
             + name_field(self.name)
             + len(self.certificate).to_bytes(2, "big")
             + self.certificate
@@ -141,7 +141,7 @@ def decode_statement(data: bytes) -> Statement:
     home = HomeId(octets.take(ID_BYTES))
     signer = DeviceId(octets.take(ID_BYTES).hex())
     if kind == _ADMISSION:
-        role = _ROLES.get(octets.number(1))
+        role = ROLES.get(octets.number(1))
         if role is None:
             raise RemoteProtocolError("A statement of the roster gives a role that does not exist.")
         name = octets.name()

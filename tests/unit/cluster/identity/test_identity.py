@@ -134,6 +134,16 @@ def test_certificates_of_other_kinds_are_refused() -> None:
         read_certificate(CERTIFICATE + bytes(1000))
 
 
+def test_a_serial_number_that_is_none_is_refused_without_a_warning(recwarn: pytest.WarningsRecorder) -> None:
+    serial = b"\0"
+    while serial[0] == 0:
+        certificate = make_certificate(ec.generate_private_key(ec.SECP256R1()))
+        serial = x509.load_der_x509_certificate(certificate).serial_number.to_bytes(20, "big")
+    with pytest.raises(RemoteProtocolError, match="cannot be read"):
+        read_certificate(certificate.replace(serial, bytes([serial[0] | 0x80]) + serial[1:]))
+    assert not recwarn.list
+
+
 @given(st.binary(max_size=600))
 def test_any_bytes_are_a_certificate_or_one_error(data: bytes) -> None:
     with pytest.raises(RemoteProtocolError):
