@@ -28,11 +28,12 @@ from tpid.comm.frames import Header
 from tpid.comm.handshake import Handshake
 from tpid.comm.listener import Listener, dial
 from tpid.comm.messages import Hello, Kind
+from tpid.comm.opening import Purpose
 from tpid.comm.settings import CommSettings
 from tpid.comm.star import StarHub, StarLeaf
 from tpid.comm.tensors import StartHeader, TensorHeader
 from tpid.comm.tls_channel import TlsChannel
-from tpid.comm.tls_handshake import answer_tls, dial_tls
+from tpid.comm.tls_handshake import Door, answer_tls, dial_tls
 from tpid.comm.wire_dtype import WireDtype
 from tpid.device import DeviceId, DeviceProfile, Role
 from tpid.errors import TpidError
@@ -157,9 +158,8 @@ class OursOverTls(Ours):
         sock = socket.socket()
         sock.setblocking(False)
         await loop.sock_connect(sock, (HOST, port))
-        channel = await dial_tls(
-            sock, pairing_client(), is_admitted=lambda _: True, peer_address=HOST, timeout_s=TLS_TIMEOUT_S
-        )
+        door = Door(pairing_client(), lambda _: True)
+        channel = await dial_tls(sock, Purpose.PAIRING, door, peer_address=HOST, timeout_s=TLS_TIMEOUT_S)
         opened: asyncio.Future[Connection] = loop.create_future()
         self._connect(channel, Handshake(hello_of(rank), dialled=True, peer_address=HOST), opened.set_result)
         self._hub = await opened
@@ -169,12 +169,11 @@ class OursOverTls(Ours):
     async def _answer(self, server: socket.socket) -> None:
         loop = asyncio.get_running_loop()
         with server, tempfile.TemporaryDirectory() as directory:
-            context = pairing_server(load_or_create_identity(Path(directory)))
+            identity = load_or_create_identity(Path(directory))
+            doors = {Purpose.PAIRING: Door(pairing_server(identity), lambda _: True)}
             for _ in range(self._n_ranks - 1):
                 sock, _address = await loop.sock_accept(server)
-                channel = await answer_tls(
-                    sock, context, is_admitted=lambda _: True, peer_address=HOST, timeout_s=TLS_TIMEOUT_S
-                )
+                _, channel = await answer_tls(sock, doors, peer_address=HOST, timeout_s=TLS_TIMEOUT_S)
                 handshake = Handshake(hello_of(0), dialled=False, peer_address=HOST)
                 self._connect(channel, handshake, self._joined)
 

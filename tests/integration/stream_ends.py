@@ -14,8 +14,9 @@ from typing import Any, TypeAlias
 from tpid.cluster.identity.contexts import pairing_client, pairing_server
 from tpid.cluster.identity.identity import Identity, load_or_create_identity
 from tpid.comm.channel import Channel, PlainChannel
+from tpid.comm.opening import Purpose, encode_opening
 from tpid.comm.stream import Stream
-from tpid.comm.tls_handshake import answer_tls
+from tpid.comm.tls_handshake import Door, answer_tls
 
 End: TypeAlias = socket.socket | ssl.SSLSocket
 Run = Callable[[Coroutine[Any, Any, None]], None]
@@ -90,13 +91,17 @@ async def connected(form: Form) -> tuple[Channel, End]:
         return PlainChannel(ours), theirs
     ours.setblocking(False)
     theirs_tls = asyncio.create_task(asyncio.to_thread(_wrap, theirs))
-    channel = await answer_tls(
-        ours, pairing_server(identity()), is_admitted=lambda _: True, peer_address="test", timeout_s=10
-    )
+    _, channel = await answer_tls(ours, open_doors(), peer_address="test", timeout_s=10)
     return channel, await theirs_tls
 
 
+def open_doors() -> dict[Purpose, Door]:
+    """Anybody may come in to pair."""
+    return {Purpose.PAIRING: Door(pairing_server(identity()), lambda _: True)}
+
+
 def _wrap(sock: socket.socket) -> ssl.SSLSocket:
+    sock.sendall(encode_opening(Purpose.PAIRING))
     tls = pairing_client().wrap_socket(sock, suppress_ragged_eofs=False)
     assert tls.recv(1) == b"\x01"
     return tls

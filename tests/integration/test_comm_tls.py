@@ -23,6 +23,7 @@ from tests.integration.stream_ends import (
     connected,
     end,
     identity,
+    open_doors,
     pair,
     read_all,
     tcp_pair,
@@ -31,10 +32,20 @@ from tests.integration.stream_ends import (
 from tpid.cluster.identity.certificate import device_id_of
 from tpid.cluster.identity.contexts import member_client, member_server, pairing_client, pairing_server
 from tpid.cluster.identity.identity import Identity, load_or_create_identity
+from tpid.comm.frames import PREFIX
+from tpid.comm.opening import Purpose, closed, encode_opening
 from tpid.comm.stream import Stream
 from tpid.comm.tls_channel import TlsChannel
-from tpid.comm.tls_handshake import answer_tls, dial_tls
-from tpid.errors import DeviceLostError, NotPairedError, RemoteProtocolError, TpidError
+from tpid.comm.tls_handshake import Door, answer_tls, dial_tls
+from tpid.errors import (
+    DeviceLostError,
+    NotPairedError,
+    PairingError,
+    RefusedError,
+    RemoteProtocolError,
+    TpidError,
+    VersionMismatchError,
+)
 
 run = within_a_minute(asyncio.run)
 Result = TlsChannel | TpidError
@@ -60,11 +71,13 @@ async def meet(
     ours, theirs = tcp_pair()
     ours.setblocking(False)
     theirs.setblocking(False)
-    results = await asyncio.gather(
-        answer_tls(ours, server, is_admitted=server_admits, peer_address="dialler", timeout_s=5),
-        dial_tls(theirs, client, is_admitted=client_admits, peer_address="listener", timeout_s=5),
+    doors = {Purpose.MEMBER: Door(server, server_admits)}
+    answered, dialled = await asyncio.gather(
+        answer_tls(ours, doors, peer_address="dialler", timeout_s=5),
+        dial_tls(theirs, Purpose.MEMBER, Door(client, client_admits), peer_address="listener", timeout_s=5),
         return_exceptions=True,
     )
+    results = (answered[1] if isinstance(answered, tuple) else answered, dialled)
     for result in results:
         if isinstance(result, TlsChannel):
             result.close(orderly=False)
@@ -214,7 +227,7 @@ def test_a_listener_that_is_none(answer: bytes | None, error: type[TpidError], p
                 theirs.shutdown(socket.SHUT_WR)
             context = member_client(people[0], [])
             with pytest.raises(error) as caught:
-                await dial_tls(ours, context, is_admitted=admit_all, peer_address="x", timeout_s=0.2)
+                await dial_tls(ours, Purpose.MEMBER, Door(context, admit_all), peer_address="x", timeout_s=0.2)
             assert not isinstance(caught.value, NotPairedError)
         assert ours.fileno() == -1
 
@@ -228,12 +241,14 @@ def test_a_listener_that_dies_before_its_word_is_gone_and_not_unpaired() -> None
         server = pairing_server(identity())
 
         def shake_hands_and_leave() -> None:
+            assert theirs.recv(12) == encode_opening(Purpose.PAIRING)
             with server.wrap_socket(theirs, server_side=True) as tls, suppress(OSError):
                 tls.unwrap()
 
         leaving = asyncio.create_task(asyncio.to_thread(shake_hands_and_leave))
+        door = Door(pairing_client(), admit_all)
         with pytest.raises(DeviceLostError):
-            await dial_tls(ours, pairing_client(), is_admitted=admit_all, peer_address="x", timeout_s=5)
+            await dial_tls(ours, Purpose.PAIRING, door, peer_address="x", timeout_s=5)
         await asyncio.gather(leaving, return_exceptions=True)
 
     run(test())
@@ -270,6 +285,75 @@ def test_older_tls_is_refused() -> None:
         listener, dialler = await meet(pairing_server(identity()), old)
         assert isinstance(listener, RemoteProtocolError)
         assert isinstance(dialler, RemoteProtocolError)
+
+    run(test())
+
+
+# The opening
+
+
+@pytest.mark.parametrize(
+    ("purpose", "error", "told"),
+    [(Purpose.PAIRING, PairingError, "no invitation open"), (Purpose.MEMBER, RefusedError, "no home yet")],
+)
+def test_what_is_not_possible_now_is_told(purpose: Purpose, error: type[TpidError], told: str) -> None:
+    async def test() -> None:
+        ours, theirs = tcp_pair()
+        ours.setblocking(False)
+        theirs.setblocking(False)
+        answered, dialled = await asyncio.gather(
+            answer_tls(ours, {}, peer_address="dialler", timeout_s=5),
+            dial_tls(theirs, purpose, Door(pairing_client(), admit_all), peer_address="listener", timeout_s=5),
+            return_exceptions=True,
+        )
+        assert isinstance(answered, RefusedError)
+        assert type(dialled) is error
+        assert told in str(dialled)
+
+    run(test())
+
+
+def test_a_device_of_version_1_is_told_on_both_sides() -> None:
+    """A dialler gets a prefix of version 2, which it can read; a listener's refusal has its version in it."""
+    hello = PREFIX.pack(b"TP", 1, 1, 1000, 0) + bytes(1000)
+    refuse = PREFIX.pack(b"TP", 1, 2, 3, 0) + bytes(3)
+
+    async def test() -> None:
+        ours, theirs = tcp_pair()
+        ours.setblocking(False)
+        with theirs:
+            theirs.sendall(hello[:12])
+            with pytest.raises(VersionMismatchError, match=r"version 1 .* Upgrade tpid on that one"):
+                await answer_tls(ours, open_doors(), peer_address="x", timeout_s=5)
+            assert theirs.recv(100) == closed()
+            assert closed()[:3] == b"TP\x02"
+        for piece_bytes in (1, 100):
+            ours, theirs = tcp_pair()
+            ours.setblocking(False)
+            theirs.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            with theirs:
+                send_in_pieces(theirs, refuse, piece_bytes)
+                door = Door(pairing_client(), admit_all)
+                with pytest.raises(VersionMismatchError, match="version 1"):
+                    await dial_tls(ours, Purpose.MEMBER, door, peer_address="x", timeout_s=5)
+
+    run(test())
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"TP", b"GET / HTTP/1.1\r\n", b"\x16\x03\x01\x02\x00" + bytes(20), b"TP\x02\x63" + bytes(8)]
+)
+def test_strangers_get_no_byte(data: bytes) -> None:
+    async def test() -> None:
+        ours, theirs = tcp_pair()
+        ours.setblocking(False)
+        with theirs:
+            theirs.sendall(data)
+            theirs.shutdown(socket.SHUT_WR)
+            with pytest.raises((DeviceLostError, RemoteProtocolError)):
+                await answer_tls(ours, open_doors(), peer_address="x", timeout_s=5)
+            with suppress(ConnectionError):
+                assert theirs.recv(100) == b""
 
     run(test())
 
@@ -319,6 +403,7 @@ async def relayed(piece_bytes: int) -> tuple[Stream, Owner, ssl.SSLObject, ssl.M
     tls = pairing_client().wrap_bio(incoming, outgoing)
 
     def shake_hands() -> None:
+        theirs.sendall(encode_opening(Purpose.PAIRING))
         done = False
         while not done or not incoming.pending:
             try:
@@ -332,7 +417,7 @@ async def relayed(piece_bytes: int) -> tuple[Stream, Owner, ssl.SSLObject, ssl.M
         assert tls.read(1) == b"\x01"
 
     shaking = asyncio.create_task(asyncio.to_thread(shake_hands))
-    channel = await answer_tls(ours, pairing_server(identity()), is_admitted=admit_all, peer_address="x", timeout_s=5)
+    _, channel = await answer_tls(ours, open_doors(), peer_address="x", timeout_s=5)
     await shaking
     owner = Owner()
     stream = Stream(channel, owner, write_pause_bytes=2**20)

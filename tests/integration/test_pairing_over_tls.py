@@ -2,11 +2,9 @@
 
 import asyncio
 import os
-import socket
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from pathlib import Path
-from typing import TypeVar
 
 import pytest
 
@@ -23,14 +21,14 @@ from tpid.cluster.roster.gossip import chain_to
 from tpid.cluster.roster.names import free_name
 from tpid.cluster.roster.roster import Roster, admit, found, revoke
 from tpid.cluster.roster.store import load_roster, save_roster
+from tpid.comm.opening import Purpose
 from tpid.comm.stream import Stream
 from tpid.comm.tls_channel import TlsChannel
-from tpid.comm.tls_handshake import answer_tls, dial_tls
+from tpid.comm.tls_handshake import Door, answer_tls, dial_tls
 from tpid.device import Role
 from tpid.errors import NotPairedError, PairingError
 
 run = within_a_minute(asyncio.run)
-T = TypeVar("T")
 
 
 class Line:
@@ -69,23 +67,22 @@ class Line:
         self.stream.write(encode_pairing(message))
 
 
-async def channels(
-    listener: Callable[[socket.socket], Awaitable[TlsChannel]],
-    dialler: Callable[[socket.socket], Awaitable[TlsChannel]],
-) -> tuple[TlsChannel, TlsChannel]:
+async def channels(purpose: Purpose, listener: Door, dialler: Door) -> tuple[TlsChannel, TlsChannel]:
     ours, theirs = tcp_pair()
     ours.setblocking(False)
     theirs.setblocking(False)
-    first, second = await asyncio.gather(listener(ours), dialler(theirs))
+    (answered_to, first), second = await asyncio.gather(
+        answer_tls(ours, {purpose: listener}, peer_address="dialler", timeout_s=5),
+        dial_tls(theirs, purpose, dialler, peer_address="listener", timeout_s=5),
+    )
+    assert answered_to is purpose
     return first, second
 
 
 async def pairing_channels(server: Identity) -> tuple[TlsChannel, TlsChannel]:
     """The listener shows the certificate of `server`."""
-    context = pairing_server(server)
     return await channels(
-        lambda sock: answer_tls(sock, context, is_admitted=lambda _: True, peer_address="dialler", timeout_s=5),
-        lambda sock: dial_tls(sock, pairing_client(), is_admitted=lambda _: True, peer_address="listener", timeout_s=5),
+        Purpose.PAIRING, Door(pairing_server(server), lambda _: True), Door(pairing_client(), lambda _: True)
     )
 
 
@@ -145,23 +142,10 @@ async def join(line: Line, identity: Identity, code: Code) -> Joined | PairingEr
 def member_channels(
     server: Identity, server_roster: Roster, client: Identity, client_roster: Roster
 ) -> Awaitable[tuple[TlsChannel, TlsChannel]]:
-    servers = member_server(server, server_roster.certificates)
-    clients = member_client(client, client_roster.certificates)
     return channels(
-        lambda sock: answer_tls(
-            sock,
-            servers,
-            is_admitted=lambda der: der in server_roster.certificates,
-            peer_address="dialler",
-            timeout_s=5,
-        ),
-        lambda sock: dial_tls(
-            sock,
-            clients,
-            is_admitted=lambda der: der in client_roster.certificates,
-            peer_address="listener",
-            timeout_s=5,
-        ),
+        Purpose.MEMBER,
+        Door(member_server(server, server_roster.certificates), lambda der: der in server_roster.certificates),
+        Door(member_client(client, client_roster.certificates), lambda der: der in client_roster.certificates),
     )
 
 

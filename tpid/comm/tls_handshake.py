@@ -1,4 +1,4 @@
-"""From a connected socket to a TLS channel, and the word that lets the dialler in.
+"""From a connected socket to a TLS channel: what it is for, the handshake, and the word that lets the dialler in.
 
 In TLS 1.3 the dialler is done before the listener has seen its certificate: a refusal comes later, as an alert or as
 the bare end of the stream, where it looks like a device that has gone. So the listener's first byte says whether it
@@ -7,6 +7,8 @@ admits the dialler, and the dialler says nothing before it.
 listener's answer                     the dialler raises
 ------------------------------------  -------------------------------------------------
 ADMITTED                              nothing: the channel is up
+CLOSED in clear                       RefusedError; PairingError where the dialler wants to pair
+an opening of another version         VersionMismatchError
 an alert about the certificate        NotPairedError
 NOT_ADMITTED                          NotPairedError
 another alert                         RemoteProtocolError
@@ -19,12 +21,23 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
-from typing import Final
+from dataclasses import dataclass
+from typing import Final, TypeVar
 
+from tpid.comm.opening import OPENING_BYTES, Purpose, closed, decode_opening, encode_opening, refusal_in
 from tpid.comm.tls_channel import TlsChannel
-from tpid.errors import DeviceLostError, NotPairedError, RemoteProtocolError, TpidError
+from tpid.errors import (
+    DeviceLostError,
+    NotPairedError,
+    RefusedError,
+    RemoteProtocolError,
+    TpidError,
+    VersionMismatchError,
+)
+
+T = TypeVar("T")
 
 ADMITTED: Final = b"\x01"
 NOT_ADMITTED: Final = b"\x00"
@@ -44,47 +57,62 @@ _CERTIFICATE_ALERTS: Final = (
 )
 
 
+@dataclass(frozen=True, slots=True)
+class Door:
+    """How TLS is spoken for one purpose. `is_admitted` gets the peer's certificate in DER, None where it shows none;
+    it is asked when the handshake is done."""
+
+    context: ssl.SSLContext
+    is_admitted: Callable[[bytes | None], bool]
+
+
 async def dial_tls(
-    sock: socket.socket,
-    context: ssl.SSLContext,
-    *,
-    is_admitted: Callable[[bytes | None], bool],
-    peer_address: str,
-    timeout_s: float,
+    sock: socket.socket, purpose: Purpose, door: Door, *, peer_address: str, timeout_s: float
 ) -> TlsChannel:
     """Take over the connected, non-blocking `sock`: it is closed where this raises, or is cancelled.
 
-    `is_admitted` gets the listener's certificate in DER. Raises NotPairedError, whoever of both does not know the
-    other, DeviceLostError, RemoteProtocolError.
+    Raises NotPairedError, whoever of both does not know the other; PairingError where no invitation is open;
+    RefusedError, VersionMismatchError, DeviceLostError, RemoteProtocolError.
     """
-    opening = _Opening(sock, context, listens=False, peer_address=peer_address)
+    opening = _Opening(sock, peer_address)
 
-    async def enter() -> None:
-        if not is_admitted(opening.peer_certificate):
+    async def enter() -> TlsChannel:
+        await opening.send_in_clear(encode_opening(purpose))
+        await opening.shake_hands(door.context, listens=False, purpose=purpose)
+        if not door.is_admitted(opening.peer_certificate):
             raise _unknown_to_us(peer_address)
         if await opening.receive_word() != ADMITTED:
             raise _unknown_to_peer(peer_address)
+        return opening.channel()
 
     return await opening.run(enter, timeout_s)
 
 
 async def answer_tls(
-    sock: socket.socket,
-    context: ssl.SSLContext,
-    *,
-    is_admitted: Callable[[bytes | None], bool],
-    peer_address: str,
-    timeout_s: float,
-) -> TlsChannel:
-    """The listener's side of `dial_tls`, with the same errors. `is_admitted` gets the dialler's certificate, None
-    where the context asks for none."""
-    opening = _Opening(sock, context, listens=True, peer_address=peer_address)
+    sock: socket.socket, doors: Mapping[Purpose, Door], *, peer_address: str, timeout_s: float
+) -> tuple[Purpose, TlsChannel]:
+    """The listener's side of `dial_tls`, with the same errors. A purpose without a door is not possible now."""
+    opening = _Opening(sock, peer_address)
 
-    async def let_in() -> None:
-        if not is_admitted(opening.peer_certificate):
+    async def let_in() -> tuple[Purpose, TlsChannel]:
+        try:
+            purpose = decode_opening(await opening.receive_in_clear(OPENING_BYTES), peer_address=peer_address)
+        except VersionMismatchError:
+            await opening.send_in_clear(closed())  # its version byte is what the other side understands
+            raise
+        door = doors.get(purpose)
+        if door is None:
+            await opening.send_in_clear(closed())
+            raise RefusedError(
+                f"The device at {peer_address} asked for {purpose.name}, which is not possible now.",
+                reason_code="closed",
+            )
+        await opening.shake_hands(door.context, listens=True, purpose=purpose)
+        if not door.is_admitted(opening.peer_certificate):
             await opening.send(NOT_ADMITTED)
             raise _unknown_to_us(peer_address)
         await opening.send(ADMITTED)
+        return purpose, opening.channel()
 
     return await opening.run(let_in, timeout_s)
 
@@ -92,26 +120,29 @@ async def answer_tls(
 class _Opening:
     """TLS in memory, and the socket that its bytes come from and go to."""
 
-    def __init__(self, sock: socket.socket, context: ssl.SSLContext, *, listens: bool, peer_address: str) -> None:
+    _tls: ssl.SSLObject  # from `shake_hands` on
+
+    def __init__(self, sock: socket.socket, peer_address: str) -> None:
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
-        self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=listens)
         self._sock = sock
         self._loop = asyncio.get_running_loop()
         self._peer_address = peer_address
+        self._purpose: Purpose | None = None  # that the dialler has asked for; None at the listener
         self._received_bytes = 0
 
     @property
     def peer_certificate(self) -> bytes | None:
         return self._tls.getpeercert(binary_form=True)
 
-    async def run(self, admit: Callable[[], Awaitable[None]], timeout_s: float) -> TlsChannel:
-        """The handshake, then `admit`, both within `timeout_s`."""
+    def channel(self) -> TlsChannel:
+        return TlsChannel(self._sock, self._tls, self._incoming, self._outgoing)
+
+    async def run(self, enter: Callable[[], Awaitable[T]], timeout_s: float) -> T:
+        """`enter`, within `timeout_s`; the socket is closed where it does not come to an end."""
         try:
             async with asyncio.timeout(timeout_s):
-                await self._until_done(self._tls.do_handshake)
-                await admit()
-            return TlsChannel(self._sock, self._tls, self._incoming, self._outgoing)
+                return await enter()
         except BaseException as error:
             self._sock.close()
             if isinstance(error, TimeoutError):
@@ -123,6 +154,24 @@ class _Opening:
                     f"The connection to {self._peer_address} broke in the TLS handshake: {error}."
                 ) from error
             raise
+
+    async def send_in_clear(self, data: bytes) -> None:
+        await self._loop.sock_sendall(self._sock, data)
+
+    async def receive_in_clear(self, n_bytes: int) -> bytes:
+        """Exactly so many: what follows is TLS's."""
+        data = b""
+        while len(data) < n_bytes:
+            more = await self._loop.sock_recv(self._sock, n_bytes - len(data))
+            if not more:
+                raise self._ended()
+            data += more
+        return data
+
+    async def shake_hands(self, context: ssl.SSLContext, *, listens: bool, purpose: Purpose) -> None:
+        self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=listens)
+        self._purpose = None if listens else purpose
+        await self._until_done(self._tls.do_handshake)
 
     async def send(self, data: bytes) -> None:
         self._tls.write(data)
@@ -160,6 +209,11 @@ class _Opening:
         data = await self._loop.sock_recv(self._sock, _RECEIVE_BYTES)
         if not data:
             raise self._ended()
+        if self._purpose is not None and not self._received_bytes:
+            while len(data) < OPENING_BYTES and (more := await self._loop.sock_recv(self._sock, _RECEIVE_BYTES)):
+                data += more
+            if (refusal := refusal_in(data, self._purpose, peer_address=self._peer_address)) is not None:
+                raise refusal
         self._received_bytes += len(data)
         if self._received_bytes > _MAX_HANDSHAKE_BYTES:
             raise RemoteProtocolError(f"The device at {self._peer_address} sends a TLS handshake without end.")
