@@ -32,11 +32,18 @@ from tests.integration.stream_ends import (
 from tpid.cluster.identity.certificate import device_id_of
 from tpid.cluster.identity.contexts import member_client, member_server, pairing_client, pairing_server
 from tpid.cluster.identity.identity import Identity, load_or_create_identity
+from tpid.comm.connection import Connection
 from tpid.comm.frames import PREFIX
+from tpid.comm.handshake import Handshake
+from tpid.comm.messages import Hello, Kind
 from tpid.comm.opening import Purpose, closed, encode_opening
+from tpid.comm.settings import CommSettings
 from tpid.comm.stream import Stream
+from tpid.comm.tensors import TensorHeader
 from tpid.comm.tls_channel import TlsChannel
 from tpid.comm.tls_handshake import Door, answer_tls, dial_tls
+from tpid.comm.wire_dtype import WireDtype
+from tpid.device import DeviceId, DeviceProfile, Role
 from tpid.errors import (
     DeviceLostError,
     NotPairedError,
@@ -537,3 +544,70 @@ def test_what_came_before_this_side_ended_its_half_is_not_lost(n_bytes: int) -> 
             assert len(owner.received) == n_bytes
 
     run(test())
+
+
+# Frames
+
+
+class Keeper:
+    """Takes the payloads of one connection."""
+
+    def __init__(self, size_bytes: int) -> None:
+        self.payload = memoryview(bytearray(size_bytes))
+        self.arrived = asyncio.Event()
+        self.error: asyncio.Future[TpidError] = asyncio.get_running_loop().create_future()
+
+    def payload_buffer(self, connection: Connection, kind: Kind, header: object, size_bytes: int) -> memoryview:
+        return self.payload
+
+    def received(self, connection: Connection, kind: Kind, message: object, payload: memoryview | None) -> None:
+        self.arrived.set()
+
+    def lost(self, connection: Connection, error: TpidError) -> None:
+        self.error.set_result(error)
+
+
+@pytest.mark.parametrize("runner", [asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
+def test_a_connection_runs_over_tls_as_over_tcp(runner: Callable[..., None]) -> None:
+    data = os.urandom(5 * 2**20)
+
+    def connection(channel: TlsChannel, number: int, dialled: bool) -> tuple[Connection, asyncio.Future[Connection]]:
+        profile = DeviceProfile(
+            DeviceId(f"{number:032x}"), f"device{number}", Role.USER, "0", 2**33, 2**32, 2**36, 1, 1e9, "torch"
+        )
+        opened: asyncio.Future[Connection] = asyncio.get_running_loop().create_future()
+        handshake = Handshake(Hello(cluster="home", profile=profile), dialled=dialled, peer_address="x")
+        made = Connection(
+            channel,  # type: ignore[arg-type]
+            lambda _: handshake,
+            CommSettings(),
+            on_open=opened.set_result,
+            on_failed=lambda _, error: opened.set_exception(error),
+        )
+        return made, opened
+
+    async def test() -> None:
+        ours, theirs = tcp_pair()
+        ours.setblocking(False)
+        theirs.setblocking(False)
+        door = Door(pairing_client(), admit_all)
+        (_, answered), dialled = await asyncio.gather(
+            answer_tls(ours, open_doors(), peer_address="x", timeout_s=5),
+            dial_tls(theirs, Purpose.PAIRING, door, peer_address="x", timeout_s=5),
+        )
+        first, first_open = connection(answered, 0, False)
+        second, second_open = connection(dialled, 1, True)
+        await asyncio.gather(first_open, second_open)
+        keepers = [Keeper(len(data)), Keeper(len(data))]
+        first.set_receiver(keepers[0])
+        second.set_receiver(keepers[1])
+        header = TensorHeader(term=1, pass_id=1, step=0, n_tokens=1, wire_dtype=WireDtype.FP32)
+        second.send_tensor(Kind.PARTIAL, header, data)
+        first.send_tensor(Kind.SUM, header, data)
+        for keeper in keepers:
+            await keeper.arrived.wait()
+            assert keeper.payload == data
+        await second.close("It is late.")
+        assert "left: It is late." in str(await keepers[0].error)
+
+    within_a_minute(runner)(test())

@@ -70,7 +70,7 @@ def refusal_in(data: bytes, purpose: Purpose, *, peer_address: str) -> TpidError
 def _kind(data: bytes, peer_address: str) -> int:
     if len(data) < OPENING_BYTES or data[:2] != _MAGIC:
         raise RemoteProtocolError(f"What answers at {peer_address} is no tpid.")
-    _, version, kind, _, _ = _OPENING.unpack(data)
+    _, version, kind, _, _ = _OPENING.unpack_from(data)
     if version != TLS_VERSION:
         older = "that one" if version < TLS_VERSION else "this one"
         raise VersionMismatchError(

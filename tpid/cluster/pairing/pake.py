@@ -20,6 +20,8 @@ from tpid.errors import RemoteProtocolError
 
 ELEMENT_BYTES: Final = 32
 
+_FIELD: Final = 2**255 - 19  # each coordinate is below it; the package would take other ways to write one
+
 _INVITER_SIDE: Final = b"A"  # before each element in the package's messages
 _JOINER_SIDE: Final = b"B"
 
@@ -42,8 +44,8 @@ def begin(code: Code, *, inviter: DeviceId, joiner: DeviceId, invites: bool, ent
 
 def finish(exchange: Exchange, element: bytes) -> bytes:
     """The key, 32 bytes. Raises RemoteProtocolError where the peer's `element` is none."""
-    if len(element) != ELEMENT_BYTES:
-        raise RemoteProtocolError(f"A pairing element has {len(element)} bytes.")
+    if len(element) != ELEMENT_BYTES or int.from_bytes(element, "little") % 2**255 >= _FIELD:
+        raise RemoteProtocolError("A pairing element is not written as one.")
     try:
         key: bytes = exchange._spake.finish(exchange._peer_side + element)
     except (SPAKEError, NotOnCurve, ValueError, AssertionError) as error:
