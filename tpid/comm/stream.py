@@ -144,8 +144,8 @@ class Stream:
             return False
         if self._backlogged:
             self.flush(deadline_s - time.perf_counter())  # what the peer shall answer to
-        if self._channel.holds_more:
-            return self._receive()
+        if self._channel.holds_more and self._receive():
+            return True
         if self._waits_asleep > 0:
             self._waits_asleep -= 1
         elif self._look(deadline_s):

@@ -20,6 +20,7 @@ from typing import Final
 
 from tpid.cluster.identity.certificate import device_id_of
 from tpid.cluster.identity.identity import Identity
+from tpid.cluster.octets import is_name
 from tpid.cluster.pairing.actions import Action, Close, Ended, Joined, Run, Send
 from tpid.cluster.pairing.code import Code, Entropy
 from tpid.cluster.pairing.confirmation import Transcript, inviters_mac, joiners_mac, possession
@@ -61,7 +62,12 @@ class Joiner:
     def __init__(
         self, code: Code, identity: Identity, name: str, *, inviter_certificate: bytes, entropy: Entropy
     ) -> None:
-        """`inviter_certificate` is what the listener has shown in TLS."""
+        """`inviter_certificate` is what the listener has shown in TLS.
+
+        Raises PairingError for a `name` that is none.
+        """
+        if not is_name(name):
+            raise PairingError(f"{name!r} cannot be the name of a device.", hint="Configure one of up to 255 letters.")
         self.deadline_s: float | None = None
         self._identity = identity
         self._name = name

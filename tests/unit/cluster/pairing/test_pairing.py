@@ -57,6 +57,12 @@ def test_a_name_that_is_taken_gets_a_number_and_both_say_so() -> None:
     assert home.outcome.name == guest.outcome.name == "Laptop-2"
 
 
+@pytest.mark.parametrize("name", ["", " pi", "p\ni", "ü" * 128])
+def test_a_name_that_cannot_be_told_is_refused_at_once(name: str) -> None:
+    with pytest.raises(PairingError, match="cannot be the name"):
+        Guest(name=name)
+
+
 def test_three_wrong_codes_end_the_invitation_on_both_screens() -> None:
     home = Home()
     for tries_left in (2, 1, 0):
