@@ -135,3 +135,8 @@ def end(sock: End) -> None:
         sock.unwrap()
     else:
         sock.shutdown(socket.SHUT_WR)
+
+
+def send_in_pieces(sock: socket.socket, data: bytes, piece_bytes: int) -> None:
+    for start in range(0, len(data), piece_bytes):
+        sock.sendall(data[start : start + piece_bytes])

@@ -4,8 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.unit.cluster.roster.people import person
-from tests.unit.cluster.roster.test_gossip import line
+from tests.unit.cluster.roster.people import line, person
 from tpid.cluster.octets import is_name
 from tpid.cluster.pairing.messages import (
     MAX_BODY_BYTES,

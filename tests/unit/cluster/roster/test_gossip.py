@@ -1,11 +1,9 @@
 from contextlib import suppress
-from pathlib import Path
 
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.unit.cluster.roster.people import person
+from tests.unit.cluster.roster.people import line, person
 from tpid.cluster.roster.gossip import (
     MAX_MESSAGE_BYTES,
     chain_to,
@@ -15,33 +13,15 @@ from tpid.cluster.roster.gossip import (
     encode_statements,
     missing,
 )
-from tpid.cluster.roster.roster import Roster, admit, found, received, revoke
+from tpid.cluster.roster.roster import Roster, received
 from tpid.cluster.roster.statement import (
     MAX_KEPT,
     Key,
-    decode_statement,
-    encode_statement,
     home_of,
-    key_of,
     sign_revocation,
 )
-from tpid.cluster.roster.store import FILE_NAME, load_roster, save_roster
 from tpid.device import Role
-from tpid.errors import ConfigError, RemoteProtocolError
-
-
-def line(n_people: int) -> Roster:
-    """Each has admitted the next; the second last was revoked."""
-    roster = found(person(0), "device0")
-    for number in range(1, n_people):
-        roster = admit(
-            roster,
-            person(number - 1),
-            certificate=person(number).certificate,
-            name=f"gerät{number}",
-            role=Role.USER,
-        )
-    return revoke(roster, person(0), person(n_people - 2).id)
+from tpid.errors import RemoteProtocolError
 
 
 def test_two_devices_tell_each_other_what_is_missing() -> None:
@@ -91,26 +71,6 @@ def test_much_is_told_in_messages_of_limited_size() -> None:
     assert encode_statements(home, []) == []
 
 
-def test_there_is_one_way_to_write_a_statement() -> None:
-    for statement in line(4).statements:
-        encoded = encode_statement(statement)
-        assert decode_statement(encoded) == statement
-        assert key_of(decode_statement(encoded)) == key_of(statement)
-        for broken in (encoded[:-1], encoded + b"\0", b"\x03" + encoded[1:], b""):
-            with pytest.raises(RemoteProtocolError):
-                decode_statement(broken)
-
-
-def test_the_kept_stand_in_order() -> None:
-    home = home_of(person(0).id)
-    kept = {Key(bytes([number]) * 32) for number in range(2)}
-    encoded = encode_statement(sign_revocation(home, person(0).id, person(0).sign, person(1).id, kept))
-    first, second = encoded[99:131], encoded[131:163]
-    for keys in (second + first, first + first):
-        with pytest.raises(RemoteProtocolError, match="another order"):
-            decode_statement(encoded[:99] + keys + encoded[163:])
-
-
 MESSAGE = encode_statements(line(3).home, line(3).statements)[0]
 
 
@@ -126,32 +86,3 @@ def test_any_bytes_give_statements_or_one_error(data: bytes | tuple[int, bytes])
         assert encode_statements(home, statements) in ([data], [])
     with suppress(RemoteProtocolError):
         decode_keys(data)
-
-
-# On disk
-
-
-def test_a_roster_is_kept(tmp_path: Path) -> None:
-    assert load_roster(tmp_path) is None
-    for roster in (found(person(0), "a"), line(5)):
-        save_roster(tmp_path, roster)
-        loaded = load_roster(tmp_path)
-        assert loaded == roster
-        assert loaded is not None
-        assert loaded.members == roster.members
-    assert [path.name for path in tmp_path.iterdir()] == [FILE_NAME]
-    assert (tmp_path / FILE_NAME).stat().st_mode & 0o777 == 0o600
-
-
-def test_a_damaged_roster_is_told(tmp_path: Path) -> None:
-    save_roster(tmp_path, line(4))
-    path = tmp_path / FILE_NAME
-    sound = path.read_bytes()
-    for content in (b"", sound[:-1], sound + b"x", b"x" + sound, sound[:-1] + bytes([sound[-1] ^ 1])):
-        path.write_bytes(content)
-        with pytest.raises(ConfigError, match="Restore it from a backup"):
-            load_roster(tmp_path)
-    path.write_bytes(sound)
-    path.chmod(0o644)
-    with pytest.raises(ConfigError, match="open to other users"):
-        load_roster(tmp_path)
