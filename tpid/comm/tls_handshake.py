@@ -43,6 +43,7 @@ ADMITTED: Final = b"\x01"
 NOT_ADMITTED: Final = b"\x00"
 
 _RECEIVE_BYTES: Final = 32 * 1024
+_LINGER_S: Final = 1.0  # for a peer that is refused to take it in
 _MAX_HANDSHAKE_BYTES: Final = 64 * 1024  # of a peer; a handshake with P-256 certificates takes 2 KiB
 # What a TLS peer answers to a certificate that it does not accept: RFC 8446, 6.2.
 _CERTIFICATE_ALERTS: Final = (
@@ -77,8 +78,7 @@ async def dial_tls(
     opening = _Opening(sock, peer_address)
 
     async def enter() -> TlsChannel:
-        await opening.send_in_clear(encode_opening(purpose))
-        await opening.shake_hands(door.context, listens=False, purpose=purpose)
+        await opening.shake_hands(door.context, dials_for=purpose)
         if not door.is_admitted(opening.peer_certificate):
             raise _unknown_to_us(peer_address)
         if await opening.receive_word() != ADMITTED:
@@ -98,16 +98,16 @@ async def answer_tls(
         try:
             purpose = decode_opening(await opening.receive_in_clear(OPENING_BYTES), peer_address=peer_address)
         except VersionMismatchError:
-            await opening.send_in_clear(closed())  # its version byte is what the other side understands
+            await opening.refuse_in_clear()  # its version byte is what the other side understands
             raise
         door = doors.get(purpose)
         if door is None:
-            await opening.send_in_clear(closed())
+            await opening.refuse_in_clear()
             raise RefusedError(
                 f"The device at {peer_address} asked for {purpose.name}, which is not possible now.",
                 reason_code="closed",
             )
-        await opening.shake_hands(door.context, listens=True, purpose=purpose)
+        await opening.shake_hands(door.context)
         if not door.is_admitted(opening.peer_certificate):
             await opening.send(NOT_ADMITTED)
             raise _unknown_to_us(peer_address)
@@ -155,8 +155,16 @@ class _Opening:
                 ) from error
             raise
 
-    async def send_in_clear(self, data: bytes) -> None:
-        await self._loop.sock_sendall(self._sock, data)
+    async def refuse_in_clear(self) -> None:
+        """Send CLOSED, and read what is on its way: closing with bytes unread would reset the connection, and the peer
+        might never see it."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_LINGER_S):
+                await self._loop.sock_sendall(self._sock, closed())
+                self._sock.shutdown(socket.SHUT_WR)
+                n_bytes = 0
+                while n_bytes < _MAX_HANDSHAKE_BYTES and (more := await self._loop.sock_recv(self._sock, 4096)):
+                    n_bytes += len(more)
 
     async def receive_in_clear(self, n_bytes: int) -> bytes:
         """Exactly so many: what follows is TLS's."""
@@ -168,9 +176,12 @@ class _Opening:
             data += more
         return data
 
-    async def shake_hands(self, context: ssl.SSLContext, *, listens: bool, purpose: Purpose) -> None:
-        self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=listens)
-        self._purpose = None if listens else purpose
+    async def shake_hands(self, context: ssl.SSLContext, *, dials_for: Purpose | None = None) -> None:
+        """As the dialler, who says what for in the same packet, or as the listener."""
+        self._purpose = dials_for
+        if dials_for is not None:
+            self._outgoing.write(encode_opening(dials_for))  # before TLS's own first words
+        self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=dials_for is None)
         await self._until_done(self._tls.do_handshake)
 
     async def send(self, data: bytes) -> None:
