@@ -27,6 +27,7 @@ MAX_CERTIFICATE_BYTES: Final = 1024  # ours take some 400
 # A device without a battery for its clock starts in 1970; the end is how X.509 writes "none" (RFC 5280, 4.1.2.5).
 _FROM: Final = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 _UNTIL: Final = datetime.datetime(9999, 12, 31, 23, 59, 59, tzinfo=datetime.UTC)
+_DER: Final = serialization.Encoding.DER
 _GROUP_CHARACTERS: Final = 4
 _SHORT_GROUPS: Final = 4
 
@@ -47,7 +48,7 @@ def make_certificate(key: ec.EllipticCurvePrivateKey) -> bytes:
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .sign(key, hashes.SHA256())
     )
-    return certificate.public_bytes(serialization.Encoding.DER)
+    return certificate.public_bytes(_DER)
 
 
 def read_certificate(der: bytes) -> ec.EllipticCurvePublicKey:
@@ -68,8 +69,9 @@ def read_certificate(der: bytes) -> ec.EllipticCurvePublicKey:
         if certificate.issuer != certificate.subject:
             raise RemoteProtocolError("A certificate names another as its issuer.")
         key.verify(certificate.signature, certificate.tbs_certificate_bytes, ec.ECDSA(hashes.SHA256()))
-        if certificate.public_bytes(serialization.Encoding.DER) != der:
-            raise RemoteProtocolError("A certificate is followed by other bytes.")
+        # Nothing signs how the signature itself is written: one way is enough.
+        if not der.endswith(b"\0" + certificate.signature) or certificate.public_bytes(_DER) != der:
+            raise RemoteProtocolError("A certificate is not written as DER has it.")
     except InvalidSignature:
         raise RemoteProtocolError("A certificate is not signed by its own key.") from None
     except (ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion, CryptographyDeprecationWarning) as error:

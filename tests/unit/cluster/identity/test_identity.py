@@ -130,6 +130,11 @@ def test_certificates_of_other_kinds_are_refused() -> None:
         read_certificate(rsa_like)
     with pytest.raises(RemoteProtocolError):
         read_certificate(CERTIFICATE + b"\0")
+    unused_bits = len(CERTIFICATE) - len(x509.load_der_x509_certificate(CERTIFICATE).signature) - 1
+    even = CERTIFICATE[:-1] + bytes([CERTIFICATE[-1] & 0xFE])
+    for certificate in (CERTIFICATE, even):
+        with pytest.raises(RemoteProtocolError):
+            read_certificate(certificate[:unused_bits] + b"\1" + certificate[unused_bits + 1 :])
     with pytest.raises(RemoteProtocolError, match="larger"):
         read_certificate(CERTIFICATE + bytes(1000))
 
