@@ -26,7 +26,10 @@
     │   ├── MemoryPlanError         the devices together cannot hold the model
     │   ├── LoadError               a device could not load its share
     │   ├── PassDroppedError        the coordinator has given up a pass: a request was cancelled
-    │   └── RefusedError            a hello was refused, by the peer or by this device
+    │   ├── RefusedError            a hello was refused, by the peer or by this device
+    │   ├── NotPairedError          one of two devices does not count the other to its home
+    │   ├── PairingError            a device could not be paired: wrong code, too late, cancelled
+    │   └── RosterError             the list of the home's devices does not allow it, or is full
     ├── NumericError                the model computed what is not a number
     └── DaemonUnreachableError      tpictl finds no daemon
 
@@ -166,6 +169,18 @@ class RefusedError(ClusterError):
     def __init__(self, message: str, *, reason_code: str, hint: str | None = None) -> None:
         super().__init__(message, hint=hint)
         self.reason_code = reason_code
+
+
+class NotPairedError(ClusterError):
+    code = "not_paired"
+
+
+class PairingError(ClusterError):
+    code = "pairing"
+
+
+class RosterError(ClusterError):
+    code = "roster"
 
 
 class NumericError(TpidError):

@@ -18,7 +18,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from tpid.cluster.identity import parse_device_id
+from tpid.cluster.identity.device_id import parse_device_id
 from tpid.comm.messages import PROTOCOL_VERSION
 from tpid.device import DeviceId, DeviceProfile, Role, is_device_name
 from tpid.errors import RemoteProtocolError
