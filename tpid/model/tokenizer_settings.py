@@ -85,7 +85,8 @@ def _with_older_files(directory: Path, config: _Object, special_map: _Object) ->
     special = {text_of(token) for token in (*standard.values(), *extra)}
     added = _Reader(directory / _ADDED).added(_optional_object(directory / _ADDED), special)
     if not isinstance(special_map.get(_EXTRA, config.get(_EXTRA)), list):
-        extra = map_reader.former_extra(special_map) or reader.former_extra(config)
+        in_map = _FORMER_EXTRA in special_map
+        extra = map_reader.former_extra(special_map) if in_map else reader.former_extra(config)
     return TokenizerSettings(named, extra, added)
 
 

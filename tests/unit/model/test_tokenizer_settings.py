@@ -179,7 +179,8 @@ def test_a_row_of_the_table(tmp_path: Path, row: str, files: Files) -> None:
     ("files", "note"),
     [
         (_config(split_special_tokens=True), "split_special_tokens"),
-        (_config(added_tokens_decoder={"0": {"content": "<s>"}}), "'<s>' the id 257"),
+        (_config(added_tokens_decoder={"0": {"content": "<s>"}}), "'<s>' the id 257, which holds; beside it stands 0."),
+        ({"added_tokens.json": {"<s>": 0, "</s>": 1, "<|im_end|>": 259}}, "beside it stands 0, as for 1 more"),
         ({"additional_chat_templates/tool_use.jinja": "t"}, "tool_use"),
         (_config(chat_template=[{"name": "tool_use", "template": "t"}]), "none is called 'default'"),
     ],
@@ -196,6 +197,7 @@ def test_what_does_not_fit_is_said(tmp_path: Path, files: Files, note: str) -> N
         {"added_tokens.json": {"<new>": "261"}},
         {"added_tokens.json": {"<new>": -1}},
         {"added_tokens.json": {"<new>": 999}},
+        {"added_tokens.json": {"<s>": 0, "<new>": 999}},
         {"added_tokens.json": []},
         {"added_tokens.json": {f"<{n}>": 261 + n for n in range(MAX_ADDED_TOKENS + 1)}},
         {"special_tokens_map.json": {"eos_token": ["</s>"]}},
