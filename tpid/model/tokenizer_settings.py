@@ -3,6 +3,7 @@
 Which file has the last word on what is transformers' rule; docs/tokenizers.md has it as a table.
 """
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -199,4 +200,11 @@ def _described(entry: _Object, *, special: bool) -> AddedToken:
 
 
 def _optional_object(path: Path) -> _Object:
-    return read_json_object(path, MAX_CONFIG_BYTES) if path.is_file() else {}
+    if not path.is_file():
+        return {}
+    values = read_json_object(path, MAX_CONFIG_BYTES)
+    try:
+        json.dumps(values, ensure_ascii=False).encode()
+    except (UnicodeEncodeError, RecursionError) as error:  # JSON can spell half a character
+        raise TokenizerError(f"{path} has a text that is not valid Unicode, or is nested too deeply.") from error
+    return values
