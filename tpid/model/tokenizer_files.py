@@ -121,12 +121,10 @@ def _add_tokens(tokenizer: tokenizers.Tokenizer, settings: TokenizerSettings, pa
     """
     present = tokenizer.get_added_tokens_decoder()
     listed = dict(settings.added) | ({} if settings.complete else present)
-    named: list[str | AddedToken] = []
     known = {token.content for token in (*present.values(), *listed.values())}
+    named: list[str | AddedToken] = []  # one text may be described in several ways: the last holds
     for role in (*settings.named.values(), *settings.extra):
-        if (
-            text_of(role) not in known and role not in named
-        ):  # one text may be described in several ways: the last holds
+        if text_of(role) not in known and role not in named:
             named.append(role)
     wanted = [token for _, token in sorted(listed.items(), key=lambda item: item[0])]
     wanted += [AddedToken(token, special=True) if isinstance(token, str) else token for token in named]
@@ -134,24 +132,21 @@ def _add_tokens(tokenizer: tokenizers.Tokenizer, settings: TokenizerSettings, pa
     stays_special = {token.content for token in present.values() if token.special}
     for token in wanted:
         token.special = token.special or token.content in roles or token.content in stays_special
-    notes = [note for id, token in settings.added if (note := _other_id(tokenizer, token.content, id, path))]
+    ids_before = {token.content: tokenizer.token_to_id(token.content) for _, token in settings.added}
     if wanted:
         tokenizer.add_tokens(wanted)
-    for id, token in settings.added:
-        if not notes and tokenizer.token_to_id(token.content) != id:
+    others = [(id, token.content) for id, token in settings.added if tokenizer.token_to_id(token.content) != id]
+    for id, text in others:
+        if ids_before[text] is None:
             raise TokenizerError(
-                f"{path} gives token {token.content[:60]!r} the id {tokenizer.token_to_id(token.content)}, "
-                f"the settings beside it {id}.",
+                f"{path} gives token {text[:60]!r} the id {tokenizer.token_to_id(text)}, the settings beside it {id}.",
                 hint="The files are not of one model: download them again.",
             )
-    return tuple(notes)
-
-
-def _other_id(tokenizer: tokenizers.Tokenizer, text: str, id: int, path: Path) -> str | None:
-    known = tokenizer.token_to_id(text)
-    if known is None or known == id:
-        return None
-    return f"{path} gives token {text[:60]!r} the id {known}, the settings beside it {id}: {known} is taken."
+    if not others:
+        return ()
+    id, text = others[0]
+    more = f", as for {len(others) - 1} more" if len(others) > 1 else ""
+    return (f"{path} gives token {text[:60]!r} the id {ids_before[text]}, which holds; beside it stands {id}{more}.",)
 
 
 def _chat_template(path: Path, settings: TokenizerSettings) -> tuple[str | None, tuple[str, ...]]:

@@ -3,6 +3,7 @@
 Which file has the last word on what is transformers' rule; docs/tokenizers.md has it as a table.
 """
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -85,7 +86,8 @@ def _with_older_files(directory: Path, config: _Object, special_map: _Object) ->
     special = {text_of(token) for token in (*standard.values(), *extra)}
     added = _Reader(directory / _ADDED).added(_optional_object(directory / _ADDED), special)
     if not isinstance(special_map.get(_EXTRA, config.get(_EXTRA)), list):
-        extra = map_reader.former_extra(special_map) or reader.former_extra(config)
+        in_map = _FORMER_EXTRA in special_map
+        extra = map_reader.former_extra(special_map) if in_map else reader.former_extra(config)
     return TokenizerSettings(named, extra, added)
 
 
@@ -198,4 +200,11 @@ def _described(entry: _Object, *, special: bool) -> AddedToken:
 
 
 def _optional_object(path: Path) -> _Object:
-    return read_json_object(path, MAX_CONFIG_BYTES) if path.is_file() else {}
+    if not path.is_file():
+        return {}
+    values = read_json_object(path, MAX_CONFIG_BYTES)
+    try:
+        json.dumps(values, ensure_ascii=False).encode()
+    except (UnicodeEncodeError, RecursionError) as error:  # JSON can spell half a character
+        raise TokenizerError(f"{path} has a text that is not valid Unicode, or is nested too deeply.") from error
+    return values
