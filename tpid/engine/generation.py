@@ -1,13 +1,12 @@
 """From a chat to an answer: template, tokens, prefill of what is new, decode until something ends it."""
 
-import asyncio
 import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
 from tpid.engine.session import Session
-from tpid.engine.text import TextModel
+from tpid.engine.text_owner import ModelText
 from tpid.errors import ContextOverflowError
 from tpid.model.detokenizer import StreamDecoder
 from tpid.model.sampling import Sampler, SamplingParams
@@ -59,13 +58,13 @@ class Finished:
 
 
 async def generate(
-    session: Session, text_model: TextModel, request: GenerationRequest
+    session: Session, text_model: ModelText, request: GenerationRequest
 ) -> AsyncGenerator[Text | Finished, None]:
     """Yields text as it becomes final, and Finished at the end.
 
     Raises ChatTemplateError, ContextOverflowError, and what `Session.extend` raises.
     """
-    prompt = await asyncio.to_thread(text_model.encode_chat, request.messages)  # a hostile template takes seconds
+    prompt = await text_model.encode_chat(request.messages)
     budget = _token_budget(len(prompt), request.max_tokens, session.plan.context_tokens)
     sampler = Sampler(request.sampling)
     decoder = StreamDecoder(text_model.tokenizer)

@@ -1,7 +1,7 @@
 """The generation loop over a session whose logits are written down, with a tokenizer of single letters."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
@@ -60,10 +60,22 @@ def text_model() -> TextModel:
     return TextModel(Tokenizer.from_json(raw.to_str().encode()), template, frozenset({EOS}))
 
 
+class LocalText:
+    """A text model without a process of its own."""
+
+    def __init__(self, model: TextModel) -> None:
+        self._model = model
+        self.tokenizer = model.tokenizer
+        self.eos_ids = model.eos_ids
+
+    async def encode_chat(self, messages: Sequence[Mapping[str, object]]) -> list[int]:
+        return self._model.encode_chat(messages)
+
+
 def run(session: ScriptedSession, text_model: TextModel, prompt: str, **options: Any) -> tuple[list[str], Finished]:
     async def collect() -> list[Text | Finished]:
         request = GenerationRequest([{"role": "user", "content": prompt}], GREEDY, **options)
-        return [event async for event in generate(session, text_model, request)]  # type: ignore[arg-type]
+        return [event async for event in generate(session, LocalText(text_model), request)]  # type: ignore[arg-type]
 
     *texts, end = asyncio.run(collect())
     assert isinstance(end, Finished)
