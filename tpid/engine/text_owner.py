@@ -49,6 +49,7 @@ class ModelText:
         self._source = source
         self._limits = limits
         self._process: Process | None = None
+        self._killed: list[Process] = []  # not yet waited for
         self._turn = asyncio.Lock()
         self.eos_ids = source.eos_ids
         self.tokenizer = TokenTable((), frozenset(), None)
@@ -57,8 +58,12 @@ class ModelText:
     async def open(cls, source: TextSource, limits: TextLimits | None = None) -> "ModelText":
         """Raises TokenizerError or ChatTemplateError."""
         text = cls(source, limits or TextLimits())
-        async with text._turn:
-            await text._started()
+        try:
+            async with text._turn:
+                await text._started()
+        except BaseException:
+            await text.close()
+            raise
         return text
 
     async def encode_chat(self, messages: Sequence[Mapping[str, object]]) -> list[int]:
@@ -73,19 +78,19 @@ class ModelText:
 
     async def close(self) -> None:
         """Ends the process at once."""
-        process = self._kill()
-        if process is not None:
-            await process.wait()
+        self._kill()
+        while self._killed:
+            await self._killed.pop().wait()
 
-    def _kill(self) -> Process | None:
+    def _kill(self) -> None:
         process, self._process = self._process, None
         if process is None:
-            return None
+            return
         if process.returncode is None:
             process.kill()
         if process.stdin is not None:
             process.stdin.close()
-        return process
+        self._killed = [killed for killed in self._killed if killed.returncode is None] + [process]
 
     async def _started(self) -> Process:
         if self._process is not None and self._process.returncode is None:
