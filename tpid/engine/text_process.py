@@ -12,6 +12,7 @@ import signal
 import sys
 from typing import Any, BinaryIO
 
+from tpid.engine.text import TextModel
 from tpid.engine.text_messages import LENGTH, MAX_FRAME_BYTES, pack
 from tpid.errors import ChatTemplateError, TpidError
 from tpid.model.chat_template import ChatTemplate
@@ -34,17 +35,16 @@ def main() -> None:
 
 class _Encoder:
     def load(self, settings: Any, tokenizer_json: bytes) -> dict[str, object]:
-        self._tokenizer = tokenizer = Tokenizer.from_json(tokenizer_json)
+        tokenizer = Tokenizer.from_json(tokenizer_json)
         source = settings["template"]
-        self._template = ChatTemplate(source, settings["bos"], settings["eos"]) if source is not None else None
+        template = ChatTemplate(source, settings["bos"], settings["eos"]) if source is not None else None
+        self._model = TextModel(tokenizer, template, frozenset())
         tokens = [tokenizer.id_to_token(id) for id in range(tokenizer.max_id + 1)]
         special = [token for token in tokens if token is not None and tokenizer.is_special(token)]
         return {"tokens": tokens, "special": special, "decoder": tokenizer.decoder_settings()}
 
     def encode_chat(self, messages: Any) -> dict[str, object]:
-        if self._template is None:
-            raise ChatTemplateError("This model has no chat template.", hint="Use an instruct model for a chat.")
-        return {"ids": self._tokenizer.encode(self._template.render(messages), add_special=False)}
+        return {"ids": self._model.encode_chat(messages)}
 
 
 def _answer(replies: BinaryIO, memory_bytes: int, work: Any) -> None:
