@@ -19,7 +19,7 @@ from tpid.engine.generation import Finished, GenerationRequest, GenerationStats,
 from tpid.engine.planning import Preview, preview, with_memory
 from tpid.engine.runner import Runner
 from tpid.engine.settings import EngineSettings
-from tpid.engine.text import TextModel, load_text_model
+from tpid.engine.text_owner import ModelText, text_source
 from tpid.engine.weight_use import WeightUse
 from tpid.engine.worker import Holding, Worker
 from tpid.errors import BusyError, TpidError
@@ -57,7 +57,7 @@ class Engine:
         self._worker = Worker(cluster.me, store.find, compute, self._calls)
         self._turn = asyncio.Lock()
         self._requests = 0  # running and waiting
-        self._text: tuple[str, TextModel] | None = None
+        self._text: tuple[str, ModelText] | None = None
         self._last: GenerationStats | None = None
         self._rescan = asyncio.Event()
 
@@ -70,6 +70,8 @@ class Engine:
         finally:
             self._coordinator.drop("the daemon stops")
             self._calls.close()
+            if self._text is not None:
+                await self._text[1].close()
 
     async def load(self, model: str, progress: LoadProgress = no_progress) -> Plan:
         """Have `model` ready on the cluster. Raises TpidError."""
@@ -210,7 +212,11 @@ class Engine:
             except (TpidError, OSError) as error:
                 log.warning("packs_unknown directory=%s reason=%r", self._store.directory, str(error))
 
-    async def _text_model(self, pack: Pack) -> TextModel:
+    async def _text_model(self, pack: Pack) -> ModelText:
         if self._text is None or self._text[0] != pack.id:
-            self._text = (pack.id, await asyncio.to_thread(load_text_model, pack))
+            if self._text is not None:
+                await self._text[1].close()
+                self._text = None
+            source = await asyncio.to_thread(text_source, pack)
+            self._text = (pack.id, await ModelText.open(source))
         return self._text[1]

@@ -1,13 +1,12 @@
 """From a chat to an answer: template, tokens, prefill of what is new, decode until something ends it."""
 
-import asyncio
 import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol, TypeAlias
 
 from tpid.engine.sequence import TokenSequence
-from tpid.engine.text import TextModel
+from tpid.engine.text_owner import ModelText
 from tpid.errors import ContextOverflowError, RequestError
 from tpid.model.answer_text import AnswerText
 from tpid.model.sampling import Sampler, SamplingParams
@@ -67,13 +66,13 @@ class Computes(Protocol):
 
 
 async def generate(
-    runner: Computes, text_model: TextModel, request: GenerationRequest, context_tokens: int
+    runner: Computes, text_model: ModelText, request: GenerationRequest, context_tokens: int
 ) -> AsyncGenerator[Text | Finished, None]:
     """Yields text as it becomes final, and Finished at the end.
 
     Raises ChatTemplateError, RequestError, ContextOverflowError, and what `Runner.advance` raises.
     """
-    prompt = await asyncio.to_thread(text_model.encode_chat, request.messages)  # a hostile template takes seconds
+    prompt = await text_model.encode_chat(request.messages)
     budget = _token_budget(len(prompt), request.max_tokens, context_tokens)
     sampler = Sampler(request.sampling)
     answer = AnswerText(text_model.tokenizer, request.stop)

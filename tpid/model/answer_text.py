@@ -1,16 +1,25 @@
 """The text of an answer while its tokens come in: decoded, without special tokens, up to the first stop string."""
 
 from collections.abc import Sequence
+from typing import Protocol
 
-from tpid.model.detokenizer import StreamDecoder
+from tpid.model.detokenizer import StreamDecoder, Tokens
 from tpid.model.stop_strings import StopStrings
-from tpid.model.tokenizer import Tokenizer
+
+
+class AnswerTokens(Tokens, Protocol):
+    """What the text of an answer asks of a tokenizer."""
+
+    @property
+    def special_tokens(self) -> frozenset[str]:
+        """The texts that decoding leaves out."""
+        ...
 
 
 class AnswerText:
     """One for each answer."""
 
-    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str]) -> None:
+    def __init__(self, tokenizer: AnswerTokens, stop: Sequence[str]) -> None:
         """Raises RequestError for stop strings that cannot be, TokenizerError where the text cannot be streamed."""
         self._tokenizer = tokenizer
         self._decoder = StreamDecoder(tokenizer)

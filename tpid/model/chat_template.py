@@ -32,7 +32,7 @@ class ChatTemplate:
     ) -> None:
         """The template knows the tokens by their names. `now` is the clock of `strftime_now`.
 
-        Raises ChatTemplateError where `source` is not a sound template.
+        Raises ChatTemplateError where `source` is not a sound template, and MemoryError.
         """
         if len(source) > MAX_TEMPLATE_CHARS:
             raise ChatTemplateError(f"The chat template has {len(source)} characters, more than {MAX_TEMPLATE_CHARS}.")
@@ -51,7 +51,7 @@ class ChatTemplate:
         """To be encoded without special tokens: the template has written them.
 
         `messages`, `tools` and `variables` are made of JSON's types. Raises ChatTemplateError, with the template's own
-        words where it refuses the messages.
+        words where it refuses the messages, and MemoryError.
         """
         try:
             given: dict[str, object] = {
@@ -64,7 +64,7 @@ class ChatTemplate:
             }
             with counting(Budget()):
                 return _join(self._template.generate(given))
-        except ChatTemplateError:
+        except (ChatTemplateError, MemoryError):
             raise
         except TemplateError as error:
             raise ChatTemplateError(f"The chat template refuses the messages: {_one_line(error)}.") from error
@@ -77,6 +77,8 @@ class ChatTemplate:
 def _compile(source: str, now: Callable[[], datetime]) -> Template:
     try:
         return TemplateSandbox(now).compile_guarded(source)
+    except MemoryError:
+        raise
     except Exception as error:  # Jinja's own errors, and those of Python's compiler on what Jinja made of it
         raise ChatTemplateError(f"The chat template cannot be compiled: {_one_line(error)}.") from error
 

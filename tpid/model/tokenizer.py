@@ -31,6 +31,10 @@ class Tokenizer:
         """Tokens that have text, added ones included; the embedding may be padded to more."""
         return self._backend.get_vocab_size()
 
+    @property
+    def max_id(self) -> int:
+        return max(self._backend.get_vocab().values(), default=-1)
+
     def encode(self, text: str, add_special: bool) -> list[int]:
         """With `add_special`, BOS and EOS as the model wants them: not for text that a chat template has rendered.
 

@@ -1,6 +1,7 @@
 """The generation loop over a runner whose logits are written down, with a tokenizer of single letters."""
 
 import asyncio
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -55,10 +56,23 @@ def text_model() -> TextModel:
     return TextModel(Tokenizer.from_json(raw.to_str().encode()), template, frozenset({EOS}))
 
 
+class LocalText:
+    """A text model without a process of its own."""
+
+    def __init__(self, model: TextModel) -> None:
+        self._model = model
+        self.tokenizer = model.tokenizer
+        self.eos_ids = model.eos_ids
+
+    async def encode_chat(self, messages: Sequence[Mapping[str, object]]) -> list[int]:
+        return self._model.encode_chat(messages)
+
+
 def run(runner: ScriptedRunner, text_model: TextModel, prompt: str, **options: Any) -> tuple[list[str], Finished]:
     async def collect() -> list[Text | Finished]:
         request = GenerationRequest([{"role": "user", "content": prompt}], GREEDY, **options)
-        return [event async for event in generate(runner, text_model, request, runner.context_tokens)]
+        text: Any = LocalText(text_model)
+        return [event async for event in generate(runner, text, request, runner.context_tokens)]
 
     *texts, end = asyncio.run(collect())
     assert isinstance(end, Finished)
