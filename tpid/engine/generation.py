@@ -8,7 +8,7 @@ from typing import Literal, TypeAlias
 
 from tpid.engine.session import Session
 from tpid.engine.text import TextModel
-from tpid.errors import ContextOverflowError
+from tpid.errors import ContextOverflowError, RequestError
 from tpid.model.detokenizer import StreamDecoder
 from tpid.model.sampling import Sampler, SamplingParams
 from tpid.model.stop_strings import StopStrings
@@ -63,9 +63,13 @@ async def generate(
 ) -> AsyncGenerator[Text | Finished, None]:
     """Yields text as it becomes final, and Finished at the end.
 
-    Raises ChatTemplateError, ContextOverflowError, and what `Session.extend` raises.
+    Raises ChatTemplateError, RequestError, ContextOverflowError, and what `Session.extend` raises.
     """
     prompt = await asyncio.to_thread(text_model.encode_chat, request.messages)  # a hostile template takes seconds
+    if not prompt:
+        raise RequestError(
+            "The model's chat template makes an empty prompt of these messages.", hint="Send a message with some text."
+        )
     budget = _token_budget(len(prompt), request.max_tokens, session.plan.context_tokens)
     sampler = Sampler(request.sampling)
     decoder = StreamDecoder(text_model.tokenizer)
