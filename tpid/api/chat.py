@@ -91,7 +91,7 @@ async def _stream(
     except ConnectionError:  # the client is gone: there is nobody to tell
         raise
     except Exception:
-        log.exception("answer_failed model=%s", body.model)
+        log.exception("answer_failed model=%r", body.model)
         await _send(response, {"error": INTERNAL_FAULT})
     return response
 

@@ -70,7 +70,7 @@ class ModelEndpoints:
             except TpidError as error:
                 lines.put_nowait({"error": describe(error)})
             except Exception:
-                log.exception("load_failed model=%s", body.model)
+                log.exception("load_failed model=%r", body.model)
                 lines.put_nowait({"error": INTERNAL_FAULT})
 
         async def until_done() -> AsyncGenerator[dict[str, Any], None]:

@@ -78,9 +78,9 @@ async def serving(
             yield
         finally:
             server.close()
+            _remove(path)
     finally:
         await runner.cleanup()
-        _remove(path)
 
 
 async def _listen(connections: Connections, path: Path) -> asyncio.Server:
