@@ -11,11 +11,13 @@ from typing import Any
 from aiohttp import web
 
 from tpid.api.bodies import ChatBody
-from tpid.api.faults import INTERNAL_FAULT, describe, parse
+from tpid.api.faults import INTERNAL_FAULT, describe
+from tpid.api.request_body import parse
 from tpid.engine.engine import Engine
 from tpid.engine.generation import Finished, GenerationRequest, GenerationStats, Text
 from tpid.errors import TpidError
 from tpid.model.sampling import SamplingParams
+from tpid.model.stop_strings import StopStrings
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +37,8 @@ class ChatEndpoint:
 
 
 def _generation_request(body: ChatBody) -> GenerationRequest:
-    """Raises RequestError where a sampling parameter is out of range."""
+    """Raises RequestError where a sampling parameter or a stop string is out of range."""
+    StopStrings(body.stop_strings)  # here, before the request waits for its turn
     sampling = SamplingParams(
         temperature=body.temperature,
         top_k=body.top_k,
@@ -85,8 +88,10 @@ async def _stream(
         await response.write(b"data: [DONE]\n\n")
     except TpidError as error:
         await _send(response, {"error": describe(error)})
+    except ConnectionError:  # the client is gone: there is nobody to tell
+        raise
     except Exception:
-        log.exception("answer_failed model=%s", body.model)
+        log.exception("answer_failed model=%r", body.model)
         await _send(response, {"error": INTERNAL_FAULT})
     return response
 

@@ -1,14 +1,14 @@
 """Errors over HTTP: one JSON object, with the status that fits."""
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
-from typing import Any, TypeVar
+from typing import Any
 
 from aiohttp import web
-from pydantic import BaseModel, ValidationError
+from aiohttp.http_exceptions import HttpProcessingError
 
-from tpid.api.bodies import first_fault
 from tpid.errors import (
     BusyError,
     ClusterError,
@@ -23,7 +23,6 @@ from tpid.errors import (
 
 log = logging.getLogger(__name__)
 
-Body = TypeVar("Body", bound=BaseModel)
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 INTERNAL_FAULT = {"code": "internal", "message": "The daemon has met a fault of its own.", "hint": "See its log."}
@@ -49,25 +48,36 @@ def status_of(error: TpidError) -> HTTPStatus:
     return next((status for kind, status in _STATUS if isinstance(error, kind)), HTTPStatus.INTERNAL_SERVER_ERROR)
 
 
-async def parse(request: web.Request, kind: type[Body]) -> Body:
-    """The request's body. Raises RequestError."""
-    try:
-        return kind.model_validate_json(await request.read())
-    except ValidationError as error:
-        raise RequestError(f"The request is not sound: {first_fault(list(error.errors()))}.") from error
-
-
 @web.middleware
 async def faults(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Answers with the error where a handler raised one before it began its answer."""
     try:
         return await handler(request)
     except TpidError as error:
-        log.info("request_refused path=%s code=%s", request.path, error.code)
+        log.info("request_refused route=%s code=%s", _route(request), error.code)
         return web.json_response({"error": describe(error)}, status=status_of(error))
     except web.HTTPException as error:
         fault = {"code": "http", "message": f"{request.method} {request.path}: {error.reason}.", "hint": None}
         return web.json_response({"error": fault}, status=error.status)
+    except ConnectionError:
+        log.debug("client_left route=%s", _route(request))
+        raise asyncio.CancelledError from None  # as aiohttp ends a request whose connection is lost
     except Exception:
-        log.exception("request_failed path=%s", request.path)
+        log.exception("request_failed route=%s", _route(request))
         return web.json_response({"error": INTERNAL_FAULT}, status=HTTPStatus.INTERNAL_SERVER_ERROR)
+
+
+class HttpLog(logging.LoggerAdapter[logging.Logger]):
+    """What aiohttp logs: one line for bytes that are no HTTP, a traceback for a fault of ours."""
+
+    def exception(self, msg: object, *args: object, exc_info: Any = True, **kwargs: Any) -> None:
+        if isinstance(exc_info, HttpProcessingError):
+            self.info("request_malformed reason=%r", exc_info.message[:100])
+        else:
+            super().exception(msg, *args, exc_info=exc_info, **kwargs)
+
+
+def _route(request: web.Request) -> str:
+    """The path as it is routed; not what the client wrote, which may hold anything."""
+    resource = request.match_info.route.resource
+    return resource.canonical if resource is not None else "unknown"

@@ -30,33 +30,47 @@ class Imports:
         if self._running is not None:
             raise BusyError(f"{self._running} is being imported.", hint="Try again when it is done.")
         self._running = name
+        last: dict[str, Any] | None = None
         try:
-            command = ["-m", "tpid.pack.import_command", "--target", str(self._models_dir / name), *arguments]
+            command = ["-m", "tpid.pack.import_command", f"--target={self._models_dir / name}", *arguments]
             process = await asyncio.create_subprocess_exec(
                 sys.executable, *command, stdout=asyncio.subprocess.PIPE, limit=MAX_LINE_BYTES
             )
             log.info("import_started name=%s pid=%d", name, process.pid)
             try:
                 async for item in _lines(process):
-                    yield item
+                    if "pack" in item or "error" in item:
+                        last = item
+                    else:
+                        yield item
             finally:
                 await _end(process)
                 log.info("import_ended name=%s exit=%s", name, process.returncode)
         finally:
             self._running = None
+        # Told when the next import may begin: who reads it may ask for one at once.
+        yield last or _unexpected(process.returncode)
 
 
 async def _lines(process: asyncio.subprocess.Process) -> AsyncGenerator[dict[str, Any], None]:
+    """What an import tells, until it ends or tells what is no JSON object."""
     if process.stdout is None:
         raise RuntimeError("the import has no output")
-    last: dict[str, Any] = {}
-    async for line in process.stdout:
-        last = json.loads(line)
-        yield last
-    code = await process.wait()
-    if "pack" not in last and "error" not in last:
-        message = f"The import ended unexpectedly (exit code {code})."
-        yield {"error": {"code": "import", "message": message, "hint": "See the daemon's log, then try again."}}
+    try:
+        async for line in process.stdout:
+            item = json.loads(line)
+            if not isinstance(item, dict):
+                return
+            yield item
+    except ValueError:  # no JSON, or a line above the limit
+        log.warning("import_unreadable pid=%d", process.pid)
+        return
+    await process.wait()
+
+
+def _unexpected(code: int | None) -> dict[str, Any]:
+    message = f"The import ended unexpectedly (exit code {code})."
+    return {"error": {"code": "import", "message": message, "hint": "See the daemon's log, then try again."}}
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:

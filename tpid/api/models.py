@@ -12,11 +12,13 @@ from typing import Any
 from aiohttp import web
 
 from tpid.api.bodies import ImportBody, LoadBody, PlanBody, PullBody, VerifyBody
-from tpid.api.faults import INTERNAL_FAULT, describe, parse
+from tpid.api.faults import INTERNAL_FAULT, describe
 from tpid.api.imports import Imports
+from tpid.api.request_body import parse
 from tpid.api.verification import Verifications
+from tpid.device import Role
 from tpid.engine.engine import Engine
-from tpid.errors import TpidError
+from tpid.errors import NotCoordinatorError, RequestError, TpidError
 from tpid.model.catalogue import CATALOGUE
 from tpid.pack.fetch import catalogue_entry
 from tpid.pack.reader import Pack
@@ -26,7 +28,9 @@ log = logging.getLogger(__name__)
 
 
 class ModelEndpoints:
-    def __init__(self, engine: Engine, store: PackStore, imports: Imports) -> None:
+    def __init__(self, engine: Engine, store: PackStore, imports: Imports, role: Role) -> None:
+        """`role`: of this device, which says whether it plans."""
+        self._role = role
         self._engine = engine
         self._store = store
         self._imports = imports
@@ -45,12 +49,12 @@ class ModelEndpoints:
     async def import_(self, request: web.Request) -> web.StreamResponse:
         body = await parse(request, ImportBody)
         name = check_name(body.name) if body.name is not None else name_from_path(Path(body.path))
-        return await self._run(request, name, ["--path", body.path, *_options(body)])
+        return await self._run(request, name, [f"--path={body.path}", *_options(body)])
 
     async def pull(self, request: web.Request) -> web.StreamResponse:
         body = await parse(request, PullBody)
         catalogue_entry(body.name)
-        return await self._run(request, check_name(body.name), ["--pull", body.name, *_options(body)])
+        return await self._run(request, check_name(body.name), [f"--pull={body.name}", *_options(body)])
 
     async def load(self, request: web.Request) -> web.StreamResponse:
         """Lines of JSON: progress, then {"plan": …} or {"error": …}."""
@@ -66,7 +70,7 @@ class ModelEndpoints:
             except TpidError as error:
                 lines.put_nowait({"error": describe(error)})
             except Exception:
-                log.exception("load_failed model=%s", body.model)
+                log.exception("load_failed model=%r", body.model)
                 lines.put_nowait({"error": INTERNAL_FAULT})
 
         async def until_done() -> AsyncGenerator[dict[str, Any], None]:
@@ -86,6 +90,17 @@ class ModelEndpoints:
     async def plan(self, request: web.Request) -> web.Response:
         """What a request would be planned with now; nothing is loaded."""
         body = await parse(request, PlanBody)
+        if self._role is Role.HELPER:
+            raise NotCoordinatorError(
+                "This device is a helper: it computes for others, and makes no plan.",
+                hint="Ask for the plan on a device of role user.",
+            )
+        pack = await asyncio.to_thread(self._store.open, body.model)
+        if body.context_tokens is not None and body.context_tokens > pack.spec.context_tokens:
+            raise RequestError(
+                f"{body.model} has a context of {pack.spec.context_tokens} tokens, not {body.context_tokens}.",
+                hint=f"Give at most --context {pack.spec.context_tokens}.",
+            )
         preview = await self._engine.preview(body.model, body.memory, body.context_tokens)
         return web.json_response(asdict(preview))
 
@@ -107,14 +122,28 @@ class ModelEndpoints:
 
 
 async def _stream_lines(request: web.Request, lines: AsyncGenerator[dict[str, Any], None]) -> web.StreamResponse:
-    """Lines of JSON. An error before the first is raised, and so becomes an HTTP status."""
+    """Lines of JSON. An error before the first is an HTTP status, a later one is the last line."""
     response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson"})
     async with aclosing(lines):
-        async for line in lines:
+        try:
+            async for line in lines:
+                await _write_line(request, response, line)
+        except ConnectionError:  # the client is gone: there is nobody to tell
+            raise
+        except Exception as error:
             if not response.prepared:
-                await response.prepare(request)
-            await response.write(json.dumps(line).encode() + b"\n")
+                raise
+            if not isinstance(error, TpidError):
+                log.exception("work_failed path=%s", request.path)
+            fault = describe(error) if isinstance(error, TpidError) else INTERNAL_FAULT
+            await _write_line(request, response, {"error": fault})
     return response
+
+
+async def _write_line(request: web.Request, response: web.StreamResponse, line: dict[str, Any]) -> None:
+    if not response.prepared:
+        await response.prepare(request)
+    await response.write(json.dumps(line).encode() + b"\n")
 
 
 def _options(body: ImportBody | PullBody) -> list[str]:

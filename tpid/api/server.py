@@ -1,5 +1,6 @@
 """The server on the Unix socket."""
 
+import asyncio
 import logging
 import os
 import socket
@@ -10,20 +11,23 @@ from pathlib import Path
 from aiohttp import web
 
 from tpid.api.chat import ChatEndpoint
-from tpid.api.faults import faults
+from tpid.api.connections import MAX_CONNECTIONS, UNREAD_TIMEOUT_S, Connections
+from tpid.api.faults import HttpLog, faults
 from tpid.api.models import ModelEndpoints
+from tpid.api.request_body import BODIES, BodyReader
 from tpid.api.status import StatusEndpoint
 from tpid.errors import ListenError
 
 log = logging.getLogger(__name__)
 
-MAX_BODY_BYTES = 32 << 20  # a chat that fills a context of a million tokens has about 5 MB
+HEAD_TIMEOUT_S = 15.0  # for a complete head, from connecting or from the answer before
 SHUTDOWN_TIMEOUT_S = 2.0  # what an answer under way is given to end, when the daemon stops
 _MAX_PATH_BYTES = 107  # of sockaddr_un on Linux, without the closing zero
 
 
-def make_app(chat: ChatEndpoint, models: ModelEndpoints, status: StatusEndpoint) -> web.Application:
-    app = web.Application(client_max_size=MAX_BODY_BYTES, middlewares=[faults])
+def make_app(chat: ChatEndpoint, models: ModelEndpoints, status: StatusEndpoint, bodies: BodyReader) -> web.Application:
+    app = web.Application(middlewares=[faults])
+    app[BODIES] = bodies
     app.add_routes(
         [
             web.post("/v1/chat/completions", chat.post),
@@ -41,26 +45,52 @@ def make_app(chat: ChatEndpoint, models: ModelEndpoints, status: StatusEndpoint)
 
 
 @asynccontextmanager
-async def serving(app: web.Application, path: Path) -> AsyncIterator[None]:
+async def serving(
+    app: web.Application,
+    path: Path,
+    *,
+    head_timeout_s: float = HEAD_TIMEOUT_S,
+    unread_timeout_s: float = UNREAD_TIMEOUT_S,
+    max_connections: int = MAX_CONNECTIONS,
+) -> AsyncIterator[None]:
     """Serve `app` on the Unix socket `path`; the process's umask says who may connect. Raises ListenError."""
     _make_way(path)
-    # Cancelling the handler of a client that went away is what ends an answer on Ctrl-C.
-    runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=SHUTDOWN_TIMEOUT_S)
+    runner = web.AppRunner(
+        app,
+        # Cancelling the handler of a client that went away is what ends an answer on Ctrl-C.
+        handler_cancellation=True,
+        access_log=None,
+        shutdown_timeout=SHUTDOWN_TIMEOUT_S,
+        keepalive_timeout=head_timeout_s,
+        auto_decompress=False,
+        logger=HttpLog(log, {}),
+    )
     await runner.setup()
     try:
-        await _listen(runner, path)
+        if runner.server is None:
+            raise RuntimeError("the runner is not set up")
+        connections = Connections(
+            runner.server, max_connections=max_connections, unread_timeout_s=unread_timeout_s
+        )
+        server = await _listen(connections, path)
         log.info("api_ready socket=%s", path)
-        yield
+        try:
+            yield
+        finally:
+            server.close()
+            _remove(path)
     finally:
         await runner.cleanup()
-        _remove(path)
 
 
-async def _listen(runner: web.AppRunner, path: Path) -> None:
+async def _listen(connections: Connections, path: Path) -> asyncio.Server:
     try:
-        await web.UnixSite(runner, str(path)).start()
+        return await asyncio.get_running_loop().create_unix_server(connections, str(path))
     except OSError as error:
-        raise ListenError(f"The control socket {path} cannot be made: {error.strerror}.") from error
+        raise ListenError(
+            f"The control socket {path} cannot be made: {error.strerror}.",
+            hint="Set `socket` in the configuration to a path that tpid may write.",
+        ) from error
 
 
 def _remove(path: Path) -> None:
@@ -77,7 +107,10 @@ def _make_way(path: Path) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     except OSError as error:
-        raise ListenError(f"The directory {path.parent} cannot be made: {error.strerror}.") from error
+        raise ListenError(
+            f"The directory {path.parent} cannot be made: {error.strerror}.",
+            hint="Set `socket` in the configuration to a path that tpid may write.",
+        ) from error
     if not path.is_socket():
         return
     with socket.socket(socket.AF_UNIX) as probe:

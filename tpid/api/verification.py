@@ -41,12 +41,13 @@ class Verifications:
         try:
             while (line := await lines.get()) is not None:
                 yield line
-            yield {"verified": await thread}
         finally:
             stop.set()
             await asyncio.wait({thread})
             self._running = None
             log.info("verify_ended model=%s faults=%d", pack.name, work.n_faults)
+        # Told when the next one may begin: who reads it may ask for one at once.
+        yield {"verified": await thread}
 
 
 class _Work:

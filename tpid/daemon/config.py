@@ -153,7 +153,9 @@ class Config(BaseModel):
         default=10.0, gt=0, le=600, description="Seconds that a request waits for the cluster to answer."
     )
     log_level: Annotated[str, Field(pattern="^(debug|info|warning|error)$")] = Field(
-        default="info", description="`debug`, `info`, `warning` or `error`."
+        default="info",
+        description="`debug`, `info`, `warning` or `error`. All but `debug` leave out lines that come again and again, "
+        "and count them.",
     )
 
     @model_validator(mode="before")

@@ -10,6 +10,7 @@ import uvloop
 from tpid import __version__
 from tpid.daemon.config import Config, load_config
 from tpid.errors import TpidError
+from tpid.log_limit import RepetitionFilter
 
 
 def main() -> None:
@@ -37,11 +38,15 @@ def main() -> None:
 
 
 def _set_up_logging(config: Config) -> None:
+    name = config.name.replace("%", "%%")
     logging.basicConfig(
         level=config.log_level.upper(),
         stream=sys.stderr,
-        format=f"%(asctime)s %(levelname)s device={config.name} %(name)s %(message)s",
+        format=f"%(asctime)s %(levelname)s device={name} %(name)s %(message)s",
     )
+    if config.log_level != "debug":
+        for handler in logging.getLogger().handlers:
+            handler.addFilter(RepetitionFilter())
 
 
 def _first(group: BaseExceptionGroup[TpidError]) -> BaseException:

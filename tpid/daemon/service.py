@@ -8,6 +8,7 @@ import signal
 from tpid.api.chat import ChatEndpoint
 from tpid.api.imports import Imports
 from tpid.api.models import ModelEndpoints
+from tpid.api.request_body import BodyReader
 from tpid.api.server import make_app, serving
 from tpid.api.status import StatusEndpoint
 from tpid.cluster.cluster import Cluster, ClusterSettings
@@ -31,8 +32,8 @@ async def run(config: Config) -> None:
     cluster = Cluster(_cluster_settings(config), profile)
     engine = Engine(cluster, store, compute, _engine_settings(config))
     cluster.set_handler(engine)
-    models = ModelEndpoints(engine, store, Imports(store.directory))
-    app = make_app(ChatEndpoint(engine), models, StatusEndpoint(engine, cluster))
+    models = ModelEndpoints(engine, store, Imports(store.directory), config.role)
+    app = make_app(ChatEndpoint(engine), models, StatusEndpoint(engine, cluster), BodyReader(config.context_tokens))
     stop = _stop_on_signals()
     # The API first: it is what finds out that another daemon runs here.
     async with serving(app, config.socket_path), cluster, asyncio.TaskGroup() as tasks:

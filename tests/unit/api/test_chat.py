@@ -1,0 +1,157 @@
+import asyncio
+import json
+import logging
+from typing import Any
+
+import pytest
+
+from tests.unit.api.scripted import ANSWER, ScriptedEngine, Serve
+from tpid.engine.generation import Finished, GenerationStats, Text
+from tpid.errors import ContextOverflowError, DeviceLostError, ModelNotFoundError
+from tpid.model.sampling import SamplingParams
+
+CHAT = "/v1/chat/completions"
+HELLO = {"model": "m", "messages": [{"role": "user", "content": "hello"}]}
+USAGE = {
+    "prompt_tokens": 7,
+    "completion_tokens": 3,
+    "total_tokens": 10,
+    "prompt_tokens_details": {"cached_tokens": 2},
+}
+
+
+def whole(serve: Serve, **options: Any) -> tuple[int, Any]:
+    async def main() -> tuple[int, Any]:
+        async with serve() as api:
+            return await api.request(CHAT, HELLO | options)
+
+    return asyncio.run(main())
+
+
+def streamed(serve: Serve, **options: Any) -> list[Any]:
+    """The data of the events, parsed where it is JSON."""
+
+    async def main() -> str:
+        async with serve() as api:
+            status, text = await api.text(CHAT, HELLO | {"stream": True} | options)
+            assert status == 200
+            return text
+
+    *events, rest = asyncio.run(main()).split("\n\n")
+    assert rest == ""
+    data = [event.removeprefix("data: ") for event in events]
+    return [item if item == "[DONE]" else json.loads(item) for item in data]
+
+
+def test_a_whole_answer(serve: Serve, engine: ScriptedEngine) -> None:
+    status, answer = whole(serve)
+    assert status == 200
+    assert answer["object"] == "chat.completion"
+    assert answer["id"].startswith("chatcmpl-")
+    assert answer["choices"] == [
+        {"index": 0, "message": {"role": "assistant", "content": "Hello"}, "finish_reason": "stop"}
+    ]
+    assert answer["usage"] == USAGE
+    assert answer["timings"] == {"ttft_s": 0.5, "tpot_s": 0.1, "tokens_s": 10.0}
+    assert engine.models == ["m"]
+
+
+def test_a_streamed_answer(serve: Serve) -> None:
+    *chunks, done = streamed(serve)
+    assert done == "[DONE]"
+    assert {chunk["object"] for chunk in chunks} == {"chat.completion.chunk"}
+    assert len({chunk["id"] for chunk in chunks}) == 1
+    choices = [chunk["choices"][0] for chunk in chunks]
+    assert [choice["delta"] for choice in choices] == [
+        {"role": "assistant", "content": ""},
+        {"content": "Hel"},
+        {"content": "lo"},
+        {},
+    ]
+    assert [choice["finish_reason"] for choice in choices] == [None, None, None, "stop"]
+    assert chunks[-1]["usage"] == USAGE
+    assert not any("usage" in chunk for chunk in chunks[:-1])
+
+
+def test_an_answer_of_nothing(serve: Serve, engine: ScriptedEngine) -> None:
+    engine.script = [Finished("length", GenerationStats(7, 0, 1, 0.5, 0.0))]
+    status, answer = whole(serve)
+    assert (status, answer["choices"][0]["message"]["content"]) == (200, "")
+    assert answer["timings"] == {"ttft_s": 0.5, "tpot_s": None, "tokens_s": None}
+    assert [chunk["choices"][0]["finish_reason"] for chunk in streamed(serve)[:-1]] == [None, "length"]
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (ModelNotFoundError("There is none.", hint="Pull one."), 404),
+        (ContextOverflowError("Too long."), 400),
+        (DeviceLostError("desktop is gone."), 503),
+        (RuntimeError("secret prompt"), 500),
+    ],
+)
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_error_before_the_first_text_is_a_status(
+    serve: Serve, engine: ScriptedEngine, error: Exception, status: int, stream: bool
+) -> None:
+    engine.script = [error]
+    got, answer = whole(serve, stream=stream)
+    assert got == status
+    assert "secret" not in str(answer)
+    assert answer["error"]["code"] == getattr(error, "code", "internal")
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [(DeviceLostError("desktop is gone.", hint="Switch it on."), "device_lost"), (KeyError(), "internal")],
+)
+def test_a_later_error_is_the_last_event_and_nothing_is_said_to_be_done(
+    serve: Serve, engine: ScriptedEngine, error: Exception, code: str
+) -> None:
+    engine.script = [ANSWER[0], error]
+    events = streamed(serve)
+    assert events[-1]["error"]["code"] == code
+    assert [event["choices"][0]["delta"] for event in events[:-1]] == [
+        {"role": "assistant", "content": ""},
+        {"content": "Hel"},
+    ]
+
+
+def test_sampling_reaches_the_engine(serve: Serve, engine: ScriptedEngine) -> None:
+    sampling = {"temperature": 0.3, "top_k": 5, "top_p": 0.9, "min_p": 0.1, "repetition_penalty": 1.1, "seed": 4}
+    whole(serve, **sampling, stop=["a", "b"], max_tokens=5, ignore_eos=True)
+    (request,) = engine.requests
+    assert request.sampling == SamplingParams(**sampling)
+    assert (request.stop, request.max_tokens, request.ignore_eos) == (("a", "b"), 5, True)
+    assert request.messages == [{"role": "user", "content": "hello"}]
+
+
+def test_max_completion_tokens_goes_before_max_tokens(serve: Serve, engine: ScriptedEngine) -> None:
+    whole(serve, max_tokens=5, max_completion_tokens=6)
+    assert engine.requests[0].max_tokens == 6
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_when_the_client_leaves_the_answer_ends(serve: Serve, engine: ScriptedEngine, stream: bool) -> None:
+    engine.script = [Text("a"), asyncio.Event()]
+
+    async def main() -> None:
+        async with serve() as api:
+            call = asyncio.create_task(api.text(CHAT, HELLO | {"stream": stream}))
+            while not engine.running:  # noqa: ASYNC110 (there is no event for it)
+                await asyncio.sleep(0)
+            call.cancel()
+            await engine.ended.wait()
+            engine.script = list(ANSWER)
+            assert (await api.request(CHAT, HELLO))[1]["choices"][0]["message"]["content"] == "Hello"
+
+    asyncio.run(main())
+    assert engine.running == 0
+
+
+def test_no_prompt_reaches_the_log(serve: Serve, engine: ScriptedEngine, caplog: pytest.LogCaptureFixture) -> None:
+    engine.script = [ANSWER[0], ValueError("no")]
+    with caplog.at_level(logging.DEBUG, "tpid"):
+        streamed(serve)
+    assert "answer_failed model='m'" in caplog.text
+    assert "hello" not in caplog.text

@@ -1,0 +1,164 @@
+"""Clients that hold on to the daemon: too many, half a head, an answer that nobody reads."""
+
+import asyncio
+import contextlib
+import json
+import logging
+
+import pytest
+
+from tests.unit.api.scripted import Api, ScriptedEngine, Serve
+from tpid.engine.generation import Text
+
+CHAT_BODY = json.dumps({"model": "m", "messages": [{"role": "user", "content": "x"}], "stream": True}).encode()
+CHAT = b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(CHAT_BODY) + CHAT_BODY
+QUIET = (b"\x16", b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")  # a first line of another protocol: aiohttp says it at debug
+STATUS = b"GET /tpid/status HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+async def is_cut(reader: asyncio.StreamReader) -> bool:
+    """Whether the daemon ends the connection, whatever it said before."""
+    with contextlib.suppress(ConnectionResetError):
+        await reader.read()
+    return reader.at_eof() or reader.exception() is not None
+
+
+def test_a_client_that_does_not_read_its_answer_is_cut_and_the_answer_ends(
+    serve: Serve, engine: ScriptedEngine, caplog: pytest.LogCaptureFixture
+) -> None:
+    engine.endless = Text("x" * 10_000)
+
+    async def main() -> None:
+        async with serve(unread_timeout_s=0.05) as api:
+            reader, writer = await api.raw()
+            writer.transport.pause_reading()  # type: ignore[attr-defined]
+            writer.write(CHAT)
+            await engine.ended.wait()
+            assert engine.running == 0
+            writer.transport.resume_reading()  # type: ignore[attr-defined]
+            assert await is_cut(reader)
+            writer.close()
+
+    with caplog.at_level(logging.INFO):
+        asyncio.run(main())
+    assert [r.getMessage() for r in caplog.records if "client" in r.msg] == [
+        "client_cut reason=does_not_read after_s=0.05"
+    ]
+
+
+def test_a_client_that_reads_slowly_is_served(serve: Serve, engine: ScriptedEngine) -> None:
+    engine.script = [Text("x" * 50_000) for _ in range(20)] + engine.script
+
+    async def main() -> None:
+        async with serve(unread_timeout_s=30) as api:
+            reader, writer = await api.raw()
+            writer.write(CHAT)
+            got = b""
+            while b"[DONE]" not in got[-1000:]:
+                got += await reader.read(20_000)
+                await asyncio.sleep(0)
+            assert len(got) > 1_000_000
+            writer.close()
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET /tpid/st", b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\n", STATUS])
+def test_a_connection_without_a_complete_head_is_closed(serve: Serve, sent: bytes) -> None:
+    async def main() -> None:
+        async with serve(head_timeout_s=0.05) as api:
+            reader, writer = await api.raw()
+            writer.write(sent)
+            assert await is_cut(reader)
+            writer.close()
+
+    asyncio.run(main())
+
+
+def test_an_answer_may_take_longer_than_a_head(serve: Serve, engine: ScriptedEngine) -> None:
+    engine.script = [Text("a"), asyncio.Event()]
+
+    async def main() -> None:
+        async with serve(head_timeout_s=0.02) as api:
+            reader, writer = await api.raw()
+            writer.write(CHAT)
+            await reader.readuntil(b'"content": "a"')
+            await is_cut((idle := await api.raw())[0])  # so that this time has passed
+            idle[1].close()
+            assert engine.running == 1
+            writer.close()
+            await engine.ended.wait()
+
+    asyncio.run(main())
+
+
+async def status_of(api: Api) -> int:
+    return (await api.text("/tpid/status"))[0]
+
+
+def test_connections_above_the_limit_are_told_so_and_room_comes_back(
+    serve: Serve, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def main() -> None:
+        async with serve(max_connections=2) as api:
+            held = [await api.raw() for _ in range(2)]
+            held[0][1].write(STATUS)
+            await held[0][0].readuntil(b"\r\n\r\n")
+            status, answer = await api.request("/tpid/status")
+            assert (status, answer["error"]["code"]) == (503, "busy")
+            held[1][1].close()
+            while await status_of(api) != 200:  # noqa: ASYNC110 (there is no event for it)
+                await asyncio.sleep(0)
+            held[0][1].close()
+
+    with caplog.at_level(logging.INFO):
+        asyncio.run(main())
+    assert "connection_refused reason=too_many open=2" in caplog.messages
+
+
+def test_clients_that_leave_leave_no_traceback(
+    serve: Serve, engine: ScriptedEngine, caplog: pytest.LogCaptureFixture
+) -> None:
+    engine.endless = Text("x" * 1000)
+
+    async def main() -> None:
+        async with serve() as api:
+            for _ in range(20):
+                reader, writer = await api.raw()
+                writer.write(CHAT)
+                await reader.readuntil(b"xxx")
+                writer.transport.abort()
+                await engine.ended.wait()
+                engine.ended.clear()
+            assert await status_of(api) == 200
+            assert engine.running == 0
+
+    with caplog.at_level(logging.INFO):
+        asyncio.run(main())
+    assert not [record for record in caplog.records if record.exc_info or record.levelno >= logging.ERROR]
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [
+        b"\x16\x03\x01\x02\x00\x01\r\n\r\n",
+        b"GET / HTTP/9.9\r\n\r\n",
+        b"GET /" + b"x" * 9000 + b" HTTP/1.1\r\n\r\n",
+        b"GET / HTTP/1.1\r\n" + b"a: b\r\n" * 1000 + b"\r\n",
+        b"GET / HTTP/1.1\r\nContent-Length: -1\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: x\r\n\r\n\xff\xff\r\n\r\n",
+    ],
+)
+def test_what_is_no_http_is_one_line_at_most(serve: Serve, garbage: bytes, caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        async with serve() as api:
+            reader, writer = await api.raw()
+            writer.write(garbage)
+            assert await is_cut(reader)
+            writer.close()
+            assert await status_of(api) == 200
+
+    with caplog.at_level(logging.INFO):
+        asyncio.run(main())
+    assert not [record for record in caplog.records if record.exc_info]
+    assert sum("request_malformed" in message for message in caplog.messages) == (not garbage.startswith(QUIET))

@@ -1,0 +1,51 @@
+import asyncio
+import logging
+from typing import Any
+
+import pytest
+
+from tests.unit.api.scripted import ScriptedEngine, Serve
+from tpid import errors
+from tpid.api.faults import describe, status_of
+from tpid.errors import TpidError
+
+
+def leaves(kind: type[TpidError] = TpidError) -> list[type[TpidError]]:
+    below = [leaf for child in kind.__subclasses__() if child.__module__ == errors.__name__ for leaf in leaves(child)]
+    return below or [kind]
+
+
+@pytest.mark.parametrize("kind", leaves(), ids=lambda kind: kind.__name__)
+def test_each_error_of_the_tree_has_a_status_that_fits(kind: type[TpidError]) -> None:
+    options: dict[str, Any] = {"reason_code": "self"} if kind is errors.RefusedError else {}
+    error = kind("It failed.", hint="Mend it.", **options)
+    assert describe(error) == {"code": kind.code, "message": "It failed.", "hint": "Mend it.", "type": "tpid_error"}
+    of_client = issubclass(kind, errors.RequestError | errors.ModelError | errors.PackError)
+    assert (400 <= status_of(error) < 500) == of_client
+
+
+def test_what_is_not_there(serve: Serve) -> None:
+    async def main() -> None:
+        async with serve() as api:
+            assert await api.request("/none") == (404, _http("GET /none: Not Found."))
+            assert await api.request("/tpid/load") == (405, _http("GET /tpid/load: Method Not Allowed."))
+
+    asyncio.run(main())
+
+
+def _http(message: str) -> dict[str, Any]:
+    return {"error": {"code": "http", "message": message, "hint": None}}
+
+
+def test_what_a_client_writes_into_a_path_makes_no_line_of_the_log(
+    serve: Serve, engine: ScriptedEngine, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def main() -> None:
+        async with serve() as api:
+            await api.request("/none%0Aforged%1B[2J")
+            await api.request("/tpid/load", {"model": 3})
+
+    with caplog.at_level(logging.DEBUG, "tpid"):
+        asyncio.run(main())
+    assert "forged" not in caplog.text
+    assert "request_refused route=/tpid/load code=request" in caplog.messages

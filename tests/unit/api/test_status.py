@@ -1,0 +1,35 @@
+import asyncio
+from typing import Any
+
+from tests.unit.api.scripted import STATS, ScriptedEngine, Serve, plan_of
+from tpid.device import DeviceId
+from tpid.engine.engine import EngineStatus
+from tpid.engine.weight_use import WeightUse
+
+
+def status(serve: Serve) -> Any:
+    async def main() -> tuple[int, Any]:
+        async with serve() as api:
+            return await api.request("/tpid/status")
+
+    code, answer = asyncio.run(main())
+    assert code == 200
+    return answer
+
+
+def test_an_idle_daemon(serve: Serve) -> None:
+    answer = status(serve)
+    assert answer["cluster"]["cluster"] == "home"
+    assert (answer["plan"], answer["holding"], answer["last"], answer["weights"]) == (None, None, None, {})
+    assert (answer["busy"], answer["waiting_requests"]) == (False, 0)
+    assert answer["memory_bytes"] > 1_000_000
+
+
+def test_a_busy_coordinator(serve: Serve, engine: ScriptedEngine) -> None:
+    weights = {DeviceId("ab"): WeightUse(5, 2, 3)}
+    engine.status_ = EngineStatus(plan_of("m"), None, True, 2, STATS, weights)
+    answer = status(serve)
+    assert answer["plan"]["model"] == "m"
+    assert (answer["busy"], answer["waiting_requests"]) == (True, 2)
+    assert answer["weights"]["ab"]["streamed_bytes"] == 3
+    assert (answer["last"]["ttft_s"], answer["last"]["tpot_s"], answer["last"]["tokens_s"]) == (0.5, 0.1, 10.0)
