@@ -21,6 +21,8 @@ from tpid.errors import ConfigError, DeviceLostError, ListenError, TpidError
 MAX_OPENING: Final = 64
 MAX_OPENING_OF_SOURCE: Final = 16  # from one address
 
+# In one turn of the loop: a hello that has come is read before so many others could take its place.
+_ACCEPTS: Final = MAX_OPENING_OF_SOURCE // 4
 _BACKLOG: Final = 100  # connections that the system holds until we accept them
 # The process or the system has no more descriptors or memory: the next attempt has to wait until others have closed.
 _EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
@@ -128,7 +130,7 @@ class Listener:
         asyncio.get_running_loop().add_reader(sock, self._accept_from, sock)
 
     def _accept_from(self, server: socket.socket) -> None:
-        for _ in range(_BACKLOG):
+        for _ in range(_ACCEPTS):
             try:
                 sock, _address = server.accept()
             except (BlockingIOError, InterruptedError):
