@@ -1,5 +1,6 @@
 """What the connected devices have answered to the campaign of this one: bookkeeping of the election."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -100,9 +101,8 @@ class Answers:
             if peer.asked is not None and peer.asked.term == term:
                 yield peer.asked.sent_at + ttl_s
 
-    @property
-    def granted(self) -> frozenset[DeviceId]:
-        return frozenset(p for p, peer in self._peers.items() if peer.granted_until is not None)
+    def granted_at(self, now: float) -> frozenset[DeviceId]:
+        return frozenset(p for p, peer in self._peers.items() if (peer.granted_until or -math.inf) > now)
 
     def unanswered(self, term: int | None) -> frozenset[DeviceId]:
         return frozenset(p for p, peer in self._peers.items() if peer.answered_term != term)

@@ -21,13 +21,13 @@ import asyncio
 import contextlib
 import logging
 import random
-import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from types import TracebackType
 from typing import Literal, Self
 
+from tpid.clock import awake_or_asleep_s
 from tpid.cluster.address import Address, parse_address
 from tpid.cluster.advert import is_cluster_name
 from tpid.cluster.changed import Changed
@@ -180,9 +180,10 @@ class Cluster:
 
     @property
     def lease(self) -> Lease | None:
-        """What this device may plan with, without those that sit out; None unless it coordinates."""
-        lease = self._election.lease
-        out = self._sit_out.out(time.monotonic())
+        """What this device may plan with now, without those that sit out; None unless it coordinates."""
+        now_s = awake_or_asleep_s()
+        lease = self._election.lease_at(now_s)
+        out = self._sit_out.out(now_s)
         return replace(lease, devices=lease.devices - out.keys()) if lease is not None else None
 
     async def wait_for(self, predicate: Callable[[], bool]) -> None:
@@ -213,7 +214,7 @@ class Cluster:
 
     def _device_status(self) -> tuple[DeviceStatus, ...]:
         granted = self.lease.devices if self.lease else frozenset[DeviceId]()
-        out = self._sit_out.out(time.monotonic())
+        out = self._sit_out.out(awake_or_asleep_s())
         mine = self._profile
         me = DeviceStatus(
             profile=mine,
@@ -251,6 +252,7 @@ class Cluster:
                 hint="Type on a device of role user.",
             )
         prompt = reason == "prompt"
+        self._feed(Tick())  # after this device stood still: what has lapsed is asked for anew, and waited for
         if prompt:
             self._wait_with_prompt(1)
         try:
@@ -281,12 +283,12 @@ class Cluster:
 
     def _may_start(self) -> bool:
         election = self._election
-        quiet = election.unanswered - self._sit_out.out(time.monotonic()).keys()
+        quiet = election.unanswered - self._sit_out.out(awake_or_asleep_s()).keys()
         return election.busy or (election.holding and not quiet and not election.refusing)
 
     def blame(self, device_id: DeviceId, reason: str) -> None:
         """The device did not do its part of a plan: it is no part of the lease for a while."""
-        seconds = self._sit_out.blame(device_id, reason, time.monotonic())
+        seconds = self._sit_out.blame(device_id, reason, awake_or_asleep_s())
         _logger.warning("sits_out device=%s seconds=%.0f reason=%r", self._name(device_id), seconds, reason)
         self._changed.notify()
 
@@ -313,7 +315,7 @@ class Cluster:
         self._changed.notify()
 
     def _held_lease(self) -> Lease:
-        lease = self._election.lease
+        lease = self.lease
         if lease is None:
             raise LocalProtocolError("This device does not hold the lease.")
         return lease
@@ -393,15 +395,18 @@ class Cluster:
         while True:
             self._rearm.clear()
             try:
-                async with asyncio.timeout_at(self._election.next_deadline()):
+                async with asyncio.timeout(self._until_deadline_s()):
                     await self._rearm.wait()
             except TimeoutError:
                 self._feed(Tick())
 
+    def _until_deadline_s(self) -> float | None:
+        deadline_s = self._election.next_deadline()
+        return None if deadline_s is None else max(0.0, deadline_s - awake_or_asleep_s())
+
     def _feed(self, event: Event) -> None:
         """Raises what the machine raises; what is done about its actions cannot fail."""
-        now = asyncio.get_running_loop().time()
-        self._actions.extend(self._election.handle(event, now))
+        self._actions.extend(self._election.handle(event, awake_or_asleep_s()))
         self._rearm.set()
         if self._performing:
             return  # a handler called back: the loop below goes on with its actions

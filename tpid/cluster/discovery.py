@@ -58,7 +58,9 @@ class Watcher(Protocol):
 
     def cloned(self, sighting: Sighting) -> None: ...
 
-    def is_connected(self, device_id: DeviceId) -> bool: ...
+    def has_met(self, device_id: DeviceId) -> bool:
+        """Whether the device has been connected."""
+        ...
 
 
 class Discovery:
@@ -183,16 +185,24 @@ class Discovery:
         elif name not in self._resolving:
             task = tasks.create_task(self._resolve(zeroconf, name, info), name=f"mdns-resolve-{name}")
             self._resolving[name] = task
-            task.add_done_callback(lambda _: self._resolving.pop(name, None))
+            task.add_done_callback(lambda task: self._resolve_done(name, task))
+
+    def _resolve_done(self, name: str, task: asyncio.Task[None]) -> None:
+        if self._resolving.get(name) is task:
+            del self._resolving[name]
 
     def _make_room(self) -> bool:
-        """Forget a name that leads to no device of this cluster, else the oldest that is not connected."""
+        """Forget a name that leads to no device of this cluster; else one that leads nowhere yet, then one that led
+        to no connection, the oldest of its kind. A device that was connected once is never forgotten for a stranger."""
         for names in (self._unreadable, self._others):
             if names:
                 names.pop()
                 return True
+        if self._resolving:
+            self._resolving.pop(next(iter(self._resolving))).cancel()
+            return True
         for name, sighting in self._sightings.items():
-            if not self._watcher.is_connected(sighting.device_id):
+            if not self._watcher.has_met(sighting.device_id):
                 self._forget(name)
                 return True
         return False

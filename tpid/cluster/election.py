@@ -40,7 +40,6 @@ from typing import Literal
 
 from tpid.cluster.answers import Answers, Request
 from tpid.cluster.lease import (
-    NEAR_TERMS,
     TERM_STEP,
     TERM_STEP_S,
     Action,
@@ -78,7 +77,8 @@ class Election:
         self._last_granted = (0, me)  # the term and the device that the slot was last granted to
         self._freed_by = me  # who last gave this device's lease back
         self._highest_term = 0
-        self._next_step_at = -math.inf  # towards a term far above
+        self._term_limit = 0  # that peers may raise the highest term to, until the time below
+        self._term_limit_until = -math.inf
         self._claim_term: int | None = None  # of the running campaign or lease of this device
         self._wanted = False
         self._busy = False
@@ -111,10 +111,15 @@ class Election:
 
     @property
     def lease(self) -> Lease | None:
-        """What this device holds, None if it is not the holder."""
+        """What this device held at the last event, None if it was not the holder."""
+        return self.lease_at(-math.inf)
+
+    def lease_at(self, now: float) -> Lease | None:
+        """What this device holds, without the grants that have run out: a device that stood still must not wait for
+        its timer to learn of it."""
         if self._slot is None or not self.holding:
             return None
-        return Lease(self._slot.term, self._peers.granted | {self._me})
+        return Lease(self._slot.term, self._peers.granted_at(now) | {self._me})
 
     @property
     def unanswered(self) -> frozenset[DeviceId]:
@@ -166,7 +171,7 @@ class Election:
             "a helper never claims": self._role is Role.USER or self._claim_term is None,
             "a holder has a claim of its slot's term": not self.holding
             or (self._slot is not None and self._slot.term == self._claim_term),
-            "only a holder has grants": not self._peers.granted or self.holding,
+            "only a holder has grants": not self._peers.granted_at(-math.inf) or self.holding,
             "only a holder is busy": not self._busy or self.holding,
             "a claim without the slot waits for a prompt": self._claim_term is None or self.holding or self._wanted,
             "the slot is a connected device's": self._slot is None or self._slot.holder in {*self._peers, self._me},
@@ -302,7 +307,7 @@ class Election:
             if self._slot is None:
                 self._take_own_slot(now)
         elif wanted:
-            for peer_id in set(self._peers) - self._peers.granted:
+            for peer_id in set(self._peers) - self._peers.granted_at(now):
                 self._ask(peer_id, now)
         elif not self.holding:
             if self._slot is not None and self._claim_term is not None:
@@ -429,11 +434,10 @@ class Election:
 
     def _follow(self, term: int, now: float) -> bool:
         """Whether the highest term is at least `term` now; one that is far above is followed step by step."""
-        if term > self._highest_term + NEAR_TERMS and now >= self._next_step_at:
-            self._next_step_at = now + TERM_STEP_S
-            self._highest_term = min(term, self._highest_term + TERM_STEP)
-        if term <= self._highest_term + NEAR_TERMS:
-            self._highest_term = max(self._highest_term, term)
+        if now >= self._term_limit_until:
+            self._term_limit = self._highest_term + TERM_STEP
+            self._term_limit_until = now + TERM_STEP_S
+        self._highest_term = max(self._highest_term, min(term, self._term_limit))
         return term <= self._highest_term
 
     def _grantable(self, term: int, device: DeviceId) -> bool:

@@ -10,10 +10,9 @@ from tpid.errors import RemoteProtocolError
 LeaseMessage = Campaign | Grant | Deny | Renew | Release
 LEASE_MESSAGES = (Campaign, Grant, Deny, Renew, Release)
 
-# A device follows a higher term at once where it is near, towards one that is far above in steps, once a second, and
-# denies it until then. So frames, however many, do not use up the 63 bits within a life, and a device that has started
-# anew catches up with a home whose terms are far ahead.
-NEAR_TERMS = 2**20
+# Peers can raise the highest term of a device by so much a second; one that is further above is denied until then. So
+# frames, however many, use up the 63 bits in 68 years at the earliest, and a device that has started anew catches up
+# with a home whose terms are far ahead.
 TERM_STEP = 2**32
 TERM_STEP_S = 1.0
 

@@ -9,8 +9,9 @@ nobody                         a device of another protocol version; our own add
 
 two connections of one pair    which stays
 -----------------------------  -----------------------------------------------------------------
-dialled by both                the one that the lower id dialled; both ends know which
-dialled twice by one           the newer: who dials has lost the older
+dialled by both within 3 s     the one that the lower id dialled; both ends know which
+any other                      the older: a second hello proves nothing. That of a device that has
+                               started anew ends by a reset at the next ping, or by silence
 """
 
 import asyncio
@@ -39,6 +40,7 @@ DUPLICATE: Final = "duplicate"  # code of a refusal: the pair has a connection a
 # Two devices that find each other at the same time dial each other: within this time one of the two connections, the
 # same on both sides, gives way to the other. Later the one that is there stays: a second hello proves nothing.
 SIMULTANEOUS_S: Final = 3.0
+MAX_MET: Final = 256  # devices that were connected once; the one that came first is forgotten first
 
 _logger = logging.getLogger(__name__)
 
@@ -89,6 +91,7 @@ class Membership:
         self._sightings: dict[DeviceId, Sighting] = {}
         self._failed: dict[Address, FailedDial] = {}
         self._clone: FailedDial | None = None
+        self._met: dict[DeviceId, None] = {}
 
     @property
     def peers(self) -> Mapping[DeviceId, Connection]:
@@ -163,8 +166,8 @@ class Membership:
                     target.task.cancel()
         self._changed.notify()
 
-    def is_connected(self, device_id: DeviceId) -> bool:
-        return device_id in self._peers
+    def has_met(self, device_id: DeviceId) -> bool:
+        return device_id in self._met
 
     # --- connections (what the listener asks and brings)
 
@@ -190,6 +193,7 @@ class Membership:
                 return
             self._drop(existing, error)
         self._peers[connection.peer.id] = connection
+        self._meet(connection.peer.id)
         self._since_s[connection.peer.id] = asyncio.get_running_loop().time()
         connection.set_receiver(self._owner)
         _logger.info(
@@ -223,6 +227,12 @@ class Membership:
         _logger.info("peer_lost device=%s peer=%s reason=%s", self._me, connection.peer.id, error)
         self._changed.notify()
         return True
+
+    def _meet(self, device_id: DeviceId) -> None:
+        self._met.pop(device_id, None)
+        while len(self._met) >= MAX_MET:
+            del self._met[next(iter(self._met))]
+        self._met[device_id] = None
 
     def _open(self, device_id: DeviceId) -> Connection | None:
         """The connection to the device; one that is closing is dropped here and now."""

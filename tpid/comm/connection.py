@@ -9,8 +9,10 @@ from collections.abc import Callable
 from enum import Enum, auto
 from typing import Final, Protocol, cast
 
+from tpid.clock import awake_or_asleep_s
 from tpid.comm.frames import ExpectedFrame, FrameReader, Header, encode_message, encode_tensor_head
 from tpid.comm.handshake import Handshake
+from tpid.comm.liveness import Liveness, Loss
 from tpid.comm.messages import Bye, Device, Hello, Kind, Message, Ping, Pong, Refuse
 from tpid.comm.settings import CommSettings
 from tpid.comm.stream import Buffer, Stream
@@ -19,8 +21,6 @@ from tpid.device import DeviceProfile
 from tpid.errors import DeviceLostError, LocalProtocolError, RefusedError, RemoteProtocolError, TpidError
 
 _RTT_WEIGHT: Final = 1 / 8  # of a new measurement in the smoothed one, as TCP does it (RFC 6298)
-# After our own loop stood still, the timer may run before the sockets are read: look again before judging.
-_SECOND_LOOK_S: Final = 0.02
 
 
 class Receiver(Protocol):
@@ -84,13 +84,10 @@ class Connection:
         self._handshake = make_handshake(_address(self._stream.peer_name))
         self._reader = FrameReader(self, peer_address=self.peer_address, max_payload_bytes=settings.max_payload_bytes)
         self._gone: asyncio.Future[None] = self._loop.create_future()
-        self._timer: asyncio.TimerHandle | None = None  # the only one: hello, then heartbeat, then close
-        self._heard_s = 0.0
-        self._next_ping_s = 0.0
-        self._looked_twice = False
-        self._unsent_since_s: float | None = None  # since when the write buffer has been above its limit
+        self._timer: asyncio.TimerHandle | None = None  # for the hello, then heartbeats, then the close
+        self._liveness = Liveness(settings)
         self._drained: list[asyncio.Future[None]] = []
-        self._set_timer(self._loop.time() + settings.hello_timeout_s, self._hello_is_late)
+        self._set_timer(settings.hello_timeout_s, self._hello_is_late)
         self._stream.start()
         if (hello := self._handshake.start()) is not None:
             self._write(hello)
@@ -142,7 +139,7 @@ class Connection:
             stream.write(head)
         else:
             stream.write(head, payload)
-        if self._unsent_since_s is not None:
+        if self._liveness.blocked:
             self._check_unsent()
 
     def expect(self, frame: ExpectedFrame | None) -> None:
@@ -167,7 +164,7 @@ class Connection:
         Raises DeviceLostError, or whatever error ended the connection. May be cancelled without harm.
         """
         self._check_open()
-        if self._unsent_since_s is None:
+        if not self._liveness.blocked:
             return
         waiter = self._loop.create_future()
         self._drained.append(waiter)
@@ -196,7 +193,7 @@ class Connection:
         return self._reader.get_buffer()
 
     def buffer_updated(self, nbytes: int) -> None:
-        self._heard_s = self._loop.time()
+        self._liveness.heard(awake_or_asleep_s())
         try:
             self._reader.buffer_updated(nbytes)
         except TpidError as error:
@@ -219,10 +216,10 @@ class Connection:
         self._gone.set_result(None)
 
     def pause_writing(self) -> None:
-        self._unsent_since_s = self._loop.time()
+        self._liveness.write_paused(awake_or_asleep_s())
 
     def resume_writing(self) -> None:
-        self._unsent_since_s = None
+        self._liveness.write_resumed()
         for waiter in self._drained:
             if not waiter.done():
                 waiter.set_result(None)
@@ -271,8 +268,7 @@ class Connection:
         # Frames may follow at once, and there is nobody yet to take them.
         self._reader.pause()
         self._stream.pause_reading()
-        self._next_ping_s = self._loop.time()
-        self._set_timer(self._next_ping_s, self._beat)
+        self._set_timer(0.0, self._beat)
         self._on_open(self)
 
     def _hello_is_late(self) -> None:
@@ -289,29 +285,18 @@ class Connection:
     # Heartbeat
 
     def _beat(self) -> None:
-        now_s = self._loop.time()
-        settings = self._settings
-        if self._unsent_since_s is not None and now_s - self._unsent_since_s >= settings.silence_timeout_s:
-            n_bytes = self._stream.unsent_bytes
-            seconds = settings.silence_timeout_s
-            self.abort(
-                DeviceLostError(f"{self._who(True)} does not read: {n_bytes} bytes wait for more than {seconds:g} s.")
-            )
-            return
-        # While nobody has set a receiver we do not read, so silence means nothing.
-        silent_s = 0.0 if self._reader.paused else now_s - self._heard_s
-        if silent_s >= settings.silence_timeout_s:
-            if self._looked_twice:
-                self.abort(DeviceLostError(f"{self._who(True)} has been silent for {silent_s:.1f} s."))
-            else:
-                self._looked_twice = True
-                self._set_timer(now_s + _SECOND_LOOK_S, self._beat)
-            return
-        self._looked_twice = False
-        if now_s >= self._next_ping_s:
-            self._next_ping_s = now_s + settings.ping_interval_s
-            self._write(Ping(sent_s=time.monotonic()))
-        self._set_timer(min(self._next_ping_s, now_s - silent_s + settings.silence_timeout_s), self._beat)
+        now_s = awake_or_asleep_s()
+        beat = self._liveness.beat(now_s, reads=not self._reader.paused)
+        match beat.loss:
+            case Loss.SILENT:
+                self.abort(DeviceLostError(f"{self._who(True)} has been silent for {beat.silent_s:.1f} s."))
+            case Loss.DOES_NOT_READ:
+                what = f"{self._stream.unsent_bytes} bytes wait for more than {self._settings.silence_timeout_s:g} s"
+                self.abort(DeviceLostError(f"{self._who(True)} does not read: {what}."))
+            case None:
+                if beat.ping:
+                    self._write(Ping(sent_s=time.monotonic()))
+                self._set_timer(beat.next_s - now_s, self._beat)
 
     def _measure_rtt(self, sent_s: float) -> None:
         rtt_s = time.monotonic() - sent_s  # not the loop's clock: uvloop's counts milliseconds
@@ -337,7 +322,7 @@ class Connection:
         stream = self._stream
         if self._state in (_State.OPENING, _State.OPEN):
             self._settle(error)
-            self._set_timer(self._loop.time() + self._settings.close_timeout_s, stream.abort)
+            self._set_timer(self._settings.close_timeout_s, stream.abort)
             # Read on until the peer has closed as well: closing with bytes unread would reset the connection,
             # and the peer might never see the last that we said.
             stream.end_writing()
@@ -375,7 +360,7 @@ class Connection:
             self._stream.write(encode_message(message))
 
     def _check_unsent(self) -> None:
-        if self._unsent_since_s is None:
+        if not self._liveness.blocked:
             return
         n_bytes = self._stream.unsent_bytes
         if n_bytes > self._settings.write_limit_bytes:
@@ -383,10 +368,10 @@ class Connection:
             self.abort(error)
             raise error
 
-    def _set_timer(self, when_s: float | None, callback: Callable[[], None] | None = None) -> None:
+    def _set_timer(self, after_s: float | None, callback: Callable[[], None] | None = None) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        self._timer = None if when_s is None or callback is None else self._loop.call_at(when_s, callback)
+        self._timer = None if after_s is None or callback is None else self._loop.call_later(after_s, callback)
 
     def _who(self, starts_sentence: bool = False) -> str:
         device = "Device" if starts_sentence else "device"

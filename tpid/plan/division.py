@@ -156,11 +156,15 @@ def _stream_tables(work: Workload, devices: Sequence[DeviceProfile]) -> list[lis
 
 
 def _stream_table(work: Workload, device: DeviceProfile, *, coordinator: bool) -> list[list[float]]:
+    def streams(n_ffn: int) -> bool:
+        return _share_s(work, device, n_attn, n_ffn, coordinator) > 0
+
     table: list[list[float]] = []
     above = [0.0] * (work.n_ffn_units + 1)
     for n_attn in range(work.n_attn_units + 1):
-        row: list[float] = []
-        for n_ffn, least_s in enumerate(above):
+        n_silent = bisect_left(range(len(above)), True, key=streams)  # what is resident is so with less, too
+        row = [0.0] * n_silent
+        for n_ffn, least_s in enumerate(above[n_silent:], n_silent):
             takes_s = max(_share_s(work, device, n_attn, n_ffn, coordinator), least_s, row[-1] if row else 0.0)
             if takes_s == NEVER_S:
                 break

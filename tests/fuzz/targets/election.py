@@ -28,7 +28,7 @@ _PEERS = [DeviceId(digit * 32) for digit in "0149"]
 _MAX_EVENTS = 300
 _EVENT = struct.Struct("<BBBB")
 _LAST_TERM = 2**63 - 1
-# As high as no run of events here can go beyond the last term: each peer may raise it by 2**32 at once.
+# As high as no run of events here can go beyond the last term: peers may raise it by 2**32 a second.
 _TERMS = (0, 1, 2, 3, 2**32, 2**32 + 1, 2**62, _LAST_TERM - 2**42)
 _STEPS_S = (0.0, 0.0, 0.01, 0.3, 1.0, 1.1, 3.0, 60.0)
 

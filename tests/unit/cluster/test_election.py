@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 
 from tpid.cluster.election import Election
 from tpid.cluster.lease import (
-    NEAR_TERMS,
     TERM_STEP,
     BumpTerm,
     Busy,
@@ -257,9 +256,12 @@ def test_a_term_far_above_is_followed_by_one_step_a_second(message: Callable[[in
     machine = Election(DeviceId("a"), Role.USER, ElectionSettings())
     machine.handle(PeerJoined(b, Role.USER), 0.0)
     for _ in range(50):
+        machine.handle(Received(b, message(min(term, machine._highest_term + 2**31))), 0.5)
         machine.handle(Received(b, message(term)), 0.5)
         machine.validate_state(0.5)
-    assert machine._highest_term <= TERM_STEP + NEAR_TERMS
+    assert TERM_STEP <= machine._highest_term < TERM_STEP + 100  # its own terms beside
+    machine.handle(Received(b, message(term)), 1.5)
+    assert 2 * TERM_STEP <= machine._highest_term < 2 * TERM_STEP + 100
 
 
 def test_a_device_that_has_started_anew_catches_up_with_a_home_far_ahead(network: Network) -> None:
@@ -274,6 +276,18 @@ def test_a_device_that_has_started_anew_catches_up_with_a_home_far_ahead(network
     (holder,) = network.holders()
     assert network.machines[holder].lease is not None
     assert network.machines[holder].lease.devices == set(network.machines)
+
+
+def test_a_holder_that_stood_still_sees_that_its_leases_have_lapsed(network: Network) -> None:
+    """Before any timer has run: whoever asks says what time it is."""
+    holder, _ = holder_and_other(network)
+    machine = network.machines[holder]
+    assert machine.lease_at(network.now).devices == set(network.machines)
+    assert machine.lease_at(network.now + 1000.0).devices == {holder}
+    assert machine.lease_at(network.now + 1000.0).term == machine.term
+    machine.handle(Tick(), network.now + 1000.0)
+    assert machine.lease == machine.lease_at(network.now + 1000.0)
+    assert not machine.ready  # it asks anew, and waits for the answers
 
 
 def test_frames_of_a_connection_that_is_gone_are_dropped() -> None:
