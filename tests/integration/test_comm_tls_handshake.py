@@ -72,7 +72,7 @@ async def meet(
     results = (answered[1] if isinstance(answered, tuple) else answered, dialled)
     for result in results:
         if isinstance(result, TlsChannel):
-            result.close(orderly=False)
+            result.sock.close()
         else:
             assert isinstance(result, TpidError), result
     assert ours.fileno() == theirs.fileno() == -1

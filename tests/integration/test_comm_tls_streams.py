@@ -6,6 +6,7 @@ import socket
 import ssl
 import threading
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import uvloop
@@ -201,6 +202,51 @@ def test_what_came_before_this_side_ended_its_half_is_not_lost(n_bytes: int) -> 
             assert await owner.end is None
             assert owner.eof
             assert len(owner.received) == n_bytes
+
+    run(test())
+
+
+class FullSocket:
+    """A socket that can be full at the very moment when all has been taken."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.is_full = False
+        self.was_tried = asyncio.Event()
+        self._sock = sock
+
+    def send(self, data: bytes) -> int:
+        if self.is_full:
+            self.was_tried.set()
+            raise BlockingIOError
+        return self._sock.send(data)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._sock, name)
+
+
+@pytest.mark.parametrize("closes", [False, True])
+def test_the_end_waits_for_room_like_all_else(closes: bool) -> None:
+    async def test() -> None:
+        channel, theirs = await connected(Form.TLS)
+        full = FullSocket(channel.sock)
+        channel.sock = full  # type: ignore[misc]
+        owner = Owner()
+        stream = Stream(channel, owner, write_pause_bytes=2**20)
+        stream.start()
+        with theirs:
+            stream.write(b"last")
+            full.is_full = True
+            if closes:
+                stream.close()
+            else:
+                stream.end_writing()
+            await full.was_tried.wait()
+            assert stream.unsent_bytes > 0
+            assert not owner.end.done()
+            full.is_full = False
+            assert await asyncio.to_thread(read_all, theirs) == b"last"
+            await asyncio.to_thread(end, theirs)
+            assert await owner.end is None
 
     run(test())
 

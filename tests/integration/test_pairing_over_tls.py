@@ -169,7 +169,7 @@ def test_two_devices_pair_and_meet_as_members_until_one_is_removed(tmp_path: Pat
         assert kept == roster
         for pair in (member_channels(laptop, roster, pi, kept), member_channels(pi, kept, laptop, roster)):
             for channel in await pair:
-                channel.close(orderly=True)
+                channel.sock.close()
         without = revoke(roster, laptop, pi.id)
         with pytest.raises(NotPairedError, match=r"does not (belong|count)"):
             await member_channels(laptop, without, pi, kept)

@@ -18,7 +18,7 @@ class Channel(Protocol):
 
     @property
     def sock(self) -> socket.socket:
-        """To be watched for readiness, and for nothing else."""
+        """To be watched for readiness and to be closed, and for nothing else."""
         ...
 
     @property
@@ -42,14 +42,11 @@ class Channel(Protocol):
         ...
 
     def end_writing(self) -> bool:
-        """Tell the peer that nothing more comes; reading goes on. Called when nothing is unsent.
+        """Tell the peer that nothing more comes; reading goes on. Called when nothing is unsent, and before an orderly
+        close as well.
 
         False where the socket was full: to be called again when `unsent_bytes` are sent.
         """
-        ...
-
-    def close(self, *, orderly: bool) -> None:
-        """Close the socket. `orderly`: tell the peer first that nothing is missing, if it can be told at once."""
         ...
 
 
@@ -69,6 +66,3 @@ class PlainChannel:
     def end_writing(self) -> bool:
         self.sock.shutdown(socket.SHUT_WR)
         return True
-
-    def close(self, *, orderly: bool) -> None:
-        self.sock.close()

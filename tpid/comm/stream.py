@@ -262,20 +262,19 @@ class Stream:
 
     def _all_sent(self) -> None:
         """Do what has waited for it, if all is."""
-        if self._backlogged:
+        if self._backlogged or not (self.is_closing or self._ends_writing):
             return
-        if self.is_closing:
-            self._finish(None, orderly=True)
-        elif self._ends_writing:
-            try:
-                ended = self._channel.end_writing()
-            except OSError as error:
-                self._finish(error)
-                return
-            if not ended:
-                self._await_room()
+        try:
+            ended = self._channel.end_writing()
+        except OSError as error:
+            self._finish(None if self.is_closing else error)
+            return
+        if not ended:
+            self._await_room()
+        elif self.is_closing:
+            self._finish(None)
 
-    def _finish(self, error: OSError | None, *, orderly: bool = False) -> None:
+    def _finish(self, error: OSError | None) -> None:
         if self._gone:
             return
         self._gone = True
@@ -285,5 +284,5 @@ class Stream:
         self._queued.clear()
         self._queued_bytes = 0
         self._backlogged = False
-        self._channel.close(orderly=orderly)
+        self.sock.close()
         self._loop.call_soon(self._owner.connection_lost, error)

@@ -96,12 +96,6 @@ class TlsChannel:
         self.sock.shutdown(socket.SHUT_WR)
         return True
 
-    def close(self, *, orderly: bool) -> None:
-        if orderly:
-            with suppress(OSError):  # the peer is gone already, or reads so little that it will miss this as well
-                self._say_end()
-        self.sock.close()
-
     def _decrypt(self, buffer: memoryview) -> int | None:
         """Fill `buffer` from what is here: the number of bytes, 0 at the end; None where no record is whole."""
         filled = 0
