@@ -10,9 +10,9 @@ from tpictl.client import Client
 from tpictl.outcome import print_json
 from tpictl.printable import printable_line
 from tpictl.progress_bars import StageBars
-from tpictl.quantities import format_bytes
 from tpictl.terminal import stderr_console
 from tpid.errors import ModelFileError
+from tpid.size import format_size
 
 
 def run_import(
@@ -45,4 +45,4 @@ def _run(work: Callable[[OnProgress], object], *, as_json: bool) -> None:
         print_json({"pack": answer})
         return
     pack = imported_of(answer)
-    print(f"{pack.name} is ready ({format_bytes(pack.size_bytes)}). Talk to it: tpictl chat {pack.name}")
+    print(f"{pack.name} is ready ({format_size(pack.size_bytes)}). Talk to it: tpictl chat {pack.name}")

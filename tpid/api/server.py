@@ -69,9 +69,7 @@ async def serving(
     try:
         if runner.server is None:
             raise RuntimeError("the runner is not set up")
-        connections = Connections(
-            runner.server, max_connections=max_connections, unread_timeout_s=unread_timeout_s
-        )
+        connections = Connections(runner.server, max_connections=max_connections, unread_timeout_s=unread_timeout_s)
         server = await _listen(connections, path)
         log.info("api_ready socket=%s", path)
         try:

@@ -40,6 +40,7 @@ from tpid.pack.manifest import (
 from tpid.pack.reader import Pack
 from tpid.pack.staging import FREE_SPACE_HINT, publish, staging_for, write_whole
 from tpid.pack.verify import Progress, ProgressCallback, digest, vectors_digest, verify_pack
+from tpid.size import format_size
 
 JOURNAL_NAME = "import.json"
 FREE_MARGIN_BYTES = 64 << 20  # what an import leaves free
@@ -216,8 +217,8 @@ class _Writer:
         free = shutil.disk_usage(self._staging).free
         if free < needed:
             raise DiskFullError(
-                f"The import needs {needed / 1e9:.2f} GB on the disk of {self._staging.parent}, "
-                f"where {free / 1e9:.2f} GB are free.",
+                f"The import needs {format_size(needed)} on the disk of {self._staging.parent}, "
+                f"where {format_size(free)} are free.",
                 hint=FREE_SPACE_HINT,
             )
 
