@@ -1,5 +1,6 @@
-# One command each, on a fresh machine too: demo, test, lint, check (all of CI).
-# Where the default torch would pull CUDA, give the index of PyTorch's CPU wheels: make demo TORCH_INDEX=URL
+# One command each, on a fresh machine too: demo, test, fuzz, lint, check (all of CI).
+# Without a C compiler, and for the tests, torch is needed too. Where the default one would pull CUDA, give the index of
+# PyTorch's CPU wheels: make demo TORCH_INDEX=URL
 
 PYTHON ?= python3
 VENV := .venv
@@ -7,15 +8,22 @@ BIN := $(VENV)/bin
 TORCH := $(shell grep '^torch==' constraints.txt)
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
+HAS_KERNELS := $(BIN)/python -c 'import sys; from tpid.compute.native.library import load; sys.exit(load() is None)'
+INSTALL_TORCH := $(PIP_INSTALL) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) $(TORCH)
+
 CROSS_TOOLS := gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user
 
-.PHONY: demo test lint types imports check cross-tools clean
+.PHONY: demo test fuzz lint types imports check cross-tools clean
 
 demo: $(VENV)/.runtime
 	@$(BIN)/python -m tpid.daemon.demo
 
 test: $(VENV)/.development
 	@$(BIN)/python -m pytest $(TESTS)
+
+# Longer than the tests do: make fuzz SECONDS=600 TARGETS="gguf frames"
+fuzz: $(VENV)/.development
+	@$(BIN)/python -m tests.fuzz $(or $(TARGETS),all) --seconds $(or $(SECONDS),60)
 
 lint: $(VENV)/.development
 	$(BIN)/ruff check .
@@ -40,15 +48,14 @@ clean:
 	rm -rf $(VENV) .demo
 
 $(VENV)/.runtime: pyproject.toml constraints.txt setup.py $(wildcard tpid/compute/native/*.[ch])
-	@echo "Setting up $(VENV) (once; torch is the larger part of it) ..." >&2
+	@echo "Setting up $(VENV) (once) ..." >&2
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("tpid needs Python 3.11 or newer, this is " + sys.version.split()[0])'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-ifdef TORCH_INDEX
-	@$(PIP_INSTALL) --index-url $(TORCH_INDEX) $(TORCH)
-endif
 	@$(PIP_INSTALL) --editable .
+	@$(HAS_KERNELS) || { echo "No kernels were built, so torch computes; it is large ..." >&2; $(INSTALL_TORCH); }
 	@touch $@
 
 $(VENV)/.development: $(VENV)/.runtime
+	@$(INSTALL_TORCH)
 	@$(PIP_INSTALL) --editable '.[dev]'
 	@touch $@

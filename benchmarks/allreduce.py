@@ -1,6 +1,8 @@
 """Latency of the star allreduce on loopback, beside the same exchange over blocking sockets and gloo's allreduce.
 
-    python benchmarks/allreduce.py [--quick] [--json] [--pin]
+    python benchmarks/allreduce.py [--quick] [--json] [--pin] [--tls]
+
+With `--tls`, the star in plain beside the same star through TLS 1.3 instead, and what TLS adds.
 
 Each way has processes of its own, one a rank; what they do is in `benchmarks/exchanges.py`. All move fp32. Rounds of
 the three are interleaved, because the machine's mood changes within a run: compare within a row, and trust the median
@@ -17,15 +19,20 @@ import json
 import multiprocessing
 import os
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from multiprocessing.connection import Connection as Pipe
+from typing import TypeAlias
 
-from exchanges import WAYS, serve
+from exchanges import serve
 
 PAYLOADS_BYTES = (4096, 8192, 16384, 32768, 65536, 131072)
 RANKS = (2, 4)
+WAYS = ("ours", "blocking", "gloo")
+TLS_WAYS = ("ours", "tls")
 ANSWER_TIMEOUT_S = 120.0
+
+Round: TypeAlias = dict[str, float]  # seconds of an exchange, by way
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +63,21 @@ class Row:
         )
         times = f"{self.ours_us:9.1f} {self.blocking_us:9.1f} {self.gloo_us:9.1f}"
         return f"{self.ranks:5} {self.payload_bytes:8} {times}  {'  '.join(ratios)}"
+
+
+@dataclass(frozen=True, slots=True)
+class TlsRow:
+    ranks: int
+    payload_bytes: int
+    plain_us: float  # medians of an exchange
+    tls_us: float
+    more_us: float  # median over rounds of tls - plain
+    more_us_range: tuple[float, float]
+
+    def __str__(self) -> str:
+        least, most = self.more_us_range
+        times = f"{self.plain_us:9.1f} {self.tls_us:9.1f}"
+        return f"{self.ranks:5} {self.payload_bytes:8} {times}  {self.more_us:6.1f} ({least:.1f} … {most:.1f})"
 
 
 class Group:
@@ -102,22 +124,21 @@ def _answer(pipe: Pipe) -> object:
     return pipe.recv()
 
 
-def measure(n_ranks: int, effort: Effort, pin: bool, show: Callable[[Row], None]) -> list[Row]:
-    groups = {way: Group(way, n_ranks, pin) for way in WAYS}
-    rows = []
+def measure(
+    n_ranks: int, ways: Sequence[str], effort: Effort, pin: bool, show: Callable[[int, int, list[Round]], None]
+) -> None:
+    groups = {way: Group(way, n_ranks, pin) for way in ways}
     for payload_bytes in PAYLOADS_BYTES:
         rounds = []
         for number in range(effort.rounds + 1):
-            ways = list(WAYS) if number % 2 else list(reversed(WAYS))
-            rounds.append({way: groups[way].round_s(payload_bytes, effort.steps) for way in ways})
-        rows.append(_row(n_ranks, payload_bytes, rounds[1:]))  # the first warms up
-        show(rows[-1])
+            order = list(ways) if number % 2 else list(reversed(ways))
+            rounds.append({way: groups[way].round_s(payload_bytes, effort.steps) for way in order})
+        show(n_ranks, payload_bytes, rounds[1:])  # the first warms up
     for group in groups.values():
         group.close()
-    return rows
 
 
-def _row(n_ranks: int, payload_bytes: int, rounds: list[dict[str, float]]) -> Row:
+def _row(n_ranks: int, payload_bytes: int, rounds: list[Round]) -> Row:
     us = {way: statistics.median(times[way] for times in rounds) * 1e6 for way in WAYS}
     ratios = {way: sorted(times["ours"] / times[way] for times in rounds) for way in ("blocking", "gloo")}
     return Row(
@@ -127,22 +148,36 @@ def _row(n_ranks: int, payload_bytes: int, rounds: list[dict[str, float]]) -> Ro
     )  # fmt: skip
 
 
+def _tls_row(n_ranks: int, payload_bytes: int, rounds: list[Round]) -> TlsRow:
+    plain_us, tls_us = (statistics.median(times[way] for times in rounds) * 1e6 for way in TLS_WAYS)
+    more_us = sorted((times["tls"] - times["ours"]) * 1e6 for times in rounds)
+    return TlsRow(n_ranks, payload_bytes, plain_us, tls_us, statistics.median(more_us), (more_us[0], more_us[-1]))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("--json", action="store_true", help="print one JSON list instead of a table")
     parser.add_argument("--quick", action="store_true", help="a few seconds; the numbers swing more")
     parser.add_argument("--pin", action="store_true", help="rank r on core r, as ranks that compute have one each")
+    parser.add_argument("--tls", action="store_true", help="what TLS adds to the star")
     arguments = parser.parse_args()
     effort = Effort(rounds=7, steps=100) if arguments.quick else Effort(rounds=21, steps=200)
     if not arguments.json:
-        print("                      microseconds               ours / blocking        ours / gloo")
-        print("ranks    bytes      ours  blocking      gloo  median (range)         median (range)")
+        if arguments.tls:
+            print("                      microseconds    more over TLS")
+            print("ranks    bytes     plain       TLS  median (range)")
+        else:
+            print("                      microseconds               ours / blocking        ours / gloo")
+            print("ranks    bytes      ours  blocking      gloo  median (range)         median (range)")
+    rows: list[Row | TlsRow] = []
 
-    def show(row: Row) -> None:
+    def show(n_ranks: int, payload_bytes: int, rounds: list[Round]) -> None:
+        rows.append((_tls_row if arguments.tls else _row)(n_ranks, payload_bytes, rounds))
         if not arguments.json:
-            print(row, flush=True)
+            print(rows[-1], flush=True)
 
-    rows = [row for n_ranks in RANKS for row in measure(n_ranks, effort, arguments.pin, show)]
+    for n_ranks in RANKS:
+        measure(n_ranks, TLS_WAYS if arguments.tls else WAYS, effort, arguments.pin, show)
     if arguments.json:
         print(json.dumps([asdict(row) for row in rows], indent=2))
 

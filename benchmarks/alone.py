@@ -1,4 +1,4 @@
-"""One device alone, in a process of its own, as the daemon runs it: its session without network and API.
+"""One device alone, in a process of its own, as the daemon runs it: its executor without network and API.
 
     python benchmarks/alone.py PACK --threads N [--activation-bits 8] [--memory 2G]
 
@@ -25,9 +25,10 @@ from tpid.daemon.config import Config
 from tpid.daemon.profile import make_profile
 from tpid.device import DeviceId, DeviceProfile, Role
 from tpid.engine.compute_calls import ComputeCalls
+from tpid.engine.executor import Executor
 from tpid.engine.loaded import LoadWeights, load_share
 from tpid.engine.planning import plan_request
-from tpid.engine.session import Session
+from tpid.engine.sequence import TokenSequence
 from tpid.engine.settings import EngineSettings
 from tpid.memory.weights import Weights
 from tpid.model.sampling import Sampler, SamplingParams
@@ -44,7 +45,7 @@ async def alone(
     *,
     load: LoadWeights = Weights.load,
     **settings: Any,
-) -> AsyncIterator[Session]:
+) -> AsyncIterator[Executor]:
     """The native backend, planned as a daemon with these `settings` plans. Raises TpidError.
 
     With a `memory_budget` the disk is measured, and what does not fit streams; without one all weights are in memory.
@@ -57,18 +58,20 @@ async def alone(
         profile = profile_of(config, compute, pack)
     plan = make_plan(plan_request(pack, _engine_settings(config), term=1), profile, [])
     calls = ComputeCalls()
-    session = Session(
+    executor = Executor(
         pack,
         plan,
         await load_share(compute, pack, plan, 0, profile, load=load),
         workers={},
         elsewhere={},
         calls=calls,
+        check=lambda plan: None,
+        blame=lambda device, reason: None,
     )
     try:
-        yield session
+        yield executor
     finally:
-        session.close()
+        executor.close()
         calls.close()
 
 
@@ -100,48 +103,43 @@ def profile_with_disk(config: Config, compute: Compute, pack: Pack) -> DevicePro
         return make_profile(measured, DeviceId("0" * 32), PackStore(pack.directory.parent), compute)
 
 
-async def decode_s(session: Session, tokens: int, depth: int) -> float:
+async def decode_s(executor: Executor, tokens: int, depth: int) -> float:
     """Seconds for `tokens` of an answer that begins `depth` tokens into the context."""
     sampler = Sampler(SamplingParams())
-    sequence = prompt_ids(session, max(depth, 1))
-    await fill(session, sequence[:-1])
-    id = sampler.sample(await session.extend(sequence[-1:]), sequence)
+    sequence = TokenSequence(prompt_ids(executor, max(depth, 1)))
+    executor.attach(sequence)
+    sequence.append(sampler.sample(await executor.advance(sequence), sequence.ids))
     started = time.perf_counter()
     for _ in range(tokens):
-        sequence.append(id)
-        id = sampler.sample(await session.extend([id]), sequence)
+        sequence.append(sampler.sample(await executor.advance(sequence), sequence.ids))
     return time.perf_counter() - started
 
 
-async def prefill_s(session: Session, tokens: int, depth: int) -> float:
+async def prefill_s(executor: Executor, tokens: int, depth: int) -> float:
     """Seconds from a prompt of `tokens` behind `depth` others to the first token of the answer."""
-    sequence = prompt_ids(session, depth + tokens)
-    await fill(session, sequence[:depth])
+    ids = prompt_ids(executor, depth + tokens)
+    if depth:
+        before = TokenSequence(ids[:depth])
+        executor.attach(before)
+        await executor.advance(before)
+    sequence = TokenSequence(ids)
+    sequence.n_computed = depth  # also where more of it is cached
     started = time.perf_counter()
-    Sampler(SamplingParams()).sample(await session.extend(sequence[depth:]), sequence)
+    Sampler(SamplingParams()).sample(await executor.advance(sequence), sequence.ids)
     return time.perf_counter() - started
 
 
-async def fill(session: Session, ids: list[int]) -> None:
-    """Have these, and nothing else, in the KV cache; tests of one depth compute them once."""
-    if session.cached_ids[: len(ids)] == ids:
-        session.rewind(len(ids))
-        return
-    session.rewind(0)
-    await session.extend(ids)
-
-
-def prompt_ids(session: Session, n_tokens: int) -> list[int]:
-    return [7 * i % session.pack.spec.vocab_size for i in range(n_tokens)]
+def prompt_ids(executor: Executor, n_tokens: int) -> list[int]:
+    return [7 * i % executor.pack.spec.vocab_size for i in range(n_tokens)]
 
 
 async def serve(pack: Pack, threads: int, activation_bits: int, **settings: Any) -> None:
-    async with alone(pack, threads, activation_bits, **settings) as session:
+    async with alone(pack, threads, activation_bits, **settings) as executor:
         print(json.dumps({"ready": pack.name}), flush=True)
         for line in sys.stdin:
             test = json.loads(line)
             run = decode_s if test["kind"] == "decode" else prefill_s
-            took_s = await run(session, test["tokens"], test["depth"])
+            took_s = await run(executor, test["tokens"], test["depth"])
             print(json.dumps({"tokens_s": test["tokens"] / took_s}), flush=True)
             await asyncio.sleep(0)
 

@@ -1,6 +1,7 @@
 """The ways to add up a tensor over processes that `benchmarks/allreduce.py` compares; one class, one rank of one way.
 
-`Ours` is the star over real connections (hello, heartbeats, frames) under uvloop. `Blocking` moves the same bytes in
+`Ours` is the star over real connections (hello, heartbeats, frames) under uvloop, `OursOverTls` the same through TLS
+1.3. `Blocking` moves the same bytes in
 the same star with `recv_into` and `sendall`, a 32-byte head before each payload, and nothing else. `Gloo` is
 torch.distributed's. A rank runs in a process of its own and does what `serve` is told over a pipe.
 """
@@ -10,26 +11,36 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import tempfile
 import time
+from collections.abc import Callable
 from multiprocessing.connection import Connection as Pipe
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 import uvloop
 
+from tpid.cluster.identity.contexts import pairing_client, pairing_server
+from tpid.cluster.identity.identity import load_or_create_identity
 from tpid.comm.connection import Connection
 from tpid.comm.frames import Header
+from tpid.comm.handshake import Handshake
 from tpid.comm.listener import Listener, dial
 from tpid.comm.messages import Hello, Kind
+from tpid.comm.opening import Purpose
 from tpid.comm.settings import CommSettings
 from tpid.comm.star import StarHub, StarLeaf
 from tpid.comm.tensors import StartHeader, TensorHeader
+from tpid.comm.tls_channel import TlsChannel
+from tpid.comm.tls_handshake import Door, answer_tls, dial_tls
 from tpid.comm.wire_dtype import WireDtype
 from tpid.device import DeviceId, DeviceProfile, Role
 from tpid.errors import TpidError
 
 HOST = "127.0.0.1"
 HEAD_BYTES = 32
+TLS_TIMEOUT_S = 30.0
 
 
 class Exchange(Protocol):
@@ -134,6 +145,46 @@ class Ours:
         self._connections.put_nowait(connection)
 
 
+class OursOverTls(Ours):
+    async def join(self, rank: int, n_ranks: int, port: int) -> int:
+        self._n_ranks = n_ranks
+        self._tasks: list[asyncio.Task[None]] = []
+        loop = asyncio.get_running_loop()
+        if rank == 0:
+            server = socket.create_server((HOST, 0))
+            server.setblocking(False)
+            self._tasks.append(asyncio.create_task(self._answer(server)))
+            return int(server.getsockname()[1])
+        sock = socket.socket()
+        sock.setblocking(False)
+        await loop.sock_connect(sock, (HOST, port))
+        door = Door(pairing_client(), lambda _: True)
+        channel = await dial_tls(sock, Purpose.PAIRING, door, peer_address=HOST, timeout_s=TLS_TIMEOUT_S)
+        opened: asyncio.Future[Connection] = loop.create_future()
+        self._connect(channel, Handshake(hello_of(rank), dialled=True, peer_address=HOST), opened.set_result)
+        self._hub = await opened
+        self._hub.set_receiver(self._receiver)
+        return port
+
+    async def _answer(self, server: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        with server, tempfile.TemporaryDirectory() as directory:
+            identity = load_or_create_identity(Path(directory))
+            doors = {Purpose.PAIRING: Door(pairing_server(identity), lambda _: True)}
+            for _ in range(self._n_ranks - 1):
+                sock, _address = await loop.sock_accept(server)
+                _, channel = await answer_tls(sock, doors, peer_address=HOST, timeout_s=TLS_TIMEOUT_S)
+                handshake = Handshake(hello_of(0), dialled=False, peer_address=HOST)
+                self._connect(channel, handshake, self._joined)
+
+    def _connect(self, channel: TlsChannel, handshake: Handshake, on_open: Callable[[Connection], None]) -> None:
+        Connection(channel, lambda _: handshake, CommSettings(), on_open=on_open, on_failed=_failed)
+
+
+def _failed(_: Connection, error: TpidError) -> None:
+    raise error
+
+
 class Blocking:
     def __init__(self) -> None:
         self._server: socket.socket | None = None
@@ -221,7 +272,12 @@ class Gloo:
         self._torch.distributed.destroy_process_group()
 
 
-WAYS: dict[str, type[Ours | Blocking | Gloo]] = {"ours": Ours, "blocking": Blocking, "gloo": Gloo}
+WAYS: dict[str, type[Ours | Blocking | Gloo]] = {
+    "ours": Ours,
+    "tls": OursOverTls,
+    "blocking": Blocking,
+    "gloo": Gloo,
+}
 
 
 def serve(way: str, rank: int, n_ranks: int, core: int | None, pipe: Pipe) -> None:

@@ -30,15 +30,21 @@ _Q8_DEVIATION = 73.3  # of -127…127
 
 
 class RandomSource:
-    """A WeightSource; the same shape, format and seed give the same pack."""
+    """A WeightSource; the same shape, format, seed and biases give the same pack."""
 
-    def __init__(self, spec: ModelSpec, format: Format, seed: int = 1) -> None:
+    def __init__(self, spec: ModelSpec, format: Format, seed: int = 1, *, key_bias: float = 0.0) -> None:
+        """Keys get biases between -key_bias and key_bias."""
         self.spec = spec
+        self._key_bias = key_bias
         self._format = format
         self._seed = seed
-        identity = json.dumps([asdict(spec), format, seed])
+        identity = json.dumps([asdict(spec), format, seed, key_bias])
         self.fingerprint = f"random:{hashlib.sha256(identity.encode()).hexdigest()}"
         self._in_layer = layer_matrix_shapes(spec)
+
+    @property
+    def notices(self) -> list[str]:
+        return []
 
     def natural_format(self, name: str) -> Format:
         return self._format
@@ -60,9 +66,12 @@ class RandomSource:
         return random_matrix(rng, stop_row - start_row, columns, format, self.n_inputs(name))
 
     def vector(self, name: str) -> F32:
-        """Norms are ones, biases zeros."""
+        """Norms are ones, biases zeros but for those of keys."""
         kind = name.rpartition(".")[2]
         size = self.spec.hidden_size if kind == "final_norm" else layer_vector_shapes(self.spec)[kind][0]
+        if kind == "k_bias":
+            rng = np.random.default_rng((self._seed, *name.encode()))
+            return self._key_bias * rng.uniform(-1, 1, size).astype(np.float32)
         return np.ones(size, np.float32) if kind.endswith("norm") else np.zeros(size, np.float32)
 
     def tokenizer(self) -> TokenizerFiles:

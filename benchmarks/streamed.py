@@ -18,7 +18,8 @@ from typing import Any
 import uvloop
 
 from alone import alone, prompt_ids
-from tpid.engine.session import Session
+from tpid.engine.executor import Executor
+from tpid.engine.sequence import TokenSequence
 from tpid.engine.text import load_text_model
 from tpid.errors import TpidError
 from tpid.pack.reader import Pack
@@ -37,17 +38,18 @@ async def measure(pack: Pack, arguments: argparse.Namespace) -> dict[str, Any]:
         load=loader_of(arguments.policy),
         memory_budget=arguments.memory,
         context_tokens=arguments.context,
-    ) as session:
+    ) as executor:
         load_s = time.perf_counter() - started
         started = time.perf_counter()
-        most = min(session.plan.max_pass_tokens, session.plan.context_tokens // 2)
-        logits = await session.extend(prompt_ids(session, arguments.prompt or most))
+        most = min(executor.plan.max_pass_tokens, executor.plan.context_tokens // 2)
+        sequence = TokenSequence(prompt_ids(executor, arguments.prompt or most))
+        await next_token(executor, sequence)
         ttft_s = time.perf_counter() - started
         for _ in range(WARM_TOKENS):
-            logits = await session.extend([int(logits.argmax())])
-        found = await decode(session, int(logits.argmax()), arguments.tokens, arguments.pauses)
+            await next_token(executor, sequence)
+        found = await decode(executor, sequence, arguments.tokens, arguments.pauses)
         del text
-        plan = session.plan
+        plan = executor.plan
         return found | {
             "load_s": load_s,
             "ttft_s": ttft_s,
@@ -56,8 +58,13 @@ async def measure(pack: Pack, arguments: argparse.Namespace) -> dict[str, Any]:
         }
 
 
-async def decode(session: Session, id: int, tokens: int, pauses: int) -> dict[str, Any]:
-    weights = session._share._weights
+async def next_token(executor: Executor, sequence: TokenSequence) -> None:
+    """The greedy one."""
+    sequence.append(int((await executor.advance(sequence)).argmax()))
+
+
+async def decode(executor: Executor, sequence: TokenSequence, tokens: int, pauses: int) -> dict[str, Any]:
+    weights = executor._share._weights
     plan, traffic = weights.plan, weights.traffic
     ranges = [
         (str(stored.where.path), stored.where.offset, stored.where.size_bytes)
@@ -70,14 +77,14 @@ async def decode(session: Session, id: int, tokens: int, pauses: int) -> dict[st
         if round:
             print(json.dumps({"pause": round}), flush=True)
             sys.stdin.readline()
-            id = int((await session.extend([id])).argmax())  # what was read ahead meanwhile is used up
+            await next_token(executor, sequence)  # what was read ahead meanwhile is used up
         read_before = disk_read_bytes()
         for _ in range(-(-tokens // (pauses + 1))):
             stalled_s, started = traffic.stall_s, time.perf_counter()
-            id = int((await session.extend([id])).argmax())
+            await next_token(executor, sequence)
             each_s.append(time.perf_counter() - started)
             stall_s.append(traffic.stall_s - stalled_s)
-            ids.append(id)
+            ids.append(sequence.ids[-1])
         read += disk_read_bytes() - read_before
     return {
         "tpot_s": statistics.median(each_s),

@@ -235,6 +235,13 @@ class Progress:
 
 
 @dataclass(frozen=True, slots=True)
+class Note:
+    """A line of POST /tpid/import and /tpid/pull: what had to be guessed, or is left out."""
+
+    note: Line
+
+
+@dataclass(frozen=True, slots=True)
 class Imported:
     """The last line of an import."""
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Generator, Mapping
 from contextlib import closing
 
-from tpictl.answers import Chunk, Imported, Models, Plan, Progress, Status
+from tpictl.answers import Chunk, Imported, Models, Note, Plan, Progress, Status
 from tpictl.client import Client
 from tpictl.decode import decode
 
@@ -11,6 +11,7 @@ STATUS = "/tpid/status"
 MODELS = "/tpid/models"
 
 OnProgress = Callable[[Progress], None]
+OnNote = Callable[[str], None]
 
 
 def get_status(client: Client) -> Status:
@@ -26,13 +27,13 @@ def load_model(client: Client, model: str, on_progress: OnProgress) -> object:
     return _work(client, "/tpid/load", {"model": model}, "plan", on_progress)
 
 
-def import_model(client: Client, body: Mapping[str, object], on_progress: OnProgress) -> object:
-    """The new pack's name, id and size, as JSON."""
-    return _work(client, "/tpid/import", body, "pack", on_progress)
+def import_model(client: Client, body: Mapping[str, object], on_progress: OnProgress, on_note: OnNote) -> object:
+    """The new pack's name, id and size, as JSON; notes say what had to be guessed."""
+    return _work(client, "/tpid/import", body, "pack", on_progress, on_note=on_note)
 
 
-def pull_model(client: Client, body: Mapping[str, object], on_progress: OnProgress) -> object:
-    return _work(client, "/tpid/pull", body, "pack", on_progress)
+def pull_model(client: Client, body: Mapping[str, object], on_progress: OnProgress, on_note: OnNote) -> object:
+    return _work(client, "/tpid/pull", body, "pack", on_progress, on_note=on_note)
 
 
 def chat(client: Client, body: Mapping[str, object]) -> Generator[Chunk, None, None]:
@@ -50,13 +51,23 @@ def imported_of(data: object) -> Imported:
     return decode(Imported, data)
 
 
-def _work(client: Client, target: str, body: Mapping[str, object], result_key: str, on_progress: OnProgress) -> object:
+def _work(
+    client: Client,
+    target: str,
+    body: Mapping[str, object],
+    result_key: str,
+    on_progress: OnProgress,
+    *,
+    on_note: OnNote = lambda _: None,
+) -> object:
     """To the end of the answer: to hang up after the result would still interrupt the daemon."""
     results: list[object] = []
     with closing(client.lines(target, body)) as lines:
         for line in lines:
             if result_key in line:
                 results.append(line[result_key])
+            elif "note" in line:
+                on_note(decode(Note, line).note)
             else:
                 on_progress(decode(Progress, line))
     if not results:

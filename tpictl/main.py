@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from tpictl.client import Client
-from tpictl.outcome import reporting
+from tpictl.outcome import open_standard_streams, reporting
 from tpictl.paths import socket_path
 from tpid import __version__
 
@@ -49,6 +49,7 @@ ReplaceOption = Annotated[bool, typer.Option("--replace", help="Take the place o
 
 
 def main() -> None:
+    open_standard_streams()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal that cannot show a character is no error
@@ -57,7 +58,8 @@ def main() -> None:
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        print(f"tpictl {__version__}")
+        with reporting(as_json=False):
+            print(f"tpictl {__version__}")
         raise typer.Exit
 
 

@@ -31,9 +31,25 @@ def reporting(*, as_json: bool) -> Iterator[None]:
     except KeyboardInterrupt:
         raise typer.Exit(EXIT_INTERRUPTED) from None
     except BrokenPipeError:
-        # What is still buffered has no reader; the interpreter would complain when it flushes it.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _give_up_stdout()
         raise typer.Exit(EXIT_BROKEN_PIPE) from None
+    except OSError as error:
+        _give_up_stdout()
+        what = f"{error.filename}: " if error.filename is not None else "The output cannot be written: "
+        print(f"tpictl: {printable_line(what)}{error.strerror or error}.", file=sys.stderr)
+        raise typer.Exit(EXIT_ERROR) from None
+
+
+def open_standard_streams() -> None:
+    """Where the caller has closed one, nothing comes from it and nothing is lost in it: not the next file opened."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115 it stays open
+
+
+def _give_up_stdout() -> None:
+    """What is still buffered has no reader; the interpreter would complain when it flushes it."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def print_json(data: object) -> None:

@@ -5,7 +5,7 @@ from rich.text import Text
 
 from tpictl.answers import Plan, Timings, UnitRange, Usage
 from tpictl.quantities import format_duration, format_rate
-from tpid.size import format_size
+from tpid.size import shown_size
 
 
 def plan_table(plan: Plan) -> Table:
@@ -22,7 +22,7 @@ def plan_table(plan: Plan) -> Table:
             Text(rank.name),
             units_of(rank.share.attn, plan.n_attn_units),
             units_of(rank.share.ffn, plan.n_ffn_units),
-            format_size(rank.memory_bytes),
+            shown_size(rank.memory_bytes),
         )
     return table
 

@@ -1,10 +1,35 @@
 """What a device is to the others: who it is, what it may do, what it brings."""
 
+import unicodedata
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import NewType
+from typing import Final, NewType
 
 DeviceId = NewType("DeviceId", str)  # 32 hex digits, made once and kept in the state directory
+
+
+MAX_NAME_CHARS: Final = 63
+MAX_NAME_BYTES: Final = 180  # of UTF-8: with its key it fits one string of a TXT record
+_JOINER: Final = "\u200d"  # not printable by itself, and part of many an emoji
+
+
+def is_device_name(text: str) -> bool:
+    """Whether a device can be called so, wherever its name goes: configuration, hello, mDNS, logs and terminals."""
+    return (
+        0 < len(text) <= MAX_NAME_CHARS
+        and len(text.encode(errors="replace")) <= MAX_NAME_BYTES
+        and text == text.strip(" " + _JOINER)
+        and all(char.isprintable() or char == _JOINER for char in text)
+    )
+
+
+def device_name(text: str) -> str:
+    """The name that comes nearest to `text`: other kinds of space become spaces, what cannot be shown goes. May be
+    empty."""
+    spaced = "".join(" " if unicodedata.category(char) == "Zs" else char for char in unicodedata.normalize("NFC", text))
+    shown = "".join(char for char in spaced if char.isprintable() or char == _JOINER)
+    cut = shown[:MAX_NAME_CHARS].encode(errors="ignore")[:MAX_NAME_BYTES].decode(errors="ignore")
+    return cut.strip(" " + _JOINER)
 
 
 class Role(StrEnum):
@@ -17,7 +42,7 @@ class DeviceProfile:
     """What a device tells about itself, over mDNS and in its hello."""
 
     id: DeviceId
-    name: str  # for people: the host name unless configured
+    name: str  # for people: the host name unless configured; see `is_device_name`
     role: Role
     version: str  # of tpid
     ram_bytes: int  # installed

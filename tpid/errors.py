@@ -21,11 +21,15 @@
     │   └── VersionMismatchError    the peer speaks another version of the protocol
     ├── ClusterError
     │   ├── DeviceLostError         a device of the plan is gone
+    │   ├── RankFailedError         a device of the plan is there and did not do its part
     │   ├── NotCoordinatorError     this device may not, or cannot now, coordinate
     │   ├── MemoryPlanError         the devices together cannot hold the model
     │   ├── LoadError               a device could not load its share
     │   ├── PassDroppedError        the coordinator has given up a pass: a request was cancelled
-    │   └── RefusedError            a hello was refused, by the peer or by this device
+    │   ├── RefusedError            a hello was refused, by the peer or by this device
+    │   ├── NotPairedError          one of two devices does not count the other to its home
+    │   ├── PairingError            a device could not be paired: wrong code, too late, cancelled
+    │   └── RosterError             the list of the home's devices does not allow it, or is full
     ├── NumericError                the model computed what is not a number
     └── DaemonUnreachableError      tpictl finds no daemon
 
@@ -34,7 +38,7 @@ depend on it. The message is one sentence with the device and the numbers in
 it; `hint`, where there is one, says what to do next.
 """
 
-from typing import ClassVar
+from typing import ClassVar, Self
 
 
 class TpidError(Exception):
@@ -46,6 +50,12 @@ class TpidError(Exception):
         super().__init__(message)
         self.message = message
         self.hint = hint
+
+    def again(self) -> Self:
+        """The same error for another to raise. What is kept and raised itself would keep alive all that it passed."""
+        twin = type(self).__new__(type(self), *self.args)
+        twin.__dict__.update(self.__dict__)
+        return twin
 
     def __str__(self) -> str:
         return f"{self.message} {self.hint}" if self.hint else self.message
@@ -131,6 +141,10 @@ class DeviceLostError(ClusterError):
     code = "device_lost"
 
 
+class RankFailedError(ClusterError):
+    code = "rank_failed"
+
+
 class NotCoordinatorError(ClusterError):
     code = "not_coordinator"
 
@@ -148,13 +162,25 @@ class PassDroppedError(ClusterError):
 
 
 class RefusedError(ClusterError):
-    """`reason_code` is "other_cluster", "self", or the code of the error that the listener's owner refused with."""
+    """`reason_code` is "other_cluster", "self", "cloned", or the code of what the listener's owner refused with."""
 
     code = "refused"
 
     def __init__(self, message: str, *, reason_code: str, hint: str | None = None) -> None:
         super().__init__(message, hint=hint)
         self.reason_code = reason_code
+
+
+class NotPairedError(ClusterError):
+    code = "not_paired"
+
+
+class PairingError(ClusterError):
+    code = "pairing"
+
+
+class RosterError(ClusterError):
+    code = "roster"
 
 
 class NumericError(TpidError):

@@ -3,7 +3,7 @@
 import re
 
 _SCALES = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
-_UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
+_UNITS = ("kB", "MB", "GB", "TB", "PB")
 _SIZE = re.compile(r"\s*([0-9]{1,15}(?:\.[0-9]{1,15})?)\s*(?:([KMGT])(i?)B?|B?)\s*", re.IGNORECASE | re.ASCII)
 
 
@@ -16,12 +16,14 @@ def parse_size(text: str) -> int:
     return int(float(number) * (1024 if binary else 1000) ** _SCALES[(unit or "").upper()])
 
 
-def format_size(size_bytes: float) -> str:
-    """512 B, 4.53 MB, 45.3 MB, 128 GB: three digits of it."""
-    value = float(size_bytes)
+def shown_size(size_bytes: float) -> str:
+    """17 bytes, 4.53 MB, 45.3 MB, 128 GB: three digits of it."""
+    if size_bytes < 999.5:
+        return "1 byte" if round(size_bytes) == 1 else f"{size_bytes:.0f} bytes"
+    value = size_bytes / 1000
     for unit in _UNITS[:-1]:
         if value < 999.5:
-            return f"{value:.0f} B" if unit == "B" else f"{_digits(value)} {unit}"
+            return f"{_digits(value)} {unit}"
         value /= 1000
     return f"{_digits(value)} {_UNITS[-1]}"
 

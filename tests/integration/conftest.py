@@ -12,13 +12,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from benchmarks.memory_cgroup import MemoryCgroup
 from tpid.pack.reader import Pack
 
 READY_TIMEOUT_S = 60.0
@@ -152,12 +153,21 @@ class Home:
         path.write_text("".join(f"{key} = {json.dumps(value)}\n" for key, value in values.items()))
         return path
 
-    def launch(self, name: str, **settings: Any) -> Daemon:
-        """Start a daemon and do not wait for it."""
+    def launch(
+        self,
+        name: str,
+        *,
+        group: MemoryCgroup | None = None,
+        environment: Mapping[str, str] | None = None,
+        **settings: Any,
+    ) -> Daemon:
+        """Start a daemon, in a cgroup if one is given, and do not wait for it."""
         config = self.write_config(name, **settings)
-        with (config.parent / "log").open("wb") as log:
+        with (config.parent / "log").open("ab") as log:
             command = [sys.executable, "-m", "tpid.daemon.main", "--config", str(config)]
-            daemon = Daemon(name, config.parent, subprocess.Popen(command, stdout=log, stderr=log))
+            command = group.command(command) if group is not None else command
+            process = subprocess.Popen(command, stdout=log, stderr=log, env=os.environ | (environment or {}))
+            daemon = Daemon(name, config.parent, process)
         self.daemons.append(daemon)
         return daemon
 

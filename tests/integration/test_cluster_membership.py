@@ -17,12 +17,21 @@ from tpid.cluster.discovery import SERVICE_TYPE
 from tpid.cluster.lease import ElectionSettings
 from tpid.cluster.settings import ClusterSettings
 from tpid.comm.connection import Connection
-from tpid.comm.messages import Kind, Unload
+from tpid.comm.listener import dial
+from tpid.comm.messages import Hello, Kind, Unload
+from tpid.comm.settings import CommSettings
 from tpid.device import DeviceId, DeviceProfile, Role
-from tpid.errors import DeviceLostError, ListenError, LocalProtocolError, NotCoordinatorError, TpidError
+from tpid.errors import (
+    DeviceLostError,
+    ListenError,
+    LocalProtocolError,
+    NotCoordinatorError,
+    RefusedError,
+    TpidError,
+)
 
 PATIENCE_S = 30.0  # a test that waits longer has failed
-ELECTION = ElectionSettings(ttl_s=1.5, idle_delay_s=0.05, idle_jitter_s=0.1)
+ELECTION = ElectionSettings(ttl_s=4.0, idle_delay_s=0.05, idle_jitter_s=0.1)
 BACKOFF = Backoff(first_s=0.02, most_s=0.2)
 
 
@@ -371,5 +380,42 @@ def test_a_port_in_use_is_told(cluster_name: str) -> None:
             with pytest.raises(ListenError, match=str(one.port)):
                 async with make(cluster_name, profile("two"), mdns=False, port=one.port):
                     pass
+
+    run(test())
+
+
+def test_a_second_hello_with_a_known_id_changes_nothing(cluster_name: str) -> None:
+    """Whoever says it proves nothing by it; the device itself is answering all the while."""
+
+    async def test() -> None:
+        async with make(cluster_name, profile("one"), mdns=False) as one:
+            other = profile("two")
+            settings: dict[str, Any] = {"mdns": False, "static_peers": (f"127.0.0.1:{one.port}",)}
+            async with make(cluster_name, other, **settings) as two:
+                await complete([one, two])
+                theirs = one.peers[other.id]
+                with pytest.raises(RefusedError, match="connected already"):
+                    await dial(
+                        "127.0.0.1", one.port, lambda: Hello(cluster=cluster_name, profile=other), CommSettings()
+                    )
+                assert one.peers[other.id] is theirs
+                assert not theirs.closed
+
+    run(test())
+
+
+def test_a_copied_device_is_told_on_both_sides(cluster_name: str) -> None:
+    async def test() -> None:
+        device_id = secrets.token_hex(16)
+        async with make(cluster_name, profile("pi-1", device_id=device_id), mdns=False) as one:
+            settings: dict[str, Any] = {"mdns": False, "static_peers": (f"127.0.0.1:{one.port}",)}
+            async with make(cluster_name, profile("pi-2", device_id=device_id), **settings) as two:
+                for cluster in (one, two):
+                    await cluster.wait_for(lambda c=cluster: bool(c.status().failed))
+                    (failed,) = cluster.status().failed
+                    assert failed.code == "cloned"
+                    assert "pi-1" in failed.reason
+                    assert "pi-2" in failed.reason
+                    assert "device-id" in failed.reason
 
     run(test())

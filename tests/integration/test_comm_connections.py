@@ -16,7 +16,7 @@ import uvloop
 
 from tpid.comm.connection import Connection
 from tpid.comm.frames import PREFIX, Header, encode_message, encode_tensor_head
-from tpid.comm.listener import MAX_OPENING, Listener, dial
+from tpid.comm.listener import MAX_OPENING_OF_SOURCE, Listener, dial
 from tpid.comm.messages import Bye, Device, Failed, Hello, Kind, Loaded, Message, Pong, Renew
 from tpid.comm.settings import CommSettings
 from tpid.comm.star import StarHub, StarLeaf
@@ -405,16 +405,15 @@ def test_only_loopback_while_nothing_is_encrypted(run: Run, host: str) -> None:
     run(test())
 
 
-def test_strangers_are_few(run: Run) -> None:
+def test_strangers_are_few_and_the_one_that_was_quiet_for_longest_gives_way(run: Run) -> None:
     async def test() -> None:
         async with home() as device:
-            strangers = [await Stranger.at(device.port) for _ in range(MAX_OPENING + 1)]
-            done, _ = await asyncio.wait(
-                [asyncio.ensure_future(stranger.is_shut()) for stranger in strangers],
-                return_when=asyncio.FIRST_COMPLETED,
-            )
-            assert len(done) == 1
-            strangers[0].reset()
+            strangers = [await Stranger.at(device.port) for _ in range(MAX_OPENING_OF_SOURCE)]
+            shut = [asyncio.ensure_future(stranger.is_shut()) for stranger in strangers]
+            await device.joined_by()
+            await shut[0]
+            assert not any(other.done() for other in shut[1:])
+            strangers[1].reset()
             await device.listener.close()  # cuts the others: run() would find their tasks otherwise
             await asyncio.gather(*(asyncio.all_tasks() - {asyncio.current_task()} - {outer_task}))
 

@@ -1,4 +1,4 @@
-"""A stream over real TCP on 127.0.0.1, under the plain loop and under uvloop."""
+"""A stream over real TCP on 127.0.0.1, in plain and over TLS, under the plain loop and under uvloop."""
 
 import asyncio
 import os
@@ -7,13 +7,11 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Callable, Coroutine, Iterator
-from contextlib import contextmanager
-from typing import Any
 
 import pytest
 import uvloop
 
+from tests.integration.stream_ends import FOREVER_S, End, Form, Run, end, pair, read_all, within_a_minute
 from tpid.comm import listener as listener_module
 from tpid.comm.listener import Listener
 from tpid.comm.messages import Hello
@@ -21,79 +19,20 @@ from tpid.comm.settings import CommSettings
 from tpid.comm.stream import Stream
 from tpid.device import DeviceId, DeviceProfile, Role
 
-Run = Callable[[Coroutine[Any, Any, None]], None]
-FOREVER_S = 1e6
-
 
 @pytest.fixture(params=[asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
 def run(request: pytest.FixtureRequest) -> Run:
-    runner = request.param
-
-    async def with_deadline(test: Coroutine[Any, Any, None]) -> None:
-        async with asyncio.timeout(60):
-            await test
-
-    return lambda test: runner(with_deadline(test))
+    return within_a_minute(request.param)
 
 
-class Owner:
-    """Keeps what comes; can wait for the end."""
-
-    def __init__(self) -> None:
-        self.buffer = memoryview(bytearray(65536))
-        self.received = bytearray()
-        self.eof = False
-        self.calls: list[str] = []
-        self.bug: Exception | None = None
-        self.more = asyncio.Event()
-        self.end: asyncio.Future[OSError | None] = asyncio.get_running_loop().create_future()
-
-    def get_buffer(self) -> memoryview:
-        return self.buffer
-
-    def buffer_updated(self, n_bytes: int) -> None:
-        if self.bug is not None:
-            raise self.bug
-        self.received += self.buffer[:n_bytes]
-        self.more.set()
-
-    def eof_received(self) -> None:
-        self.eof = True
-
-    def connection_lost(self, error: OSError | None) -> None:
-        self.end.set_result(error)
-
-    def pause_writing(self) -> None:
-        self.calls.append("pause")
-
-    def resume_writing(self) -> None:
-        self.calls.append("resume")
+@pytest.fixture(params=list(Form), ids=lambda form: form.value)
+def form(request: pytest.FixtureRequest) -> Form:
+    return request.param
 
 
-@contextmanager
-def pair(*, write_pause_bytes: int = 2**20) -> Iterator[tuple[Stream, Owner, socket.socket]]:
-    """A stream and the other end, a blocking socket."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        theirs = socket.create_connection(server.getsockname())
-        sock, _ = server.accept()
-    owner = Owner()
-    stream = Stream(sock, owner, write_pause_bytes=write_pause_bytes)
-    stream.start()
-    with theirs:
-        yield stream, owner, theirs
-    stream.abort()
-
-
-def read_all(sock: socket.socket) -> bytes:
-    data = bytearray()
-    while more := sock.recv(2**20):
-        data += more
-    return bytes(data)
-
-
-def test_what_is_written_leaves_at_once(run: Run) -> None:
+def test_what_is_written_leaves_at_once(run: Run, form: Form) -> None:
     async def test() -> None:
-        with pair() as (stream, _, theirs):
+        async with pair(form) as (stream, _, theirs):
             stream.write(b"head", memoryview(b"payload"))
             assert theirs.recv(100) == b"headpayload"
             theirs.sendall(b"answer")
@@ -102,9 +41,9 @@ def test_what_is_written_leaves_at_once(run: Run) -> None:
     run(test())
 
 
-def test_the_loop_receives_while_nobody_waits(run: Run) -> None:
+def test_the_loop_receives_while_nobody_waits(run: Run, form: Form) -> None:
     async def test() -> None:
-        with pair() as (_, owner, theirs):
+        async with pair(form) as (_, owner, theirs):
             theirs.sendall(b"x")
             await owner.more.wait()
             assert owner.received == b"x"
@@ -112,9 +51,9 @@ def test_the_loop_receives_while_nobody_waits(run: Run) -> None:
     run(test())
 
 
-def test_who_waits_receives_without_the_loop(run: Run) -> None:
+def test_who_waits_receives_without_the_loop(run: Run, form: Form) -> None:
     async def test() -> None:
-        with pair() as (stream, owner, theirs):
+        async with pair(form) as (stream, owner, theirs):
             assert not stream.receive(time.perf_counter())
             assert not stream.receive(time.perf_counter() + 0.001)
             theirs.sendall(b"here")
@@ -129,7 +68,7 @@ def test_who_waits_receives_without_the_loop(run: Run) -> None:
     run(test())
 
 
-def test_a_core_that_others_want_is_left_to_them(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_core_that_others_want_is_left_to_them(run: Run, form: Form, monkeypatch: pytest.MonkeyPatch) -> None:
     """After a yield that took long, the next waits sleep: ever more of them."""
 
     async def test() -> None:
@@ -140,14 +79,14 @@ def test_a_core_that_others_want_is_left_to_them(run: Run, monkeypatch: pytest.M
             n_yields += 1
             time.sleep(100e-6)
 
-        def waits(stream: Stream, theirs: socket.socket) -> int:
+        def waits(stream: Stream, theirs: End) -> int:
             nonlocal n_yields
             n_yields = 0
             for _ in range(40):
                 assert not stream.receive(time.perf_counter() + 5e-3)
             return n_yields
 
-        with pair() as (stream, owner, theirs):
+        async with pair(form) as (stream, owner, theirs):
             monkeypatch.setattr(os, "sched_yield", crowded)
             assert waits(stream, theirs) == 6  # between them 1, 2, 4, 8 and 16 that sleep
             assert waits(stream, theirs) == 1
@@ -158,9 +97,9 @@ def test_a_core_that_others_want_is_left_to_them(run: Run, monkeypatch: pytest.M
     run(test())
 
 
-def test_a_paused_stream_is_not_read(run: Run) -> None:
+def test_a_paused_stream_is_not_read(run: Run, form: Form) -> None:
     async def test() -> None:
-        with pair() as (stream, owner, theirs):
+        async with pair(form) as (stream, owner, theirs):
             stream.pause_reading()
             theirs.sendall(b"x")
             assert not stream.receive(FOREVER_S)
@@ -172,10 +111,10 @@ def test_a_paused_stream_is_not_read(run: Run) -> None:
     run(test())
 
 
-def test_more_than_the_socket_takes(run: Run) -> None:
+def test_more_than_the_socket_takes(run: Run, form: Form) -> None:
     async def test() -> None:
         data = os.urandom(24 * 2**20)
-        with pair(write_pause_bytes=2**16) as (stream, owner, theirs):
+        async with pair(form, write_pause_bytes=2**16) as (stream, owner, theirs):
             reading = asyncio.create_task(asyncio.to_thread(read_all, theirs))
             stream.write(data[:100], memoryview(data)[100:-5])
             assert stream.unsent_bytes > 0
@@ -190,10 +129,10 @@ def test_more_than_the_socket_takes(run: Run) -> None:
     run(test())
 
 
-def test_flush_sends_without_the_loop(run: Run) -> None:
+def test_flush_sends_without_the_loop(run: Run, form: Form) -> None:
     async def test() -> None:
         data = os.urandom(24 * 2**20)
-        with pair() as (stream, _, theirs):
+        async with pair(form) as (stream, _, theirs):
             stream.write(data)
             stream.flush(0.001)  # nobody reads
             assert stream.unsent_bytes > 0
@@ -209,7 +148,7 @@ def test_flush_sends_without_the_loop(run: Run) -> None:
     run(test())
 
 
-def test_who_waits_for_an_answer_sends_the_rest_of_the_question(run: Run) -> None:
+def test_who_waits_for_an_answer_sends_the_rest_of_the_question(run: Run, form: Form) -> None:
     async def test() -> None:
         data = os.urandom(24 * 2**20)
 
@@ -219,7 +158,7 @@ def test_who_waits_for_an_answer_sends_the_rest_of_the_question(run: Run) -> Non
                 n_bytes += len(sock.recv(2**20))
             sock.sendall(b"answer")
 
-        with pair() as (stream, owner, theirs):
+        async with pair(form) as (stream, owner, theirs):
             peer = threading.Thread(target=answer, args=[theirs])
             peer.start()
             stream.write(data)
@@ -231,24 +170,26 @@ def test_who_waits_for_an_answer_sends_the_rest_of_the_question(run: Run) -> Non
 
 
 @pytest.mark.parametrize("waits", [False, True])
-def test_the_end_of_the_peer(run: Run, waits: bool) -> None:
+def test_the_end_of_the_peer(run: Run, form: Form, waits: bool) -> None:
     async def test() -> None:
-        with pair() as (stream, owner, theirs):
-            theirs.shutdown(socket.SHUT_WR)
+        async with pair(form) as (stream, owner, theirs):
+            ending = threading.Thread(target=end, args=[theirs])
+            ending.start()
             if waits:
                 assert stream.receive(FOREVER_S)
             assert await owner.end is None
             assert owner.eof
             assert stream.is_closing
             assert not stream.receive(FOREVER_S)
+            await asyncio.to_thread(ending.join)
 
     run(test())
 
 
 @pytest.mark.parametrize("how", ["loop", "receive", "write"])
-def test_a_reset(run: Run, how: str) -> None:
+def test_a_reset(run: Run, form: Form, how: str) -> None:
     async def test() -> None:
-        with pair() as (stream, owner, theirs):
+        async with pair(form) as (stream, owner, theirs):
             theirs.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             theirs.close()
             if how == "receive":
@@ -263,13 +204,13 @@ def test_a_reset(run: Run, how: str) -> None:
 
 
 @pytest.mark.parametrize("waits", [False, True])
-def test_a_bug_of_the_owner_is_reported_and_not_raised(run: Run, waits: bool) -> None:
+def test_a_bug_of_the_owner_is_reported_and_not_raised(run: Run, form: Form, waits: bool) -> None:
     async def test() -> None:
         reported: asyncio.Queue[BaseException | None] = asyncio.Queue()
         asyncio.get_running_loop().set_exception_handler(
             lambda _, context: reported.put_nowait(context.get("exception"))
         )
-        with pair() as (stream, owner, theirs):
+        async with pair(form) as (stream, owner, theirs):
             owner.bug = ZeroDivisionError()
             theirs.sendall(b"x")
             if waits:
@@ -280,9 +221,9 @@ def test_a_bug_of_the_owner_is_reported_and_not_raised(run: Run, waits: bool) ->
     run(test())
 
 
-def test_this_side_ends_its_half_and_reads_on(run: Run) -> None:
+def test_this_side_ends_its_half_and_reads_on(run: Run, form: Form) -> None:
     async def test() -> None:
-        with pair() as (stream, owner, theirs):
+        async with pair(form) as (stream, owner, theirs):
             stream.write(b"last")
             stream.end_writing()
             stream.write(b"too late")

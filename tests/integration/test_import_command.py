@@ -206,6 +206,15 @@ def edited(path: Path, name: str, old: bytes, new: bytes) -> Path:
     return copy
 
 
+def test_what_is_guessed_is_said(one_layer_gguf: Path, models: Path) -> None:
+    source = edited(one_layer_gguf, "no-pre.gguf", b"tokenizer.ggml.pre", b"tokenizer.ggml.prx")
+    outcome = run_import(source, models / "guessed")
+    assert outcome.code == 0
+    notes = [line["note"] for line in outcome.lines if "note" in line]
+    assert len(notes) == 1
+    assert "tokenizer.ggml.pre" in notes[0]
+
+
 def test_what_is_not_a_model_that_tpid_runs_is_refused(
     one_layer_gguf: Path, random_model: Callable[..., Path], tmp_path: Path, models: Path
 ) -> None:
@@ -227,7 +236,7 @@ def test_what_is_not_a_model_that_tpid_runs_is_refused(
         (tmp_path / "loop", "model_file", "symbolic links"),
         (tmp_path / "fifo", "model_file", "not a regular file"),
         (Path("/dev/zero"), "model_file", "not a regular file"),
-        (tmp_path / "empty.gguf", "unsupported_model", "not a GGUF file"),
+        (tmp_path / "empty.gguf", "unsupported_model", "an empty file"),
         (tmp_path / "text.gguf", "unsupported_model", "not a GGUF file"),
         (tmp_path / "weights.safetensors", "unsupported_model", "without their config.json"),
         (tmp_path / "nothing", "unsupported_model", "neither config.json nor a GGUF file"),

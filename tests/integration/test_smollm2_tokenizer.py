@@ -80,7 +80,9 @@ def test_transformers_reading_of_the_file_differs_on_numbers_only(ours: Tokenize
 
 
 def test_special_tokens(files: TokenizerFiles, ours: Tokenizer) -> None:
-    assert (files.bos_token, files.eos_token, files.eos_ids) == ("<|im_start|>", "<|im_end|>", (2,))
+    assert (files.bos_token, files.eos_token, files.eos_ids) == ("<|im_start|>", "<|im_end|>", (0, 2, 4))
+    assert [ours.id_to_token(id) for id in files.eos_ids] == ["<|endoftext|>", "<|im_end|>", "<reponame>"]
+    assert files.notes == ()
     assert ours.vocab_size == 49152
     assert ours.encode("a", add_special=True) == ours.encode("a", add_special=False)
 

@@ -13,7 +13,7 @@ import numpy as np
 from tests.native.bounds import bound
 from tpid.compute.backend import BlockBytes
 from tpid.compute.native.library import FORMAT_NUMBERS, Cores
-from tpid.compute.native_backend import NativeBackend, inverse_frequencies, native_shape
+from tpid.compute.native_backend import NativeBackend, inverse_frequencies, key_frequencies, native_shape
 from tpid.model.batch import Segment
 from tpid.model.spec import Architecture, ModelSpec, Rope
 from tpid.model.weights import F32, Format, quantize
@@ -112,6 +112,8 @@ def _block(rng: np.random.Generator, half: Half) -> bytes:
         allowed = np.full_like(expected, np.abs(expected).max() * BLOCK_TOLERANCES[1 if int8_cache else planes])
         passes.append(_segment_bytes(spec, segments) + _floats(x, expected, allowed))
     head = _numbers(_KINDS[half], planes, n_threads) + bytes(native_shape(spec, share, **LIMITS, int8_cache=int8_cache))
+    frequencies = key_frequencies(spec, share) if int8_cache else None
+    head += _numbers(0) if frequencies is None else _numbers(len(frequencies)) + _floats(frequencies)
     return head + _block_bytes(spec, geometry, block.block, data) + _numbers(len(passes)) + b"".join(passes)
 
 

@@ -19,7 +19,7 @@ void tpid_cores_free(struct cores *cores);
 int64_t tpid_rows_work_bytes(const struct cores *cores, int32_t columns, int32_t n_tokens);
 void tpid_rows(struct cores *cores, const struct matrix *matrix, const uint8_t *units, int64_t stride, int32_t n_rows,
                const float *norm, float eps, const float *x, int32_t n_tokens, void *work, float *out);
-struct backend *tpid_backend_create(struct cores *cores, const struct shape *shape);
+struct backend *tpid_backend_create(struct cores *cores, const struct shape *shape, const float *key_frequencies);
 void tpid_backend_free(struct backend *backend);
 void tpid_begin(struct backend *backend, const struct segment *segments, int32_t n_segments, const float *cos,
                 const float *sin);
@@ -148,10 +148,18 @@ static void free_pass(struct pass *pass)
     free(pass->segments), free(pass->cos), free(pass->sin), free(pass->x), free(pass->expected), free(pass->allowed);
 }
 
-/* What the block points to, in the order of struct block; 0 floats stand for NULL. */
+/* 0 floats stand for NULL. */
+static float *read_vector(void)
+{
+    int32_t n_floats;
+    read_numbers(&n_floats, 1);
+    return n_floats ? read_floats((size_t)n_floats) : NULL;
+}
+
+/* What the block points to, in the order of struct block. */
 static void read_block(struct block *block, const float **vectors, size_t n_vectors)
 {
-    int32_t stride, n_floats, numbers[3], matrix[4];
+    int32_t stride, numbers[3], matrix[4];
     read_numbers(numbers, 3);
     read_numbers(&stride, 1);
     block->n_units = numbers[0], block->layer = numbers[1], block->window = numbers[2], block->stride = stride;
@@ -160,10 +168,8 @@ static void read_block(struct block *block, const float **vectors, size_t n_vect
         block->matrices[m] = (struct matrix){matrix[0], matrix[1], matrix[2], matrix[3]};
     }
     block->units = read_bytes((size_t)block->n_units * (size_t)stride);
-    for (size_t v = 0; v < n_vectors; v++) {
-        read_numbers(&n_floats, 1);
-        vectors[v] = n_floats ? read_floats((size_t)n_floats) : NULL;
-    }
+    for (size_t v = 0; v < n_vectors; v++)
+        vectors[v] = read_vector();
     block->norm = vectors[0], block->q_norm = vectors[4], block->k_norm = vectors[5];
     memcpy(block->biases, vectors + 1, sizeof block->biases);
 }
@@ -190,6 +196,7 @@ static void block_case(int index, int kind, int n_sets, int repetitions, struct 
     struct block block;
     read_numbers(numbers, 2); /* planes, threads */
     struct shape *shape = read_bytes(sizeof *shape);
+    float *key_frequencies = read_vector();
     read_block(&block, vectors, 6);
     read_numbers(&n_passes, 1);
     struct pass *passes = take((size_t)n_passes * sizeof *passes);
@@ -199,7 +206,7 @@ static void block_case(int index, int kind, int n_sets, int repetitions, struct 
         if (!tpid_kernels_usable(set))
             continue;
         struct cores *cores = cores_of(set, numbers[1], numbers[0]);
-        struct backend *backend = tpid_backend_create(cores, shape);
+        struct backend *backend = tpid_backend_create(cores, shape, key_frequencies);
         if (!backend)
             abort();
         for (int repetition = 0; repetition < repetitions; repetition++)
@@ -211,7 +218,7 @@ static void block_case(int index, int kind, int n_sets, int repetitions, struct 
         free_pass(&passes[p]);
     for (int v = 0; v < 6; v++)
         free((void *)(uintptr_t)vectors[v]);
-    free(passes), free(shape), free((void *)(uintptr_t)block.units);
+    free(passes), free(shape), free(key_frequencies), free((void *)(uintptr_t)block.units);
 }
 
 int main(int n_arguments, char **arguments)

@@ -18,9 +18,9 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from tpid.cluster.identity import parse_device_id
+from tpid.cluster.identity.device_id import parse_device_id
 from tpid.comm.messages import PROTOCOL_VERSION
-from tpid.device import DeviceId, DeviceProfile, Role
+from tpid.device import DeviceId, DeviceProfile, Role, is_device_name
 from tpid.errors import RemoteProtocolError
 
 MAX_TEXT_CHARS = 63  # a key and 63 characters of 3 bytes fit the 255 bytes of one TXT string
@@ -48,7 +48,7 @@ def encode_advert(profile: DeviceProfile, cluster: str) -> dict[str, str]:
     """The TXT record of this device."""
     return {
         "id": profile.id,
-        "name": _printable(profile.name) or profile.id[:8],
+        "name": profile.name,
         "cluster": cluster,
         "role": profile.role,
         "v": str(PROTOCOL_VERSION),
@@ -70,7 +70,7 @@ def decode_advert(properties: Mapping[bytes, bytes | None]) -> Advert:
         raise RemoteProtocolError(f"Device {device_id} announces the unknown role {role!r}.")
     return Advert(
         id=device_id,
-        name=_text(properties, "name"),
+        name=_name(properties),
         cluster=_text(properties, "cluster"),
         role=Role(role),
         protocol_version=_number(properties, "v"),
@@ -91,15 +91,25 @@ def _printable(text: str) -> str:
     return "".join(c if c.isprintable() else "?" for c in text).encode()[:180].decode(errors="ignore")[:MAX_TEXT_CHARS]
 
 
+def _name(properties: Mapping[bytes, bytes | None]) -> str:
+    name = _decoded(properties, "name")
+    if not is_device_name(name):
+        raise RemoteProtocolError("The announcement of a device has no usable 'name'.")
+    return name
+
+
 def _text(properties: Mapping[bytes, bytes | None], key: str) -> str:
-    value = properties.get(key.encode()) or b""
-    try:
-        text = value.decode()
-    except UnicodeDecodeError:
-        text = ""
+    text = _decoded(properties, key)
     if not (1 <= len(text) <= MAX_TEXT_CHARS and text.isprintable()):
         raise RemoteProtocolError(f"The announcement of a device has no usable {key!r}.")
     return text
+
+
+def _decoded(properties: Mapping[bytes, bytes | None], key: str) -> str:
+    try:
+        return (properties.get(key.encode()) or b"").decode()
+    except UnicodeDecodeError:
+        return ""
 
 
 def _number(properties: Mapping[bytes, bytes | None], key: str) -> int:

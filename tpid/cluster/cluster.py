@@ -21,8 +21,10 @@ import asyncio
 import contextlib
 import logging
 import random
+import time
 from collections import deque
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from types import TracebackType
 from typing import Literal, Self
 
@@ -50,8 +52,10 @@ from tpid.cluster.lease import (
     Want,
 )
 from tpid.cluster.lease import Changed as LeaseChanged
+from tpid.cluster.long_lived import lives
 from tpid.cluster.membership import Membership
 from tpid.cluster.settings import ClusterSettings
+from tpid.cluster.sit_out import SitOut
 from tpid.cluster.status import ClusterStatus, DeviceStatus, SightedDevice
 from tpid.comm.connection import Connection
 from tpid.comm.listener import Listener
@@ -95,6 +99,7 @@ class Cluster:
         )
         self._handler: Handler | None = None
         self._waiting_prompts = 0
+        self._sit_out = SitOut()
         self._actions: deque[Action] = deque()
         self._performing = False
         self._rearm = asyncio.Event()
@@ -112,12 +117,14 @@ class Cluster:
             hello=self._hello,
             accept=self._membership.accept,
             on_connection=self._membership.adopt,
+            on_refused=self._membership.refused,
             settings=self._settings.comm,
         )
         await self._tasks.__aenter__()
-        self._own_tasks.append(self._tasks.create_task(self._keep_time(), name="election-timer"))
+        port = self._listener.port
+        self._own_tasks.append(self._tasks.create_task(lives("election-timer", self._keep_time), name="election-timer"))
         if self._settings.mdns:
-            discovery = self._discovery.run(self._listener.port)
+            discovery = lives("discovery", lambda: self._discovery.run(port))
             self._own_tasks.append(self._tasks.create_task(discovery, name="discovery"))
         self._membership.start(self._tasks, self._static_peers)
         self._feed(Tick())
@@ -173,8 +180,10 @@ class Cluster:
 
     @property
     def lease(self) -> Lease | None:
-        """What this device may plan with; None unless it coordinates."""
-        return self._election.lease
+        """What this device may plan with, without those that sit out; None unless it coordinates."""
+        lease = self._election.lease
+        out = self._sit_out.out(time.monotonic())
+        return replace(lease, devices=lease.devices - out.keys()) if lease is not None else None
 
     async def wait_for(self, predicate: Callable[[], bool]) -> None:
         """Wait until `predicate`, about this cluster, is true."""
@@ -204,6 +213,7 @@ class Cluster:
 
     def _device_status(self) -> tuple[DeviceStatus, ...]:
         granted = self.lease.devices if self.lease else frozenset[DeviceId]()
+        out = self._sit_out.out(time.monotonic())
         mine = self._profile
         me = DeviceStatus(
             profile=mine,
@@ -221,6 +231,7 @@ class Cluster:
                 is_me=False,
                 coordinates=self.coordinator == peer_id,
                 granted=peer_id in granted,
+                sits_out=out.get(peer_id),
             )
             for peer_id, connection in self.peers.items()
         )
@@ -244,7 +255,7 @@ class Cluster:
             self._wait_with_prompt(1)
         try:
             async with asyncio.timeout(wait_s):
-                await self._changed.wait_for(lambda: self._election.ready or self._election.busy)
+                await self._answered()
             if prompt:
                 self._feed(Busy(True))
             return self._held_lease()
@@ -253,6 +264,31 @@ class Cluster:
         finally:
             if prompt:
                 self._wait_with_prompt(-1)
+
+    async def _answered(self) -> None:
+        """Until this device holds its lease and knows of all others; of those that say nothing, not for long."""
+        while True:
+            try:
+                async with asyncio.timeout(self._settings.quiet_s):
+                    await self._changed.wait_for(self._may_start)
+                    return
+            except TimeoutError:
+                if not self._election.holding or self._election.refusing:
+                    continue  # the one who answers has a reason, and the caller's patience is longer
+            for quiet in self._election.unanswered:
+                self.blame(quiet, f"it did not say for {self._settings.quiet_s:g} s whether it gives its lease")
+            return
+
+    def _may_start(self) -> bool:
+        election = self._election
+        quiet = election.unanswered - self._sit_out.out(time.monotonic()).keys()
+        return election.busy or (election.holding and not quiet and not election.refusing)
+
+    def blame(self, device_id: DeviceId, reason: str) -> None:
+        """The device did not do its part of a plan: it is no part of the lease for a while."""
+        seconds = self._sit_out.blame(device_id, reason, time.monotonic())
+        _logger.warning("sits_out device=%s seconds=%.0f reason=%r", self._name(device_id), seconds, reason)
+        self._changed.notify()
 
     def bump_term(self) -> int:
         """A new term, for a new plan. Raises LocalProtocolError unless this device coordinates."""

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from zeroconf import Error as ZeroconfError
-from zeroconf import ServiceStateChange, Zeroconf
+from zeroconf import NonUniqueNameException, ServiceStateChange, Zeroconf
 from zeroconf.asyncio import AsyncServiceBrowser, AsyncServiceInfo, AsyncZeroconf
 
 from tpid.cluster.address import Address
@@ -55,6 +55,10 @@ class Watcher(Protocol):
     def sighted(self, sighting: Sighting) -> None: ...
 
     def vanished(self, device_id: DeviceId) -> None: ...
+
+    def cloned(self, sighting: Sighting) -> None: ...
+
+    def is_connected(self, device_id: DeviceId) -> bool: ...
 
 
 class Discovery:
@@ -101,6 +105,11 @@ class Discovery:
         while True:
             try:
                 await self._session()
+            except* NonUniqueNameException:
+                self._set_state(
+                    "off: another device announces the device-id of this one; one is a copy of the other: delete the "
+                    "file device-id in the state directory of one of them, and start its tpid again"
+                )
             except* (OSError, ZeroconfError) as group:
                 self._set_state(f"off: {_first(group)}")
             await asyncio.sleep(RETRY_S)
@@ -161,7 +170,7 @@ class Discovery:
             self._forget(name)
             return
         known = self._sightings.keys() | self._others | self._unreadable | self._resolving.keys()
-        if name not in known and len(known) >= MAX_NAMES:
+        if name not in known and len(known) >= MAX_NAMES and not self._make_room():
             return
         try:
             info = AsyncServiceInfo(SERVICE_TYPE, name)
@@ -175,6 +184,18 @@ class Discovery:
             task = tasks.create_task(self._resolve(zeroconf, name, info), name=f"mdns-resolve-{name}")
             self._resolving[name] = task
             task.add_done_callback(lambda _: self._resolving.pop(name, None))
+
+    def _make_room(self) -> bool:
+        """Forget a name that leads to no device of this cluster, else the oldest that is not connected."""
+        for names in (self._unreadable, self._others):
+            if names:
+                names.pop()
+                return True
+        for name, sighting in self._sightings.items():
+            if not self._watcher.is_connected(sighting.device_id):
+                self._forget(name)
+                return True
+        return False
 
     async def _resolve(self, zeroconf: Zeroconf, name: str, info: AsyncServiceInfo) -> None:
         if await info.async_request(zeroconf, RESOLVE_TIMEOUT_S * 1000):
@@ -193,6 +214,8 @@ class Discovery:
             self._on_change()
             return
         if advert.id == self._profile.id:
+            if info.port != self._port or advert.name != self._profile.name:
+                self._watcher.cloned(Sighting(Address(host, info.port), advert))
             return
         if advert.cluster != self._cluster:
             self._forget(name)

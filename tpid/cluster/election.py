@@ -30,7 +30,8 @@ What makes it safe: one slot a device; at most one request is open for each peer
 belongs to one request; the holder counts the time to live from when it sent the request, the grantor from
 when the request came; the terms that a device grants grow, and two holders never share one there.
 What makes it end: who gave way does not raise its term until it is next, so prompts cannot overtake each
-other for ever. A request that stays unanswered for the time to live ends the connection.
+other for ever. A request that stays unanswered for `answer_s` ends the connection. A term that is far above all
+that was seen is followed step by step, and denied until then.
 """
 
 import math
@@ -39,6 +40,9 @@ from typing import Literal
 
 from tpid.cluster.answers import Answers, Request
 from tpid.cluster.lease import (
+    NEAR_TERMS,
+    TERM_STEP,
+    TERM_STEP_S,
     Action,
     BumpTerm,
     Busy,
@@ -74,6 +78,7 @@ class Election:
         self._last_granted = (0, me)  # the term and the device that the slot was last granted to
         self._freed_by = me  # who last gave this device's lease back
         self._highest_term = 0
+        self._next_step_at = -math.inf  # towards a term far above
         self._claim_term: int | None = None  # of the running campaign or lease of this device
         self._wanted = False
         self._busy = False
@@ -134,7 +139,7 @@ class Election:
             deadlines.append(self._take_at)
         if self._claim_term is not None and self._peers:
             deadlines.append(self._round_at)
-            deadlines.extend(self._peers.deadlines(self._claim_term, self._settings.ttl_s))
+            deadlines.extend(self._peers.deadlines(self._claim_term, self._settings.answer_s))
         return min(deadlines, default=None)
 
     # --- events
@@ -199,7 +204,7 @@ class Election:
     def _check(self, event: Event) -> None:
         match event:
             case Received(peer_id, message) if peer_id in self._peers:
-                check_message(peer_id, self._peers[peer_id].role, message, self._highest_term)
+                check_message(peer_id, self._peers[peer_id].role, message)
             case Want(wanted=True) if self._role is not Role.USER or self._left:
                 raise LocalProtocolError("This device may not ask for the lease.")
             case Busy(busy=True) if not self.holding:
@@ -218,9 +223,9 @@ class Election:
             self._holder_lost(now)
         self._peers.lapse(now)
         if self._claim_term is not None:
-            for peer_id in self._peers.overdue(self._claim_term, self._settings.ttl_s, now):
+            for peer_id in self._peers.overdue(self._claim_term, self._settings.answer_s, now):
                 self._forget(peer_id, now)
-                reason = f"it has not answered for {self._settings.ttl_s:g} s whether it grants its lease"
+                reason = f"it has not answered for {self._settings.answer_s:g} s whether it grants its lease"
                 self._actions.append(Disconnect(peer_id, reason))
         if self._claim_term is not None and self._round_at <= now:
             self._peers.new_round()
@@ -383,7 +388,7 @@ class Election:
             self._take_own_slot(now)  # who had our slot gave it back, and grants us its own
 
     def _denied(self, peer_id: DeviceId, message: Deny, now: float) -> None:
-        self._highest_term = max(self._highest_term, message.highest_term)
+        self._follow(message.highest_term, now)
         request = self._peers.close_request(peer_id, self._claim_term, message.term)
         if request is None:
             return
@@ -406,17 +411,30 @@ class Election:
     def _received(self, peer_id: DeviceId, message: LeaseMessage, now: float) -> None:
         match message:
             case Campaign():
-                self._highest_term = max(self._highest_term, message.term)
-                self._campaigned(peer_id, message, now)
+                if self._follow(message.term, now):
+                    self._campaigned(peer_id, message, now)
+                else:
+                    self._deny(peer_id, message.term)
             case Renew():
-                self._highest_term = max(self._highest_term, message.term)
-                self._renewed(peer_id, message.term, now)
+                if self._follow(message.term, now):
+                    self._renewed(peer_id, message.term, now)
+                else:
+                    self._deny(peer_id, message.term)
             case Release():
                 self._released(peer_id, message.term, now)
             case Grant():
                 self._granted(peer_id, message, now)
             case Deny():
                 self._denied(peer_id, message, now)
+
+    def _follow(self, term: int, now: float) -> bool:
+        """Whether the highest term is at least `term` now; one that is far above is followed step by step."""
+        if term > self._highest_term + NEAR_TERMS and now >= self._next_step_at:
+            self._next_step_at = now + TERM_STEP_S
+            self._highest_term = min(term, self._highest_term + TERM_STEP)
+        if term <= self._highest_term + NEAR_TERMS:
+            self._highest_term = max(self._highest_term, term)
+        return term <= self._highest_term
 
     def _grantable(self, term: int, device: DeviceId) -> bool:
         last_term, last_device = self._last_granted

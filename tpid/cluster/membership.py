@@ -24,8 +24,10 @@ from tpid.cluster.address import Address
 from tpid.cluster.backoff import Backoff
 from tpid.cluster.changed import Changed
 from tpid.cluster.discovery import Sighting
+from tpid.cluster.long_lived import lives
 from tpid.cluster.status import FailedDial
 from tpid.comm.connection import Connection, Receiver
+from tpid.comm.handshake import CLONED, SELF
 from tpid.comm.listener import dial
 from tpid.comm.messages import PROTOCOL_VERSION, Hello
 from tpid.comm.settings import CommSettings
@@ -34,7 +36,9 @@ from tpid.errors import DeviceLostError, RefusedError, TpidError, VersionMismatc
 
 STEADY_S: Final = 10.0  # a connection that lasted this long was no failure
 DUPLICATE: Final = "duplicate"  # code of a refusal: the pair has a connection already
-SELF: Final = "self"
+# Two devices that find each other at the same time dial each other: within this time one of the two connections, the
+# same on both sides, gives way to the other. Later the one that is there stays: a second hello proves nothing.
+SIMULTANEOUS_S: Final = 3.0
 
 _logger = logging.getLogger(__name__)
 
@@ -80,9 +84,11 @@ class Membership:
         self._chance = chance
         self._tasks: asyncio.TaskGroup | None = None
         self._peers: dict[DeviceId, Connection] = {}
+        self._since_s: dict[DeviceId, float] = {}  # when each was adopted
         self._targets: dict[Address, _Target] = {}
         self._sightings: dict[DeviceId, Sighting] = {}
         self._failed: dict[Address, FailedDial] = {}
+        self._clone: FailedDial | None = None
 
     @property
     def peers(self) -> Mapping[DeviceId, Connection]:
@@ -94,8 +100,9 @@ class Membership:
 
     @property
     def failed(self) -> list[FailedDial]:
-        """The last failure of each address that is not connected."""
-        return list(self._failed.values())
+        """The last failure of each address that is not connected, and the device that has this one's id."""
+        clone = [self._clone] if self._clone is not None else []
+        return [*self._failed.values(), *clone]
 
     def start(self, tasks: asyncio.TaskGroup, static_peers: tuple[Address, ...]) -> None:
         self._tasks = tasks
@@ -156,12 +163,15 @@ class Membership:
                     target.task.cancel()
         self._changed.notify()
 
+    def is_connected(self, device_id: DeviceId) -> bool:
+        return device_id in self._peers
+
     # --- connections (what the listener asks and brings)
 
     def accept(self, hello: Hello) -> None:
         """Raises RefusedError for a second connection of a pair that the first one outranks."""
         existing = self._open(hello.profile.id)
-        if existing is not None and self._outranks(existing, outgoing=False):
+        if existing is not None and self._stays(existing, outgoing=False):
             raise RefusedError(
                 f"Device {hello.profile.name} is connected already at {existing.peer_address}.",
                 reason_code=DUPLICATE,
@@ -175,11 +185,12 @@ class Membership:
         existing = self._open(connection.peer.id)
         if existing is not None:
             error = DeviceLostError(f"Another connection to device {connection.peer.name} took its place.")
-            if self._outranks(existing, outgoing=connection.outgoing):
+            if self._stays(existing, outgoing=connection.outgoing):
                 connection.abort(error)
                 return
             self._drop(existing, error)
         self._peers[connection.peer.id] = connection
+        self._since_s[connection.peer.id] = asyncio.get_running_loop().time()
         connection.set_receiver(self._owner)
         _logger.info(
             "peer_joined device=%s peer=%s address=%s dialled=%s",
@@ -191,11 +202,24 @@ class Membership:
         self._owner.joined(connection)
         self._changed.notify()
 
+    def refused(self, address: str, error: TpidError) -> None:
+        """A hello that the listener has refused: what its owner must know of is shown to people."""
+        if isinstance(error, RefusedError) and error.reason_code == CLONED:
+            self._note_clone(address, str(error))
+
+    def cloned(self, sighting: Sighting) -> None:
+        """Another device announces this device's id."""
+        self._note_clone(
+            str(sighting.address),
+            f"Device {sighting.advert.name} announces the device-id of this device: one is a copy of the other. "
+            "Delete the file device-id in the state directory of one of them, and start its tpid again.",
+        )
+
     def forget(self, connection: Connection, error: TpidError) -> bool:
         """The connection is lost; False if it was not the one of its pair any more."""
         if self._peers.get(connection.peer.id) is not connection:
             return False
-        del self._peers[connection.peer.id]
+        del self._peers[connection.peer.id], self._since_s[connection.peer.id]
         _logger.info("peer_lost device=%s peer=%s reason=%s", self._me, connection.peer.id, error)
         self._changed.notify()
         return True
@@ -212,10 +236,12 @@ class Membership:
         connection.abort(error)
         self._owner.lost(connection, error)  # now, not in a later turn of the loop: another one follows
 
-    def _outranks(self, existing: Connection, *, outgoing: bool) -> bool:
-        """Whether it stays when another one to the same device, dialled by us or not, is up."""
-        i_am_lower = self._me < existing.peer.id
-        return existing.outgoing == i_am_lower and outgoing != i_am_lower
+    def _stays(self, existing: Connection, *, outgoing: bool) -> bool:
+        """Whether it stays where another one to the same device, dialled by us or not, is up. Of two that cross each
+        other it is the one that the lower id has dialled."""
+        age_s = asyncio.get_running_loop().time() - self._since_s[existing.peer.id]
+        crossed = existing.outgoing != outgoing and age_s < SIMULTANEOUS_S
+        return not crossed or existing.outgoing == (self._me < existing.peer.id)
 
     # --- dialling
 
@@ -223,7 +249,8 @@ class Membership:
         if self._tasks is None or target.address in self._targets:
             return
         self._targets[target.address] = target
-        target.task = self._tasks.create_task(self._keep_connected(target), name=f"dial-{target.address}")
+        name = f"dial-{target.address}"
+        target.task = self._tasks.create_task(lives(name, lambda: self._keep_connected(target)), name=name)
 
     def _connected(self, target: _Target) -> bool:
         connection = self._peers.get(target.device_id) if target.device_id is not None else None
@@ -241,7 +268,9 @@ class Membership:
                 if isinstance(error, RefusedError) and error.reason_code == SELF:
                     _logger.info("static_peer_is_self device=%s address=%s", self._me, target.address)
                     return
-                if not (isinstance(error, RefusedError) and error.reason_code == DUPLICATE):
+                if isinstance(error, RefusedError) and error.reason_code == CLONED:
+                    self._note_clone(str(target.address), str(error))
+                elif not (isinstance(error, RefusedError) and error.reason_code == DUPLICATE):
                     self._note_failure(target.address, target.name, error)
                 failures += 1
             else:
@@ -259,6 +288,12 @@ class Membership:
                 await target.wake.wait()
         except TimeoutError:
             pass
+
+    def _note_clone(self, address: str, reason: str) -> None:
+        if self._clone is None:
+            _logger.warning("cloned device=%s reason=%r", self._me, reason)
+        self._clone = FailedDial(address, None, CLONED, reason)
+        self._changed.notify()
 
     def _note_failure(self, address: Address, name: str | None, error: TpidError) -> None:
         code = error.reason_code if isinstance(error, RefusedError) else error.code

@@ -21,3 +21,12 @@ class ClusterSettings:
     comm: CommSettings = field(default_factory=CommSettings)
     election: ElectionSettings = field(default_factory=ElectionSettings)
     backoff: Backoff = field(default_factory=Backoff)
+    quiet_s: float = 2.0  # that a prompt waits for devices that do not say whether they give their lease
+
+    def __post_init__(self) -> None:
+        """Raises ValueError where a stall that a connection bears would cost a lease."""
+        if self.election.ttl_s < self.comm.silence_timeout_s + self.election.renew_s:
+            raise ValueError(
+                f"A lease of {self.election.ttl_s:g} s must outlast a silence of {self.comm.silence_timeout_s:g} s "
+                f"and a renewal of {self.election.renew_s:g} s."
+            )

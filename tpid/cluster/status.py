@@ -15,6 +15,7 @@ class DeviceStatus:
     is_me: bool
     coordinates: bool
     granted: bool  # its lease to this device; True only at the coordinator
+    sits_out: str | None = None  # why it is in no plan of this device for a while
 
 
 @dataclass(frozen=True, slots=True)

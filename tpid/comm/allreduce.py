@@ -9,7 +9,7 @@ import numpy as np
 from tpid.comm.frames import ExpectedFrame
 from tpid.comm.tensors import TensorHeader
 from tpid.comm.wire_dtype import F32
-from tpid.errors import RemoteProtocolError, TpidError
+from tpid.errors import NumericError, RemoteProtocolError, TpidError
 
 STEP_TIMEOUT_S: Final = 120.0  # a peer that is alive and does not compute; far above a prefill block from a slow disk
 
@@ -42,8 +42,27 @@ class Allreduce(Protocol):
         """
         ...
 
+    @property
+    def step(self) -> int:
+        """The step of the pass whose sum is formed next."""
+        ...
+
+    @property
+    def waits_for(self) -> tuple[int, ...]:
+        """The ranks whose part of `step` is missing while this rank waits for nothing else."""
+        ...
+
+    @property
+    def culprits(self) -> tuple[int, ...]:
+        """The ranks that are to blame for the end of the pass, as far as the allreduce itself has found out."""
+        ...
+
     def fail(self, error: TpidError) -> None:
         """End the pass: a waiting reduce raises `error`, and so does a later one before the next `begin`."""
+        ...
+
+    def close(self) -> None:
+        """Let go of the links and all memory; no pass runs."""
         ...
 
     def payload_buffer(self, link: Link, header: TensorHeader, size_bytes: int) -> memoryview | None:
@@ -55,25 +74,45 @@ class Allreduce(Protocol):
         ...
 
 
+def is_finite(values: F32) -> bool:
+    """Whether no value is NaN, infinite, or so large that its square is: the next norm squares them."""
+    flat = values.reshape(-1)
+    return bool(np.isfinite(np.dot(flat, flat)))
+
+
 class Alone:
     """A plan of one rank: the partial is the sum."""
 
     def __init__(self, hidden_size: int) -> None:
+        self.step = 0
+        self.waits_for: tuple[int, ...] = ()
+        self.culprits: tuple[int, ...] = ()
         self._hidden_size = hidden_size
         self._n_tokens = 0
         self._failure: TpidError | None = None
 
     def begin(self, pass_id: int, n_tokens: int) -> None:
         self._n_tokens = n_tokens
+        self.step = 0
+        self.culprits = ()
         self._failure = None
 
     async def reduce(self, step: int, partial: F32 | None) -> F32:
         if self._failure is not None:
-            raise self._failure
-        return np.zeros((self._n_tokens, self._hidden_size), np.float32) if partial is None else partial
+            raise self._failure.again()
+        if partial is None:
+            partial = np.zeros((self._n_tokens, self._hidden_size), np.float32)
+        if not is_finite(partial):
+            self.culprits = (0,)
+            raise NumericError(f"The partial of step {step} has values that are not finite numbers.")
+        self.step = step + 1
+        return partial
 
     def fail(self, error: TpidError) -> None:
         self._failure = error
+
+    def close(self) -> None:
+        return None
 
     def payload_buffer(self, link: Link, header: TensorHeader, size_bytes: int) -> memoryview | None:
         raise RemoteProtocolError("A tensor came from a device, but the plan has no other device.")

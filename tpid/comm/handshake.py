@@ -6,10 +6,15 @@ sends REFUSE. The version was compared before, in the prefix. So both sides alwa
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Final
 
 from tpid.comm.messages import PROTOCOL_VERSION, Bye, Hello, Message, Refuse
 from tpid.device import DeviceProfile
 from tpid.errors import DeviceLostError, RefusedError, RemoteProtocolError, TpidError, VersionMismatchError
+
+# Codes of refusals.
+SELF: Final = "self"
+CLONED: Final = "cloned"
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,4 +81,11 @@ class Handshake:
                 reason_code="other_cluster",
             )
         if theirs.profile.id == self._hello.profile.id:
-            raise RefusedError(f"The device at {self.peer_address} is this device itself.", reason_code="self")
+            if theirs.profile == self._hello.profile:
+                raise RefusedError(f"The device at {self.peer_address} is this device itself.", reason_code=SELF)
+            raise RefusedError(
+                f"Device {theirs.profile.name} at {self.peer_address} and device {self._hello.profile.name} have the "
+                "same device-id: one is a copy of the other.",
+                reason_code=CLONED,
+                hint="Delete the file device-id in the state directory of one of them, and start its tpid again.",
+            )

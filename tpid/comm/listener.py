@@ -7,6 +7,7 @@ import errno
 import ipaddress
 import logging
 import socket
+from collections import Counter
 from collections.abc import Callable
 from typing import Final
 
@@ -18,6 +19,7 @@ from tpid.errors import ConfigError, DeviceLostError, ListenError, TpidError
 
 # Strangers hold a staging buffer each until their hello is late; a home has fewer devices than this.
 MAX_OPENING: Final = 64
+MAX_OPENING_OF_SOURCE: Final = 16  # from one address
 
 _BACKLOG: Final = 100  # connections that the system holds until we accept them
 # The process or the system has no more descriptors or memory: the next attempt has to wait until others have closed.
@@ -68,14 +70,16 @@ class Listener:
         hello: Callable[[], Hello],
         accept: Callable[[Hello], None],
         on_connection: Callable[[Connection], None],
+        on_refused: Callable[[str, TpidError], None],
         settings: CommSettings,
     ) -> None:
         self.port = 0
         self._hello = hello
         self._accept = accept
         self._on_connection = on_connection
+        self._on_refused = on_refused
         self._settings = settings
-        self._opening: set[Connection] = set()
+        self._opening: dict[Connection, str] = {}  # with the address that it comes from, the oldest first
         self._sockets: list[socket.socket] = []
         self._retries: set[asyncio.TimerHandle] = set()
 
@@ -88,15 +92,17 @@ class Listener:
         hello: Callable[[], Hello],
         accept: Callable[[Hello], None],
         on_connection: Callable[[Connection], None],
+        on_refused: Callable[[str, TpidError], None] = lambda address, error: None,
         settings: CommSettings,
     ) -> Listener:
         """Listen on `port`, 0 for any free one.
 
         `accept` raises a TpidError to refuse a hello. `on_connection` gets each connection that is up and sets its
-        receiver. Raises ListenError, and ConfigError for an address that may not be listened on.
+        receiver, `on_refused` the address and the error of each that is not. Raises ListenError, and ConfigError for
+        an address that may not be listened on.
         """
         _check_address(host, settings)
-        listener = cls(hello, accept, on_connection, settings)
+        listener = cls(hello, accept, on_connection, on_refused, settings)
         try:
             listener._sockets = await _bind(host, port)
         except (OSError, UnicodeError, OverflowError) as error:
@@ -139,26 +145,40 @@ class Listener:
             self._incoming(sock)
 
     def _incoming(self, sock: socket.socket) -> None:
-        if len(self._opening) >= MAX_OPENING:
-            sock.close()  # one stranger too many
-            return
         try:
+            source = str(sock.getpeername()[0])
+            self._make_room(source)
             connection = Connection(sock, self._handshake, self._settings, on_open=self._opened, on_failed=self._failed)
         except OSError as error:  # gone again
             sock.close()
             _logger.info("hello_failed error=os reason=%s", error)
             return
-        self._opening.add(connection)
+        self._opening[connection] = source
+
+    def _make_room(self, source: str) -> None:
+        """A device says its hello at once, so whoever has kept quiet for longest gives way: of the same address first,
+        else of the address that has most."""
+        of_source = [connection for connection, other in self._opening.items() if other == source]
+        if len(of_source) >= MAX_OPENING_OF_SOURCE:
+            self._cut(of_source[0])
+        elif len(self._opening) >= MAX_OPENING:
+            (most, _), *_ = Counter(self._opening.values()).most_common(1)
+            self._cut(next(connection for connection, other in self._opening.items() if other == most))
+
+    def _cut(self, connection: Connection) -> None:
+        del self._opening[connection]
+        connection.abort(DeviceLostError("It said no hello while others wanted to."))
 
     def _handshake(self, address: str) -> Handshake:
         return Handshake(self._hello(), dialled=False, peer_address=address, accept=self._accept)
 
     def _opened(self, connection: Connection) -> None:
-        self._opening.discard(connection)
+        self._opening.pop(connection, None)
         self._on_connection(connection)
 
     def _failed(self, connection: Connection, error: TpidError) -> None:
-        self._opening.discard(connection)
+        self._opening.pop(connection, None)
+        self._on_refused(connection.peer_address, error)
         _logger.info("hello_failed peer=%s error=%s reason=%s", connection.peer_address, error.code, error)
 
 

@@ -5,17 +5,19 @@ checked by hand, because they pass twice a layer: see `tpid.comm.tensors`.
 """
 
 import re
+from dataclasses import replace
 from enum import IntEnum
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from tpid.device import DeviceProfile
+from tpid.device import DeviceProfile, is_device_name
 
 PROTOCOL_VERSION: Final = 1
 
 MAX_TEXT_CHARS: Final = 2000
-MAX_NAME_CHARS: Final = 255  # the longest host name
+MAX_WORD_CHARS: Final = 255  # of a version, a backend, the id of a pack
+MAX_RATE: Final = 1e18  # bytes or operations a second: above any device
 MAX_PACKS: Final = 1000
 _DEVICE_ID: Final = re.compile(r"[0-9a-f]{32}")
 
@@ -29,16 +31,28 @@ def _plausible(profile: DeviceProfile) -> DeviceProfile:
     """What the planner divides by, and what people are shown, must be what it says."""
     if not _DEVICE_ID.fullmatch(profile.id):
         raise ValueError("the device id is not 32 hex digits")
-    texts = (profile.name, profile.version, profile.backend, *profile.packs)
-    if not all(0 < len(text) <= MAX_NAME_CHARS and text.isprintable() for text in texts):
-        raise ValueError(f"a text of the profile is empty, not printable or longer than {MAX_NAME_CHARS}")
+    if not is_device_name(profile.name):
+        raise ValueError("the name of the device is empty, too long or not printable")
+    texts = (profile.version, profile.backend, *profile.packs)
+    if not all(0 < len(text) <= MAX_WORD_CHARS and text.isprintable() for text in texts):
+        raise ValueError(f"a text of the profile is empty, not printable or longer than {MAX_WORD_CHARS}")
     if len(profile.packs) > MAX_PACKS:
         raise ValueError(f"the profile names {len(profile.packs)} packs, more than {MAX_PACKS}")
     sizes = (profile.ram_bytes, profile.budget_bytes, profile.disk_free_bytes, profile.threads)
     rates = (profile.read_bytes_s, profile.disk_bytes_s, profile.matmul_flops_s)
     if not all(0 <= number < 2**63 for number in (*sizes, *rates)):
         raise ValueError("a number of the profile is negative or too large")
-    return profile
+    return replace(
+        profile,
+        read_bytes_s=_rate(profile.read_bytes_s),
+        disk_bytes_s=_rate(profile.disk_bytes_s),
+        matmul_flops_s=_rate(profile.matmul_flops_s),
+    )
+
+
+def _rate(number: float) -> float:
+    """Of a second. Less than one is as good as none: the planner divides by it."""
+    return min(number, MAX_RATE) if number >= 1.0 else 0.0
 
 
 Term = Annotated[int, Field(ge=0, lt=2**63, strict=True)]
@@ -68,6 +82,7 @@ class Kind(IntEnum):
     UNLOAD = 34
     FAILED = 35
     DISK_USE = 36
+    PROGRESS = 37
 
     START = 48
     PARTIAL = 49
@@ -189,6 +204,18 @@ class DiskUse(Message):
     stall_s: Measured
 
 
+class Progress(Message):
+    """Worker to coordinator, twice a second while it loads or computes: it is at work.
+
+    `done` of `total` are bytes of a load, or steps of the pass that is named.
+    """
+
+    term: Term
+    pass_id: PassId | None = None  # None: a load
+    done: Size
+    total: Size
+
+
 class Abort(Message):
     """Coordinator to worker: drop this pass; its tokens are not part of any sequence."""
 
@@ -213,6 +240,7 @@ CONTROL_MESSAGES: Final[dict[Kind, type[Message]]] = {
     Kind.UNLOAD: Unload,
     Kind.FAILED: Failed,
     Kind.DISK_USE: DiskUse,
+    Kind.PROGRESS: Progress,
     Kind.ABORT: Abort,
 }
 

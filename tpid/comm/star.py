@@ -22,13 +22,13 @@ from functools import partial as bound
 
 import numpy as np
 
-from tpid.comm.allreduce import STEP_TIMEOUT_S, Link
+from tpid.comm.allreduce import STEP_TIMEOUT_S, Link, is_finite
 from tpid.comm.frames import ExpectedFrame
 from tpid.comm.patience import MOST_S
 from tpid.comm.star_rank import StarRank
 from tpid.comm.tensors import TensorHeader
 from tpid.comm.wire_dtype import F32, WireDtype, add_decoded, decode_tensor, encode_tensor
-from tpid.errors import DeviceLostError, LocalProtocolError, RemoteProtocolError
+from tpid.errors import DeviceLostError, LocalProtocolError, NumericError, RemoteProtocolError
 
 
 class StarHub(StarRank):
@@ -56,6 +56,15 @@ class StarHub(StarRank):
         self._added = 0  # ranks below this one are in the sum
         self._so_far: F32 | None = None  # their sum: None where it is zero, our own partial until others join it
 
+    def close(self) -> None:
+        super().close()
+        for leaf in self._leaves:
+            del leaf.arrived  # which knows the leaf, and this hub
+        self._leaves.clear()
+        self._leaf_of.clear()
+        self._encoded = memoryview(b"")
+        self._clear_step()
+
     def begin(self, pass_id: int, n_tokens: int) -> None:
         super().begin(pass_id, n_tokens)
         self._clear_step()
@@ -72,7 +81,7 @@ class StarHub(StarRank):
         self._own_in = True
         self._advance()
         if self._failure is not None:
-            raise self._failure
+            raise self._failure.again()
         if self._step == step:
             self._expect_partials(step)
             if not self._stayed(step):
@@ -147,6 +156,9 @@ class StarHub(StarRank):
             if leaf.payload is not None:
                 self._add(leaf, leaf.payload, total)
             self._added += 1
+        if self._so_far is not None and not is_finite(self._so_far):
+            self._refuse_sum()
+            return
         self._send_sum(total)
         self._clear_step()
         self._wake()
@@ -186,6 +198,19 @@ class StarHub(StarRank):
         if payload is not None and not self._fp32_as_it_is:
             decode_tensor(payload, self._wire_dtype, total)
 
+    def _refuse_sum(self) -> None:
+        """What is not a number would stay in every rank's KV cache: the pass ends here, and nobody gets the sum."""
+        found = [] if self._own is None or is_finite(self._own) else [0]
+        for leaf in self._leaves:
+            if leaf.payload is not None:
+                values = np.empty(self._shape, np.float32)
+                decode_tensor(leaf.payload, self._wire_dtype, values)
+                if not is_finite(values):
+                    found.append(leaf.rank)
+        self.culprits = tuple(found)
+        ranks = ", ".join(map(str, found)) or "none alone"
+        self.fail(NumericError(f"The sum of step {self._step} is not a finite number; of rank {ranks}."))
+
     def _clear_step(self) -> None:
         self._own = self._so_far = None
         self._own_in = False
@@ -194,9 +219,11 @@ class StarHub(StarRank):
             leaf.is_in = False
             leaf.payload = None
 
+    def _missing_ranks(self) -> tuple[int, ...]:
+        return tuple(leaf.rank for leaf in self._leaves if not leaf.is_in)
+
     def _missing(self) -> str:
-        ranks = [str(leaf.rank) for leaf in self._leaves if not leaf.is_in]
-        return f"the partial of rank {', '.join(ranks)}"
+        return f"the partial of rank {', '.join(map(str, self._missing_ranks()))}"
 
 
 class _Leaf:
@@ -308,6 +335,9 @@ class StarLeaf(StarRank):
             raise RemoteProtocolError("A sum came from a device that is not the hub of the plan.")
         if not self._sent:
             raise RemoteProtocolError(f"The sum of step {self._step} came before this rank's partial was sent.")
+
+    def _missing_ranks(self) -> tuple[int, ...]:
+        return (0,)
 
     def _missing(self) -> str:
         return "the sum of the hub"

@@ -13,7 +13,7 @@ from tpid.comm.messages import Kind
 from tpid.comm.patience import MOST_S, Patience
 from tpid.comm.tensors import TensorHeader
 from tpid.comm.wire_dtype import F32, WireDtype, wire_bytes
-from tpid.errors import DeviceLostError, LocalProtocolError, RemoteProtocolError, TpidError
+from tpid.errors import DeviceLostError, LocalProtocolError, PassDroppedError, RemoteProtocolError, TpidError
 
 _F32 = np.dtype(np.float32)
 
@@ -43,6 +43,7 @@ class StarRank:
         self._zero_partial_head: Heads
         self._zero_sum_head: Heads
         self._step = 0  # the step whose sum is formed next
+        self.culprits: tuple[int, ...] = ()
         self._failure: TpidError | None = None
         self._patience = Patience()
         self._waiter: asyncio.Future[None] | None = None
@@ -69,7 +70,29 @@ class StarRank:
         self._partial_head, self._zero_partial_head = Heads(Kind.PARTIAL, whole, n_bytes), Heads(Kind.PARTIAL, empty, 0)
         self._sum_head, self._zero_sum_head = Heads(Kind.SUM, whole, n_bytes), Heads(Kind.SUM, empty, 0)
         self._step = 0
+        self.culprits = ()
         self._failure = None
+
+    @property
+    def pass_id(self) -> int:
+        return self._pass_id
+
+    @property
+    def step(self) -> int:
+        return self._step
+
+    @property
+    def waits_for(self) -> tuple[int, ...]:
+        """As `Allreduce.waits_for`."""
+        return () if self._waiter is None or self._failure is not None else self._missing_ranks()
+
+    def close(self) -> None:
+        """Let go of the links and all memory; no pass runs."""
+        self.fail(PassDroppedError("The plan is over."))
+        self._sums = np.empty((2, 0, self._hidden_size), np.float32)
+        self._sum_bytes.clear()
+        self._results = self._sums[0], self._sums[1]
+        self._result_bytes = memoryview(b""), memoryview(b"")
 
     def fail(self, error: TpidError) -> None:
         if self._failure is None:
@@ -79,11 +102,11 @@ class StarRank:
             self._watchdog.cancel()
             self._watchdog = None
         if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_exception(self._failure)
+            self._waiter.set_exception(self._failure.again())
 
     def _check_reduce(self, step: int, partial: F32 | None) -> None:
         if self._failure is not None:
-            raise self._failure
+            raise self._failure.again()
         if self._pass_id < 0 or step != self._step or self._waiter is not None:
             raise LocalProtocolError(f"Step {step} of pass {self._pass_id} is reduced, step {self._step} is next.")
         if partial is not None and (partial.shape != self._shape or partial.dtype != _F32):
@@ -126,7 +149,7 @@ class StarRank:
         if patience.stays:
             self._receive(step, begin_s + MOST_S)
         if self._failure is not None:
-            raise self._failure
+            raise self._failure.again()
         if self._step == step:
             return False
         patience.waited(time.perf_counter() - begin_s)
@@ -177,6 +200,9 @@ class StarRank:
         raise NotImplementedError
 
     def _expect_nothing(self) -> None:
+        raise NotImplementedError
+
+    def _missing_ranks(self) -> tuple[int, ...]:
         raise NotImplementedError
 
     def _missing(self) -> str:

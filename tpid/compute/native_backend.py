@@ -2,7 +2,8 @@
 
 Before they meet 4- and 8-bit weights, activations become two int8 each, by groups of 32: the second takes up what
 rounding to the first has lost. That makes 15 bits, and prefill and decode give the same results to the bit; one int8 is
-an option. f16 and bf16 weights meet fp32. The KV cache is fp16 or int8. No torch.
+an option. f16 and bf16 weights meet fp32. The KV cache is fp16 or int8, and int8 keys are kept without their biases. No
+torch.
 """
 
 from collections.abc import Callable, Mapping
@@ -61,7 +62,10 @@ class NativeBackend:
             spec, share, n_slots=n_slots, context_tokens=context_tokens, max_pass_tokens=max_pass_tokens,
             int8_cache=int8_cache,
         )  # fmt: skip
-        self._handle: int | None = cores.library.tpid_backend_create(cores.handle, shape)
+        frequencies = key_frequencies(spec, share) if int8_cache else None
+        self._handle: int | None = cores.library.tpid_backend_create(
+            cores.handle, shape, None if frequencies is None else frequencies.ctypes.data
+        )
         if self._handle is None:
             raise LoadError(
                 f"There is not enough memory for the cache of {n_slots} sequences of {context_tokens} tokens.",
@@ -173,6 +177,11 @@ def native_shape(
         spec.hidden_size, spec.head_dim, spec.heads_per_group, spec.n_layers, n_slots, context_tokens,
         max_pass_tokens, len(share.attn), len(share.ffn), ffn_unit_columns(spec.ffn_size), int8_cache, spec.norm_eps,
     )  # fmt: skip
+
+
+def key_frequencies(spec: ModelSpec, share: Share) -> F32 | None:
+    """What keys' biases are rotated by, for an int8 cache that keys lie in without them; None: nothing is left out."""
+    return inverse_frequencies(spec) if spec.has_plain_key_bias and len(share.attn) else None
 
 
 def inverse_frequencies(spec: ModelSpec) -> F32:

@@ -36,7 +36,7 @@ class Compute(Protocol):
 def choose_compute(wanted: str, n_threads: int, activation_bits: int = 16, kv_dtype: str = "f16") -> Compute:
     """`wanted` is "auto", "native" or "torch"; `activation_bits` are 8 or 16, `kv_dtype` is "f16" or "int8".
 
-    Only what is chosen is imported. Raises ConfigError where "native" is wanted and was not built.
+    Only what is chosen is imported. Raises ConfigError where it was not built or is not installed.
     """
     if wanted != "torch":
         from tpid.compute.native_compute import NativeCompute  # noqa: PLC0415
@@ -54,6 +54,12 @@ def choose_compute(wanted: str, n_threads: int, activation_bits: int = 16, kv_dt
         else:
             log.info("backend name=%s kernels=%s threads=%d", compute.name, compute.kernels, n_threads)
             return compute
-    from tpid.compute.torch_compute import TorchCompute  # noqa: PLC0415
-
+    try:
+        from tpid.compute.torch_compute import TorchCompute  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        kernels = "torch is not installed" if wanted == "torch" else "neither kernels nor torch are there"
+        raise ConfigError(
+            f"This device cannot compute: {kernels}.",
+            hint="Install a C compiler and then tpid again, which builds the kernels; or install tpid[torch].",
+        ) from error
     return TorchCompute(n_threads)

@@ -4,6 +4,7 @@ import difflib
 import os
 import platform
 import tomllib
+import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -13,13 +14,12 @@ import psutil
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from tpid.daemon.free_memory import free_memory_bytes
-from tpid.device import Role
+from tpid.device import MAX_NAME_CHARS, Role, device_name, is_device_name
 from tpid.errors import ConfigError
 from tpid.size_field import Size
 
 # Of what is free when the daemon starts. The rest is for what the owner starts later, and for the system's file cache.
 DEFAULT_BUDGET_FRACTION = 0.7
-MAX_NAME_CHARS = 63  # of a label in mDNS
 
 
 def parse_path(value: object) -> object:
@@ -53,7 +53,17 @@ def default_socket(state_dir: Path) -> Path:
 
 
 def default_name() -> str:
-    return platform.node()[:MAX_NAME_CHARS] or "device"
+    return device_name(platform.node()) or "device"
+
+
+def _name(value: object) -> object:
+    """As people typed it, but for kinds of space that others cannot tell from a space."""
+    if not isinstance(value, str):
+        return value
+    name = device_name(value)
+    if not is_device_name(name) or len(name) != len(unicodedata.normalize("NFC", value).strip()):
+        raise ValueError(f"{value!r} cannot be shown everywhere: use 1 to {MAX_NAME_CHARS} printable characters")
+    return name
 
 
 class Config(BaseModel):
@@ -61,10 +71,8 @@ class Config(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, validate_default=True)
 
-    name: str = Field(
+    name: Annotated[str, BeforeValidator(_name)] = Field(
         default_factory=default_name,
-        min_length=1,
-        max_length=MAX_NAME_CHARS,
         description="What people call this device. Default: its host name.",
     )
     role: Role = Field(

@@ -12,7 +12,7 @@ from tpid.api.request_body import BodyReader
 from tpid.api.server import make_app, serving
 from tpid.api.status import StatusEndpoint
 from tpid.cluster.cluster import Cluster, ClusterSettings
-from tpid.cluster.identity import load_or_create_device_id
+from tpid.cluster.identity.device_id import load_or_create_device_id
 from tpid.compute.select import Compute, choose_compute
 from tpid.daemon.config import Config
 from tpid.daemon.profile import make_profile

@@ -5,26 +5,41 @@ import logging
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import Final
 
 from tpid.cluster.cluster import Cluster
 from tpid.comm.connection import Connection
-from tpid.comm.messages import DiskUse, Failed, Load, Loaded, Message, Unload
+from tpid.comm.messages import DiskUse, Failed, Load, Loaded, Progress, Unload
 from tpid.comm.tensors import TensorHeader
 from tpid.compute.select import Compute
 from tpid.device import DeviceId, DeviceProfile
+from tpid.engine.authority import Phase, Standing
 from tpid.engine.compute_calls import ComputeCalls
-from tpid.engine.loaded import load_share
+from tpid.engine.executor import Executor
+from tpid.engine.loaded import LoadedShare, load_share
 from tpid.engine.planning import plan_request
-from tpid.engine.session import Session
+from tpid.engine.rank_watch import LOOK_S, RankWatch
 from tpid.engine.settings import EngineSettings
 from tpid.engine.weight_use import WeightUse
-from tpid.errors import ClusterError, DeviceLostError, LoadError, NotCoordinatorError, PackError, TpidError
+from tpid.engine.worker_machine import LEASE_ENDED
+from tpid.errors import (
+    DeviceLostError,
+    LoadError,
+    NotCoordinatorError,
+    PackError,
+    RankFailedError,
+    RemoteProtocolError,
+    TpidError,
+)
 from tpid.memory.weights import LoadProgress
 from tpid.pack.reader import Pack
 from tpid.plan.partition import make_plan
 from tpid.plan.plan import Plan, plan_to_wire
 
 log = logging.getLogger(__name__)
+
+# Codes of FAILED by which a device says that it is well and the plan is old: it does not sit out.
+_NO_FAULT: Final = (LEASE_ENDED, NotCoordinatorError.code)
 
 
 @dataclass(slots=True)
@@ -33,10 +48,11 @@ class _Loading:
 
     plan: Plan
     ready: dict[DeviceId, asyncio.Future[WeightUse]]
+    watch: RankWatch
 
 
 class Coordinator:
-    """At most one session; it is made anew when the model or the devices have changed."""
+    """At most one executor; it is made anew when the model or the devices have changed."""
 
     def __init__(self, cluster: Cluster, compute: Compute, calls: ComputeCalls, settings: EngineSettings) -> None:
         self._cluster = cluster
@@ -44,73 +60,130 @@ class Coordinator:
         self._calls = calls
         self._settings = settings
         self._loading: _Loading | None = None
-        self.session: Session | None = None
+        self.executor: Executor | None = None
 
-    async def session_for(self, pack: Pack, progress: LoadProgress) -> Session:
-        """A session over all devices that gave their lease. Raises ClusterError, PackError or LoadError."""
+    @property
+    def phase(self) -> Phase:
+        if self._loading is not None:
+            return Phase.LOADING
+        return self.executor.phase if self.executor is not None else Phase.IDLE
+
+    def standing(self, connection: Connection) -> Standing:
+        """Of a peer whose frame speaks to this device as the coordinator."""
+        plan = self._loading.plan if self._loading is not None else self.executor.plan if self.executor else None
+        is_rank = plan is not None and bool(plan.rank_of(connection.peer.id))
+        return Standing.RANK if is_rank else Standing.MEMBER
+
+    async def executor_for(self, pack: Pack, progress: LoadProgress, *, alone: bool = False) -> Executor:
+        """An executor over all devices that gave their lease, or over this device `alone`.
+
+        Raises RankFailedError or DeviceLostError where another device is to blame, ClusterError, PackError or
+        LoadError.
+        """
         lease = self._cluster.lease
         if lease is None:
             raise NotCoordinatorError("The lease was lost before the plan was made.", hint="Try again.")
-        workers = [peer.peer for id, peer in self._cluster.peers.items() if id in lease.devices]
-        if self.session is not None and self._still_good(self.session, pack, workers):
-            return self.session
+        workers = [peer.peer for id, peer in self._cluster.peers.items() if id in lease.devices and not alone]
+        if self.executor is not None and self._still_good(self.executor, pack, workers):
+            return self.executor
         self.drop("a new plan is made")
-        self.session = await self._make_session(pack, workers, progress)
-        return self.session
+        self.executor = await self._make_executor(pack, workers, progress)
+        return self.executor
 
     def drop(self, reason: str) -> None:
-        """Let the session go, here and on its workers."""
-        session, self.session = self.session, None
-        if session is None:
+        """Let the executor go, here and on its workers."""
+        executor, self.executor = self.executor, None
+        if executor is None:
             return
-        log.info("session_closed model=%s term=%d reason=%r", session.plan.model, session.plan.term, reason)
-        session.tell_workers(Unload(term=session.plan.term))
-        session.close()
+        log.info("plan_dropped model=%s term=%d reason=%r", executor.plan.model, executor.plan.term, reason)
+        executor.tell_workers(Unload(term=executor.plan.term))
+        executor.close()
 
-    def received(self, connection: Connection, message: Message) -> None:
-        """LOADED, FAILED or DISK_USE from a worker."""
-        peer = connection.peer
-        loading = self._loading
-        match message:
-            case Loaded(term=term) if loading is not None and term == loading.plan.term:
-                future = loading.ready.get(peer.id)
-                if future is not None and not future.done():
-                    future.set_result(WeightUse(message.held_bytes, message.window_bytes, message.streamed_bytes))
-            case Failed(term=term, reason=reason) if loading is not None and term == loading.plan.term:
-                future = loading.ready.get(peer.id)
-                if future is not None and not future.done():
-                    hint = _disk_hint(message, loading.plan.model, peer.name)
-                    future.set_exception(LoadError(f"{peer.name} cannot load its share: {reason}", hint=hint))
-            case Failed(term=term, reason=reason) if self.session is not None and term == self.session.plan.term:
-                hint = _disk_hint(message, self.session.plan.model, peer.name)
-                self.session.fail(ClusterError(f"{peer.name} failed: {reason}", hint=hint))
-            case DiskUse(term=term) if self.session is not None and term == self.session.plan.term:
-                self.session.told_disk_use(peer.id, message)
+    def received(self, connection: Connection, message: Loaded | Failed | DiskUse | Progress) -> None:
+        """From a rank of the plan."""
+        peer, loading, executor = connection.peer, self._loading, self.executor
+        if loading is not None:
+            if message.term == loading.plan.term:
+                self._received_loading(loading, peer, message)
+        elif executor is None or message.term != executor.plan.term:
+            return
+        elif isinstance(message, Failed):
+            executor.fail(self._failure(peer, message, executor.plan.model))
+        elif not isinstance(message, Loaded):
+            executor.told(peer.id, message)
 
     def partial_buffer(self, connection: Connection, header: TensorHeader, size_bytes: int) -> memoryview | None:
-        if self.session is None:
-            return None
-        return self.session.star.payload_buffer(connection, header, size_bytes)
+        return self.executor.star.payload_buffer(connection, header, size_bytes) if self.executor else None
 
     def partial(self, connection: Connection, header: TensorHeader, payload: memoryview | None) -> None:
-        if self.session is not None:
-            self.session.star.received(connection, header, payload)
+        if self.executor is not None:
+            self.executor.star.received(connection, header, payload)
 
     def peer_lost(self, connection: Connection, error: TpidError) -> None:
-        device = connection.peer.id
+        if self.standing(connection) is not Standing.RANK:
+            return
+        if isinstance(error, RemoteProtocolError):
+            self._cluster.blame(connection.peer.id, error.message)
+            error = RankFailedError(error.message)
+        elif not isinstance(error, DeviceLostError):
+            error = DeviceLostError(error.message)
+        self._rank_gone(connection.peer.id, error)
+
+    def lease_changed(self) -> None:
+        """Ranks whose lease has ended have let their share go, or will: no pass may wait for them."""
+        plan = self._loading.plan if self._loading is not None else self.executor.plan if self.executor else None
+        if plan is None:
+            return
+        try:
+            self._check_ranks(plan)
+        except DeviceLostError as error:
+            lease = self._cluster.lease
+            for part in plan.ranks[1:]:
+                if lease is None or part.device not in lease.devices:
+                    self._rank_gone(part.device, error)
+
+    def _received_loading(
+        self, loading: _Loading, peer: DeviceProfile, message: Loaded | Failed | DiskUse | Progress
+    ) -> None:
+        future = loading.ready.get(peer.id)
+        if future is None or future.done():
+            return
+        match message:
+            case Loaded():
+                future.set_result(WeightUse(message.held_bytes, message.window_bytes, message.streamed_bytes))
+            case Failed():
+                future.set_exception(self._failure(peer, message, loading.plan.model))
+            case Progress(pass_id=None):
+                loading.watch.heard(peer.id, message.done, asyncio.get_running_loop().time())
+
+    def _failure(self, peer: DeviceProfile, message: Failed, model: str) -> RankFailedError:
+        if message.code not in _NO_FAULT:
+            self._cluster.blame(peer.id, message.reason)
+        disk = message.code in (LoadError.code, PackError.code)
+        hint = f"Run `tpictl verify --pack {model}` on {peer.name}." if disk else None
+        return RankFailedError(f"{peer.name} failed: {message.reason}", hint=hint)
+
+    def _rank_gone(self, device: DeviceId, error: TpidError) -> None:
         if self._loading is not None:
             future = self._loading.ready.get(device)
             if future is not None and not future.done():
-                future.set_exception(error)
-        if self.session is not None and self.session.plan.rank_of(device) is not None:
-            self.session.fail(error)
+                future.set_exception(error.again())
+        elif self.executor is not None:
+            self.executor.fail(error)
 
-    def _still_good(self, session: Session, pack: Pack, workers: list[DeviceProfile]) -> bool:
-        known = {rank.device for rank in session.plan.ranks} | {entry.device for entry in session.plan.left_out}
+    def _check_ranks(self, plan: Plan) -> None:
+        """Raises DeviceLostError where a rank's lease is not this device's any more."""
+        lease = self._cluster.lease
+        for part in plan.ranks[1:]:
+            if lease is None or part.device not in lease.devices:
+                raise DeviceLostError(f"{part.name} has ended its lease to this device.")
+
+    def _still_good(self, executor: Executor, pack: Pack, workers: list[DeviceProfile]) -> bool:
+        known = {rank.device for rank in executor.plan.ranks} | {entry.device for entry in executor.plan.left_out}
         now = {self._cluster.me.id, *(worker.id for worker in workers)}
-        return session.failure is None and session.pack.id == pack.id and known == now
+        return executor.failure is None and executor.pack.id == pack.id and known == now
 
-    async def _make_session(self, pack: Pack, workers: list[DeviceProfile], progress: LoadProgress) -> Session:
+    async def _make_executor(self, pack: Pack, workers: list[DeviceProfile], progress: LoadProgress) -> Executor:
         term = self._cluster.bump_term()
         request = plan_request(pack, self._settings, term)
         plan = await asyncio.to_thread(make_plan, request, self._cluster.me, workers)
@@ -118,14 +191,18 @@ class Coordinator:
             log.warning("left_out device=%s reason=%r", entry.name, entry.reason)
         links = self._links(plan)
         log.info("loading model=%s term=%d world_size=%d", plan.model, term, plan.world_size)
-        async with self._told_to_load(plan, links) as ready:
-            share = await load_share(self._compute, pack, plan, 0, self._cluster.me, progress=progress)
-            try:
-                elsewhere = await _all_ready(ready)
-            except BaseException:
-                share.close()
-                raise
-        return Session(pack, plan, share, workers=links, elsewhere=elsewhere, calls=self._calls)
+        async with self._told_to_load(plan, links) as loading:
+            share, elsewhere = await self._load_all(loading, pack, progress)
+        return Executor(
+            pack,
+            plan,
+            share,
+            workers=links,
+            elsewhere=elsewhere,
+            calls=self._calls,
+            check=self._check_ranks,
+            blame=self._cluster.blame,
+        )
 
     def _links(self, plan: Plan) -> dict[int, Connection]:
         links = {}
@@ -137,17 +214,15 @@ class Coordinator:
         return links
 
     @asynccontextmanager
-    async def _told_to_load(
-        self, plan: Plan, links: Mapping[int, Connection]
-    ) -> AsyncIterator[dict[DeviceId, asyncio.Future[WeightUse]]]:
+    async def _told_to_load(self, plan: Plan, links: Mapping[int, Connection]) -> AsyncIterator[_Loading]:
         """While the body runs, the workers load; where it fails they are told to let go."""
         loop = asyncio.get_running_loop()
         ready = {connection.peer.id: loop.create_future() for connection in links.values()}
-        self._loading = _Loading(plan, ready)
+        self._loading = _Loading(plan, ready, RankWatch(loop.time()))
         try:
             for connection in links.values():
                 connection.send(Load(term=plan.term, plan=plan_to_wire(plan)))
-            yield ready
+            yield self._loading
         except BaseException:
             for connection in links.values():
                 if not connection.closed:
@@ -156,16 +231,42 @@ class Coordinator:
         finally:
             self._loading = None
             for future in ready.values():
-                future.cancel()
+                if not future.cancel() and not future.cancelled():
+                    future.exception()  # looked at, where nobody waits for it any more
+            ready.clear()
 
+    async def _load_all(
+        self, loading: _Loading, pack: Pack, progress: LoadProgress
+    ) -> tuple[LoadedShare, dict[DeviceId, WeightUse]]:
+        """This device's share, and what the workers hold of theirs; the first failure ends it."""
+        me = self._cluster.me
+        own = asyncio.create_task(load_share(self._compute, pack, loading.plan, 0, me, progress=progress), name="load")
+        try:
+            await self._all_loaded(loading, own)
+            return own.result(), {device: future.result() for device, future in loading.ready.items()}
+        except BaseException:
+            own.cancel()
+            await asyncio.wait([own])
+            if not own.cancelled() and own.exception() is None:
+                own.result().close()
+            raise
 
-def _disk_hint(failed: Failed, model: str, device: str) -> str | None:
-    return (
-        f"Run `tpictl verify --pack {model}` on {device}." if failed.code in (LoadError.code, PackError.code) else None
-    )
-
-
-async def _all_ready(ready: Mapping[DeviceId, "asyncio.Future[WeightUse]"]) -> dict[DeviceId, WeightUse]:
-    """What every worker holds, once it does; raises where one of them cannot."""
-    uses = await asyncio.gather(*ready.values())
-    return dict(zip(ready, uses, strict=True))
+    async def _all_loaded(self, loading: _Loading, own: "asyncio.Task[LoadedShare]") -> None:
+        """Raises the first failure; RankFailedError for a rank that loads no more."""
+        loop = asyncio.get_running_loop()
+        waiting: set[asyncio.Future[object]] = {own, *loading.ready.values()}  # type: ignore[arg-type]
+        while waiting:
+            done, waiting = await asyncio.wait(waiting, timeout=LOOK_S, return_when=asyncio.FIRST_COMPLETED)
+            for future in done:
+                future.result()
+            now = loop.time()
+            missing = [device for device, future in loading.ready.items() if not future.done()]
+            loading.watch.waits_for(missing, loading.plan.term, now)
+            overdue = loading.watch.look(now)
+            if overdue is not None:
+                rank = loading.plan.rank_of(overdue.device) or 0
+                name = loading.plan.ranks[rank].name
+                self._cluster.blame(overdue.device, overdue.reason)
+                raise RankFailedError(
+                    f"{name} {overdue.reason} while it loaded its share.", hint=f"Look into the log of tpid on {name}."
+                )

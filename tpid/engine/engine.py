@@ -8,17 +8,18 @@ from dataclasses import dataclass, replace
 
 from tpid.cluster.cluster import Cluster
 from tpid.comm.connection import Connection
-from tpid.comm.messages import Abort, Device, DiskUse, Failed, Kind, Load, Loaded, Message, Unload
+from tpid.comm.messages import Abort, Device, DiskUse, Failed, Kind, Load, Loaded, Message, Progress, Unload
 from tpid.comm.tensors import StartHeader, TensorHeader
 from tpid.compute.select import Compute
 from tpid.device import DeviceId
+from tpid.engine.authority import COORDINATOR_KINDS, WORKER_KINDS, permits
 from tpid.engine.compute_calls import ComputeCalls
 from tpid.engine.coordinator import Coordinator
 from tpid.engine.generation import Finished, GenerationRequest, GenerationStats, Text, generate
 from tpid.engine.planning import Preview, preview, with_memory
-from tpid.engine.session import Session
+from tpid.engine.runner import Runner
 from tpid.engine.settings import EngineSettings
-from tpid.engine.text import TextModel, load_text_model
+from tpid.engine.text_owner import ModelText, text_source
 from tpid.engine.weight_use import WeightUse
 from tpid.engine.worker import Holding, Worker
 from tpid.errors import BusyError, TpidError
@@ -56,7 +57,7 @@ class Engine:
         self._worker = Worker(cluster.me, store.find, compute, self._calls)
         self._turn = asyncio.Lock()
         self._requests = 0  # running and waiting
-        self._text: tuple[str, TextModel] | None = None
+        self._text: tuple[str, ModelText] | None = None
         self._last: GenerationStats | None = None
         self._rescan = asyncio.Event()
 
@@ -69,11 +70,13 @@ class Engine:
         finally:
             self._coordinator.drop("the daemon stops")
             self._calls.close()
+            if self._text is not None:
+                await self._text[1].close()
 
     async def load(self, model: str, progress: LoadProgress = no_progress) -> Plan:
         """Have `model` ready on the cluster. Raises TpidError."""
-        async with self._session(model, progress) as session:
-            return session.plan
+        async with self._turn_of(model, progress) as runner:
+            return (await runner.executor()).plan
 
     async def preview(self, model: str, memory_bytes: int | None, context_tokens: int | None) -> Preview:
         """What a request to `model` would be planned with over the devices that are connected; loads nothing.
@@ -89,9 +92,10 @@ class Engine:
 
     async def chat(self, model: str, request: GenerationRequest) -> AsyncGenerator[Text | Finished, None]:
         """Answer a chat. Close the iterator to cancel. Raises TpidError."""
-        async with self._session(model, no_progress) as session:
-            text_model = await self._text_model(session.pack)
-            async with aclosing(generate(session, text_model, request)) as events:
+        async with self._turn_of(model, no_progress) as runner:
+            text_model = await self._text_model(runner.pack)
+            context_tokens = (await runner.executor()).plan.context_tokens
+            async with aclosing(generate(runner, text_model, request, context_tokens)) as events:
                 async for event in events:
                     if isinstance(event, Finished):
                         self._last = event.stats
@@ -104,16 +108,16 @@ class Engine:
         self._cluster.update_profile(replace(self._cluster.me, packs=packs))
 
     def status(self) -> EngineStatus:
-        session = self._coordinator.session
-        if session is not None and session.failure is not None:
-            session = None
+        executor = self._coordinator.executor
+        if executor is not None and executor.failure is not None:
+            executor = None
         return EngineStatus(
-            plan=session.plan if session is not None else None,
+            plan=executor.plan if executor is not None else None,
             holding=self._worker.holding,
             busy=self._turn.locked(),
             waiting_requests=max(self._requests - 1, 0),
             last=self._last,
-            weights=session.weight_use if session is not None else {},
+            weights=executor.weight_use if executor is not None else {},
         )
 
     # --- handler of the cluster's frames
@@ -121,6 +125,8 @@ class Engine:
     def payload_buffer(
         self, connection: Connection, kind: Kind, header: StartHeader | TensorHeader, size_bytes: int
     ) -> memoryview | None:
+        if not self._permits(connection, kind):
+            return None
         if isinstance(header, StartHeader):
             return self._worker.start_buffer(connection, header, size_bytes)
         if kind is Kind.PARTIAL:
@@ -134,6 +140,10 @@ class Engine:
         message: Message | StartHeader | TensorHeader,
         payload: memoryview | None,
     ) -> None:
+        if not self._permits(connection, kind):
+            if isinstance(message, Load):  # its sender waits for an answer
+                self._worker.received(connection, message)
+            return
         match message:
             case TensorHeader() if kind is Kind.PARTIAL:
                 self._coordinator.partial(connection, message, payload)
@@ -143,7 +153,7 @@ class Engine:
                 self._worker.start(connection, message, payload)
             case Load() | Unload() | Abort():
                 self._worker.received(connection, message)
-            case Loaded() | Failed() | DiskUse():
+            case Loaded() | Failed() | DiskUse() | Progress():
                 self._coordinator.received(connection, message)
             case Device():  # a pack may have come into a directory that both devices use
                 self._rescan.set()
@@ -159,10 +169,25 @@ class Engine:
         self._coordinator.drop(reason)
 
     def lease_changed(self) -> None:
-        self._worker.coordinated_by(self._cluster.coordinator)
+        self._worker.lease_is_of(self._cluster.coordinator)
+        self._coordinator.lease_changed()
+
+    def _permits(self, connection: Connection, kind: Kind) -> bool:
+        """Whether the frame may change anything: `tpid.engine.authority`."""
+        if kind in WORKER_KINDS:
+            party: Worker | Coordinator = self._worker
+        elif kind in COORDINATOR_KINDS:
+            party = self._coordinator
+        else:
+            return True
+        standing, phase = party.standing(connection), party.phase
+        if permits(kind, standing, phase):
+            return True
+        log.debug("ignored kind=%s peer=%s standing=%s phase=%s", kind.name, connection.peer.name, standing, phase)
+        return False
 
     @asynccontextmanager
-    async def _session(self, model: str, progress: LoadProgress) -> AsyncIterator[Session]:
+    async def _turn_of(self, model: str, progress: LoadProgress) -> AsyncIterator[Runner]:
         """This device's turn: nobody else's request runs meanwhile, and the lease stays here."""
         pack = self._store.open(model)
         if self._requests > self._settings.max_waiting_requests:
@@ -172,7 +197,7 @@ class Engine:
             async with self._turn:
                 await self._cluster.acquire("prompt", self._settings.cluster_wait_s)
                 try:  # busy: the lease stays here until the request has ended
-                    yield await self._coordinator.session_for(pack, progress)
+                    yield Runner(self._coordinator, pack, progress)
                 finally:
                     self._cluster.set_busy(False)
         finally:
@@ -182,9 +207,16 @@ class Engine:
         while True:
             await self._rescan.wait()
             self._rescan.clear()
-            await self.tell_packs()
+            try:
+                await self.tell_packs()
+            except (TpidError, OSError) as error:
+                log.warning("packs_unknown directory=%s reason=%r", self._store.directory, str(error))
 
-    async def _text_model(self, pack: Pack) -> TextModel:
+    async def _text_model(self, pack: Pack) -> ModelText:
         if self._text is None or self._text[0] != pack.id:
-            self._text = (pack.id, await asyncio.to_thread(load_text_model, pack))
+            if self._text is not None:
+                await self._text[1].close()
+                self._text = None
+            source = await asyncio.to_thread(text_source, pack)
+            self._text = (pack.id, await ModelText.open(source))
         return self._text[1]

@@ -1,17 +1,16 @@
 """From a chat to an answer: template, tokens, prefill of what is new, decode until something ends it."""
 
-import asyncio
 import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, TypeAlias
+from typing import Literal, Protocol, TypeAlias
 
-from tpid.engine.session import Session
-from tpid.engine.text import TextModel
+from tpid.engine.sequence import TokenSequence
+from tpid.engine.text_owner import ModelText
 from tpid.errors import ContextOverflowError, RequestError
-from tpid.model.detokenizer import StreamDecoder
+from tpid.model.answer_text import AnswerText
 from tpid.model.sampling import Sampler, SamplingParams
-from tpid.model.stop_strings import StopStrings
+from tpid.model.weights import F32
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,60 +57,64 @@ class Finished:
     stats: GenerationStats
 
 
+class Computes(Protocol):
+    """Who computes: a `tpid.engine.runner.Runner`."""
+
+    async def attach(self, sequence: TokenSequence) -> None: ...
+
+    async def advance(self, sequence: TokenSequence) -> F32: ...
+
+
 async def generate(
-    session: Session, text_model: TextModel, request: GenerationRequest
+    runner: Computes, text_model: ModelText, request: GenerationRequest, context_tokens: int
 ) -> AsyncGenerator[Text | Finished, None]:
     """Yields text as it becomes final, and Finished at the end.
 
-    Raises ChatTemplateError, RequestError, ContextOverflowError, and what `Session.extend` raises.
+    Raises ChatTemplateError, RequestError, ContextOverflowError, and what `Runner.advance` raises.
     """
-    prompt = await asyncio.to_thread(text_model.encode_chat, request.messages)  # a hostile template takes seconds
-    if not prompt:
-        raise RequestError(
-            "The model's chat template makes an empty prompt of these messages.", hint="Send a message with some text."
-        )
-    budget = _token_budget(len(prompt), request.max_tokens, session.plan.context_tokens)
+    prompt = await text_model.encode_chat(request.messages)
+    budget = _token_budget(len(prompt), request.max_tokens, context_tokens)
     sampler = Sampler(request.sampling)
-    decoder = StreamDecoder(text_model.tokenizer)
-    stops = StopStrings(request.stop)
+    answer = AnswerText(text_model.tokenizer, request.stop)
 
     started = time.perf_counter()
-    cached = _reuse(session, prompt)
-    logits = await session.extend(prompt[cached:])
-    sequence, n_answer = list(prompt), 0
-    stats = GenerationStats(len(prompt), cached, 0, 0.0, 0.0)
+    sequence = TokenSequence(prompt)
+    await runner.attach(sequence)
+    stats = GenerationStats(len(prompt), sequence.n_computed, 0, 0.0, 0.0)
     reason: FinishReason = "length"
     first_at = started
     while True:
-        id = sampler.sample(logits, sequence)
+        id = sampler.sample(await runner.advance(sequence), sequence.ids)
         now = time.perf_counter()
-        if n_answer == 0:
+        if sequence.n_answer == 0:
             first_at = now
         sequence.append(id)
-        n_answer += 1
-        stats = replace(stats, completion_tokens=n_answer, ttft_s=first_at - started, decode_s=now - first_at)
+        stats = replace(stats, completion_tokens=sequence.n_answer, ttft_s=first_at - started, decode_s=now - first_at)
         if id in text_model.eos_ids and not request.ignore_eos:
             reason = "stop"
             break
-        text, stopped = stops.push(decoder.push(id))
+        text, stopped = answer.push(id)
         if text:
             yield Text(text)
         if stopped:
             yield Finished("stop", stats)
             return
-        if n_answer >= budget:
+        if sequence.n_answer >= budget:
             break
-        logits = await session.extend([id])
 
-    text, stopped = stops.push(decoder.flush())
-    rest = text if stopped else text + stops.flush()
-    if rest:
-        yield Text(rest)
+    text, stopped = answer.finish()
+    if text:
+        yield Text(text)
     yield Finished("stop" if stopped else reason, stats)
 
 
 def _token_budget(prompt_tokens: int, max_tokens: int | None, context_tokens: int) -> int:
-    """How many tokens the answer may have. Raises ContextOverflowError."""
+    """How many tokens the answer may have. Raises ContextOverflowError, and RequestError for a prompt of no tokens."""
+    if prompt_tokens == 0:
+        raise RequestError(
+            "The prompt is empty: the model's chat template writes nothing for these messages.",
+            hint="Send a user message with text in it.",
+        )
     room = context_tokens - prompt_tokens
     if room < 1:
         raise ContextOverflowError(
@@ -119,14 +122,3 @@ def _token_budget(prompt_tokens: int, max_tokens: int | None, context_tokens: in
             hint="Shorten the prompt, start a new chat, or raise context_tokens in the configuration.",
         )
     return min(max_tokens or room, room)
-
-
-def _reuse(session: Session, prompt: Sequence[int]) -> int:
-    """How many tokens of the prompt are in the cache already; at least the last is computed, for its logits."""
-    common = 0
-    for ours, theirs in zip(session.cached_ids, prompt[:-1], strict=False):
-        if ours != theirs:
-            break
-        common += 1
-    session.rewind(common)
-    return common

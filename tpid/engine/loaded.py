@@ -16,6 +16,7 @@ from tpid.engine.cycle import Part, cycle_within
 from tpid.engine.passes import drive
 from tpid.engine.planning import planned_work
 from tpid.engine.weight_use import WeightUse
+from tpid.errors import LoadError, MemoryPlanError
 from tpid.memory.weights import LoadProgress, Stored, Weights
 from tpid.model.batch import Segment
 from tpid.model.weights import F32
@@ -44,12 +45,17 @@ class LoadedShare:
         self._n_layers = pack.spec.n_layers
         self._n_blocks = len(pack.manifest.blocks())
         self._vocab_size = pack.spec.vocab_size
-        self._backend = backend
+        self._backend: Backend[Any] | None = backend
         self._head = head
         self._weights = weights
         self._last_tokens = 0  # of the pass that was begun last
         self._stalled_s = 0.0  # up to then
         self._stall_s: float | None = None
+
+    @property
+    def n_steps(self) -> int:
+        """Allreduces of a pass."""
+        return self._n_blocks
 
     @property
     def weight_use(self) -> WeightUse:
@@ -64,6 +70,8 @@ class LoadedShare:
 
     async def run(self, hidden: F32, segments: tuple[Segment, ...], allreduce: Allreduce, calls: ComputeCalls) -> F32:
         """One pass of this rank; `hidden` [n_tokens, hidden] fp32 is changed in place. Raises LoadError."""
+        if self._backend is None:
+            raise LoadError("The share was let go while a pass was to begin.", hint="Try again.")
         self._note_stall(len(hidden))
         walk = forward(self._backend, self._n_layers, hidden, segments)
         return await drive(walk, self._weights, allreduce, calls, n_blocks=self._n_blocks, n_tokens=len(hidden))
@@ -83,7 +91,9 @@ class LoadedShare:
         return logits
 
     def close(self) -> None:
+        """Let go of weights, cache and buffers, whoever still has this object; a step under way keeps what it uses."""
         self._weights.close()
+        self._backend = self._head = None
 
     def _note_stall(self, n_tokens: int) -> None:
         """What the decode step before waited for the disk, its head included."""
@@ -122,6 +132,15 @@ async def load_share(
 ) -> LoadedShare:
     """What has room stays in memory, the rest streams. Raises MemoryPlanError, LoadError or PackError."""
     part = plan.ranks[rank]
+    room = weight_room_bytes(
+        planned_work(pack, plan), device.backend, part.share, part.memory_bytes, coordinator=rank == 0
+    )
+    if room < 0:  # before anything is taken
+        raise MemoryPlanError(
+            f"The plan gives {part.name} {part.memory_bytes / 1e9:.2f} GB, but its cache and buffers alone take "
+            f"{(part.memory_bytes - room) / 1e9:.2f} GB."
+        )
+    parts = cycle_within(pack, part.share, device, room, coordinator=rank == 0)
     backend = compute.backend(
         pack.spec,
         part.share,
@@ -130,10 +149,6 @@ async def load_share(
         max_tokens=plan.max_pass_tokens,
     )
     head = compute.head(pack.spec, pack.manifest.head_geometry, pack.final_norm()) if rank == 0 else None
-    room = weight_room_bytes(
-        planned_work(pack, plan), device.backend, part.share, part.memory_bytes, coordinator=rank == 0
-    )
-    parts = cycle_within(pack, part.share, device, room, coordinator=rank == 0)
     vectors = functools.cache(pack.vectors)  # both halves of a layer use them
     items = [
         Stored(str(item), item.where(pack), _preparation(pack, vectors, item, backend, head), item.item(device))

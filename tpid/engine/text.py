@@ -2,11 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from tpid.errors import ChatTemplateError
 from tpid.model.chat_template import ChatTemplate
 from tpid.model.tokenizer import Tokenizer
-from tpid.pack.reader import Pack
+
+if TYPE_CHECKING:  # a text process does without
+    from tpid.pack.reader import Pack
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,9 +25,11 @@ class TextModel:
         return self.tokenizer.encode(self.template.render(messages), add_special=False)
 
 
-def load_text_model(pack: Pack) -> TextModel:
+def load_text_model(pack: "Pack") -> TextModel:
     """Raises PackError, TokenizerError or ChatTemplateError."""
     tokens = pack.manifest.tokens
     source = pack.chat_template()
-    template = ChatTemplate(source, tokens.bos_token, tokens.eos_token) if source is not None else None
+    template = None
+    if source is not None:
+        template = ChatTemplate(source, tokens.bos_token, tokens.eos_token, other_tokens=tokens.other_tokens)
     return TextModel(Tokenizer.from_json(pack.tokenizer_json()), template, frozenset(tokens.eos_ids))

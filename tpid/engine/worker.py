@@ -1,49 +1,59 @@
-"""Any rank but 0: holds the share that it is told to, and computes the passes that it is sent."""
+"""Any rank but 0: holds the share that it is told to, and computes the passes that it is sent.
+
+What is done when is decided by `tpid.engine.worker_machine`; this is its shell. Whatever a load or a pass ends with, it
+becomes an event of the machine: no peer and no disk ends the worker.
+"""
 
 import asyncio
 import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 
 from tpid.comm.connection import Connection
-from tpid.comm.messages import Abort, DiskUse, Failed, Load, Loaded, Message, Unload
+from tpid.comm.messages import Abort, DiskUse, Load, Message, Progress, Unload
 from tpid.comm.star import StarLeaf
 from tpid.comm.tensors import StartHeader, TensorHeader
 from tpid.comm.wire_dtype import WireDtype, decode_tensor, wire_bytes
 from tpid.compute.select import Compute
 from tpid.device import DeviceId, DeviceProfile
+from tpid.engine.authority import Phase, Standing
 from tpid.engine.compute_calls import ComputeCalls
 from tpid.engine.loaded import LoadedShare, load_share
 from tpid.engine.weight_use import WeightUse
-from tpid.errors import DeviceLostError, LoadError, PassDroppedError, RemoteProtocolError, TpidError
+from tpid.engine.worker_machine import (
+    Action,
+    BeginLoad,
+    BeginPass,
+    Came,
+    EndJob,
+    Event,
+    FreeShare,
+    HubLost,
+    LeaseIsOf,
+    LoadEnded,
+    Order,
+    Ordered,
+    PassEnded,
+    Start,
+    Started,
+    Stopped,
+    Tell,
+    WorkerMachine,
+)
+from tpid.errors import DeviceLostError, LoadError, MemoryPlanError, PassDroppedError, RemoteProtocolError, TpidError
+from tpid.model.weights import F32
 from tpid.pack.manifest import PackId
 from tpid.pack.reader import Pack
-from tpid.plan.plan import Plan, plan_from_wire
+from tpid.plan.plan import plan_from_wire
 
 log = logging.getLogger(__name__)
 
-MAX_JOBS = 64  # a coordinator has one pass under way; more than this is a fault of its own
-TELL_DISK_USE_S = 1.0  # between two messages that only people need
-
-
-@dataclass(frozen=True, slots=True)
-class _LoadJob:
-    hub: Connection
-    plan: Plan
-
-
-@dataclass(frozen=True, slots=True)
-class _PassJob:
-    header: StartHeader
-    payload: memoryview
-
-
-@dataclass(frozen=True, slots=True)
-class _UnloadJob:
-    reason: str
+TELL_DISK_USE_S: Final = 1.0  # between two messages that only people need
+TELL_PROGRESS_S: Final = 0.5  # the coordinator gives up a rank of which it hears nothing for several times as long
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,177 +67,258 @@ class Holding:
     weights: WeightUse
 
 
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """A share, and what joins it to its hub."""
+
+    share: LoadedShare
+    leaf: StarLeaf
+    start_slot: memoryview  # the rows of the pass to come; one is enough, because they are decoded when it begins
+
+    def close(self) -> None:
+        self.leaf.close()
+        self.share.close()
+
+
 class Worker:
-    """One job at a time, in the order in which they came. All methods but `run` are called on the event loop."""
+    """All methods but `run` are called on the event loop and do not block."""
 
     def __init__(
         self, me: DeviceProfile, find_pack: Callable[[PackId], Pack], compute: Compute, calls: ComputeCalls
     ) -> None:
         self._me = me
-        self._coordinator: DeviceId | None = None
         self._find_pack = find_pack
         self._compute = compute
         self._calls = calls
-        self._jobs: asyncio.Queue[_LoadJob | _PassJob | _UnloadJob] = asyncio.Queue(MAX_JOBS)
-        self._newest_load: _LoadJob | None = None
-        self._hub: Connection | None = None
-        self._share: LoadedShare | None = None
-        self._leaf: StarLeaf | None = None
-        self._dropped_pass = -1
+        self._machine = WorkerMachine()
+        self._tasks: asyncio.TaskGroup | None = None
+        self._job: asyncio.Task[None] | None = None
+        self._job_error: TpidError | None = None  # what the job is ended with
+        self._job_since_s = 0.0
+        self._loaded_bytes = 0, 0  # read, in all
+        self._at_work = asyncio.Event()
+        self._held: _Held | None = None
         self._told_disk_use_s = 0.0
 
     @property
     def holding(self) -> Holding | None:
-        if self._share is None or self._hub is None:
+        order, held = self._machine.order, self._held
+        if order is None or held is None:
             return None
-        plan = self._share.plan
-        return Holding(plan.model, plan.term, self._share.rank, self._hub.peer.name, self._share.weight_use)
+        plan = order.plan
+        return Holding(plan.model, plan.term, held.share.rank, order.hub.peer.name, held.share.weight_use)
+
+    @property
+    def phase(self) -> Phase:
+        return self._machine.phase
+
+    def standing(self, connection: Connection) -> Standing:
+        """Of a peer whose frame speaks to this device as a worker."""
+        if connection.peer.id == self._machine.holder:
+            return Standing.HOLDER
+        return Standing.FORMER_HOLDER if connection is self._machine.held_for else Standing.MEMBER
 
     async def run(self) -> None:
-        """Does the jobs until cancelled."""
+        """Does what is ordered until cancelled; lets everything go at the end."""
         try:
-            while True:
-                match await self._jobs.get():
-                    case _LoadJob() as job:
-                        await self._load(job)
-                    case _PassJob() as job:
-                        await self._pass(job)
-                    case _UnloadJob(reason):
-                        self._let_go(reason)
+            async with asyncio.TaskGroup() as self._tasks:
+                await self._report()
         finally:
-            self._let_go("the daemon stops")
+            self._tasks = None
+            self._machine.handle(Stopped())
+            self._free("the daemon stops")
 
-    def received(self, connection: Connection, message: Message) -> None:
-        """LOAD, UNLOAD or ABORT. Raises RemoteProtocolError."""
-        match message:
-            case Load(term=term, plan=wire):
-                if connection.peer.id != self._coordinator:
-                    reason = "It has given its lease to another device."
-                    self._tell(connection, Failed(term=term, code="not_coordinator", reason=reason))
-                    return
-                self._newest_load = _LoadJob(connection, plan_from_wire(wire))
-                self._put(self._newest_load)
-            case Unload():
-                if connection is self._hub or self._newest_load is not None:
-                    self._newest_load = None
-                    self._put(_UnloadJob("the coordinator asked for it"))
-            case Abort(term=term, pass_id=pass_id) if self._share is not None and term == self._share.plan.term:
-                self._dropped_pass = pass_id
-                if self._leaf is not None:
-                    self._leaf.fail(PassDroppedError(f"The coordinator dropped pass {pass_id}."))
+    def received(self, connection: Connection, message: Load | Unload | Abort) -> None:
+        """Raises RemoteProtocolError."""
+        if isinstance(message, Load):
+            self._feed(Ordered(Order(connection, plan_from_wire(message.plan))))
+        else:
+            self._feed(Came(connection, message))
 
     def start_buffer(self, connection: Connection, header: StartHeader, size_bytes: int) -> memoryview | None:
         """Where the embedded rows of a START go; None where it is not of the plan that is loaded."""
-        share = self._share
-        if share is None or connection is not self._hub or header.term != share.plan.term:
+        order, held = self._machine.order, self._held
+        if held is None or order is None or connection is not order.hub or header.term != order.plan.term:
             return None
-        self._check_start(share, header, size_bytes)
-        return memoryview(bytearray(size_bytes))
+        self._check_start(held.share, header, size_bytes)
+        if header.pass_id <= self._machine.newest_pass:
+            return None
+        if self._machine.pass_waits:
+            raise RemoteProtocolError(f"Pass {header.pass_id} came while the one before was still to begin.")
+        return held.start_slot[:size_bytes]
 
     def start(self, connection: Connection, header: StartHeader, payload: memoryview | None) -> None:
-        if payload is not None and connection is self._hub:
-            self._put(_PassJob(header, payload))
+        if payload is not None:
+            self._feed(Started(connection, Start(header, payload)))
 
     def sum_buffer(self, connection: Connection, header: TensorHeader, size_bytes: int) -> memoryview | None:
-        if self._leaf is None or connection is not self._hub:
-            return None
-        return self._leaf.payload_buffer(connection, header, size_bytes)
+        return self._held.leaf.payload_buffer(connection, header, size_bytes) if self._held is not None else None
 
     def sum(self, connection: Connection, header: TensorHeader, payload: memoryview | None) -> None:
-        if self._leaf is not None and connection is self._hub:
-            self._leaf.received(connection, header, payload)
+        if self._held is not None:
+            self._held.leaf.received(connection, header, payload)
 
     def peer_lost(self, connection: Connection, error: TpidError) -> None:
-        if self._newest_load is not None and self._newest_load.hub is connection:
-            self._newest_load = None
-        if connection is self._hub:
-            if self._leaf is not None:
-                self._leaf.fail(error)
-            self._put(_UnloadJob(f"the coordinator is lost: {error.message}"))
+        self._feed(HubLost(connection, error))
 
-    def coordinated_by(self, coordinator: DeviceId | None) -> None:
-        """Whose lease this device has given: what it holds for another is let go."""
-        if coordinator == self._coordinator:
+    def lease_is_of(self, holder: DeviceId | None) -> None:
+        """Whom this device has given its lease: what it holds for another is let go."""
+        self._feed(LeaseIsOf(holder))
+
+    # --- the machine's shell
+
+    def _feed(self, event: Event) -> None:
+        for action in self._machine.handle(event):
+            self._perform(action)
+
+    def _perform(self, action: Action) -> None:
+        match action:
+            case Tell(hub, message):
+                _tell(hub, message)
+            case BeginLoad(order):
+                self._begin("load", self._load(order))
+            case BeginPass(start):
+                self._begin_pass(start)
+            case EndJob(error):
+                self._end_job(error)
+            case FreeShare(reason):
+                self._free(reason)
+
+    def _begin(self, name: str, job: "asyncio._CoroutineLike[None]") -> None:
+        if self._tasks is None:  # the daemon stops
+            job.close()
             return
-        self._coordinator = coordinator
-        if self._newest_load is not None or self._hub is not None:
-            self._newest_load = None
-            self._put(_UnloadJob("the coordinator has changed"))
+        self._job_error = None
+        self._job_since_s = time.monotonic()
+        self._job = self._tasks.create_task(job, name=name)
+        self._at_work.set()
 
-    def _put(self, job: _LoadJob | _PassJob | _UnloadJob) -> None:
+    def _end_job(self, error: TpidError) -> None:
+        self._job_error = error
+        if self._held is not None:
+            self._held.leaf.fail(error)
+        if self._job is not None:
+            self._job.cancel()
+
+    def _free(self, reason: str) -> None:
+        held, self._held = self._held, None
+        if held is not None:
+            plan = held.share.plan
+            log.info("unloaded model=%s term=%d reason=%r", plan.model, plan.term, reason)
+            held.close()
+
+    # --- jobs
+
+    async def _load(self, order: Order) -> None:
+        plan = order.plan
+        use: WeightUse | None = None
+        failure: BaseException | None = None
         try:
-            self._jobs.put_nowait(job)
-        except asyncio.QueueFull as error:
-            raise RemoteProtocolError(f"The coordinator sent more than {MAX_JOBS} orders at once.") from error
+            self._held = await self._load_share(order)
+            use = self._held.share.weight_use
+            log.info("loaded model=%s term=%d bytes=%d", plan.model, plan.term, use.resident_bytes)
+        except asyncio.CancelledError:
+            if self._job_error is None:
+                raise
+            failure = self._job_error
+        except (TpidError, OSError, MemoryError) as error:
+            log.warning("load_failed model=%s term=%d reason=%r", plan.model, plan.term, str(error))
+            failure = error
+        except Exception as error:  # a fault of ours, or of the torch backend: told, and the worker lives
+            log.exception("load_failed model=%s term=%d", plan.model, plan.term)
+            failure = error
+        self._at_work.clear()
+        self._feed(LoadEnded(use, failure))
 
-    async def _load(self, job: _LoadJob) -> None:
-        self._let_go("a new plan came")
-        if job is not self._newest_load:
-            return
-        plan = job.plan
+    async def _load_share(self, order: Order) -> _Held:
+        plan, me = order.plan, self._me
+        rank = plan.rank_of(me.id)
+        if rank is None or rank == 0:
+            raise LoadError("The plan gives this device no rank as a worker.")
+        planned_bytes = plan.ranks[rank].memory_bytes
+        if planned_bytes > me.budget_bytes:
+            raise MemoryPlanError(
+                f"The plan wants {planned_bytes / 1e9:.2f} GB of {me.name}, whose budget is "
+                f"{me.budget_bytes / 1e9:.2f} GB."
+            )
+        self._loaded_bytes = 0, 0
 
         def progress(done_bytes: int, total_bytes: int) -> None:
-            if job is not self._newest_load:
-                raise LoadError("The plan was replaced while it was loaded.")
+            self._loaded_bytes = done_bytes, total_bytes
 
-        try:
-            rank = plan.rank_of(self._me.id)
-            if rank is None or rank == 0:
-                raise LoadError("The plan gives this device no rank as a worker.")
-            pack = self._find_pack(plan.pack)
-            share = await load_share(self._compute, pack, plan, rank, self._me, progress=progress)
-            leaf = StarLeaf(
-                plan.term,
-                job.hub,
-                hidden_size=pack.spec.hidden_size,
-                max_tokens=plan.max_pass_tokens,
-                wire_dtype=WireDtype(plan.wire_dtype),
-            )
-        except (TpidError, ValueError, RuntimeError, MemoryError) as error:  # torch lacks memory with RuntimeError
-            log.warning("load_failed model=%s term=%d reason=%r", plan.model, plan.term, str(error))
-            self._tell(job.hub, Failed(term=plan.term, code=getattr(error, "code", "load"), reason=str(error)))
-            return
-        if job is not self._newest_load:
-            share.close()
-            return
-        self._hub, self._share, self._leaf, self._dropped_pass = job.hub, share, leaf, -1
-        use = share.weight_use
-        log.info("loaded model=%s term=%d rank=%d bytes=%d", plan.model, plan.term, rank, use.resident_bytes)
-        loaded = Loaded(
-            term=plan.term,
-            held_bytes=use.resident_bytes,
-            window_bytes=use.window_bytes,
-            streamed_bytes=use.streamed_bytes,
+        pack = await asyncio.to_thread(self._find_pack, plan.pack)
+        share = await load_share(self._compute, pack, plan, rank, me, progress=progress)
+        wire_dtype = WireDtype(plan.wire_dtype)
+        leaf = StarLeaf(
+            plan.term,
+            order.hub,
+            hidden_size=pack.spec.hidden_size,
+            max_tokens=plan.max_pass_tokens,
+            wire_dtype=wire_dtype,
         )
-        self._tell(job.hub, loaded)
+        slot_bytes = wire_bytes(wire_dtype, plan.max_pass_tokens, pack.spec.hidden_size)
+        return _Held(share, leaf, memoryview(bytearray(slot_bytes)))
 
-    async def _pass(self, job: _PassJob) -> None:
-        share, leaf, hub = self._share, self._leaf, self._hub
-        header = job.header
-        stale = share is None or header.term != share.plan.term or header.pass_id <= self._dropped_pass
-        if stale or share is None or leaf is None or hub is None:
-            return
-        hidden = np.empty((header.n_tokens, share.hidden_size), np.float32)
-        decode_tensor(job.payload, header.wire_dtype, hidden)
+    def _begin_pass(self, start: Start) -> None:
+        """Decodes the rows now: their slot is free for the next pass."""
+        held, header = self._held, start.header
+        if held is None:
+            raise RuntimeError("a pass begins without a share")
+        hidden = np.empty((header.n_tokens, held.share.hidden_size), np.float32)
+        decode_tensor(start.payload, header.wire_dtype, hidden)
+        held.leaf.begin(header.pass_id, header.n_tokens)
+        self._begin("pass", self._pass(held, header, hidden))
+
+    async def _pass(self, held: _Held, header: StartHeader, hidden: F32) -> None:
+        failure: BaseException | None = None
         try:
-            leaf.begin(header.pass_id, header.n_tokens)
-            await share.run(hidden, header.segments, leaf, self._calls)
-            self._tell_disk_use(hub, share)
-        except PassDroppedError:
+            await held.share.run(hidden, header.segments, held.leaf, self._calls)
+            self._tell_disk_use(held.share)
+        except asyncio.CancelledError:
+            if self._job_error is None:
+                raise
+            failure = self._job_error
+        except PassDroppedError as error:
             log.info("pass_dropped term=%d pass=%d", header.term, header.pass_id)
+            failure = error
         except DeviceLostError as error:
             log.warning("pass_lost term=%d pass=%d reason=%r", header.term, header.pass_id, error.message)
-        except (TpidError, RuntimeError, MemoryError) as error:
+            failure = error
+        except Exception as error:  # whatever it is, the coordinator hears of it and the worker lives
             log.exception("pass_failed term=%d pass=%d", header.term, header.pass_id)
-            self._tell(hub, Failed(term=header.term, code=getattr(error, "code", "internal"), reason=str(error)))
+            failure = error
+        self._at_work.clear()
+        self._feed(PassEnded(failure))
 
-    def _let_go(self, reason: str) -> None:
-        if self._share is not None:
-            log.info("unloaded model=%s term=%d reason=%r", self._share.plan.model, self._share.plan.term, reason)
-            self._share.close()
-        self._share = self._leaf = self._hub = None
+    # --- what is told meanwhile
 
-    def _check_start(self, share: LoadedShare, header: StartHeader, size_bytes: int) -> None:
+    async def _report(self) -> None:
+        """Twice a second while a job runs, so that a slow device is not taken for a stuck one."""
+        while True:
+            await self._at_work.wait()
+            await asyncio.sleep(TELL_PROGRESS_S)
+            hub = self._machine.held_for
+            if hub is None or not self._at_work.is_set() or time.monotonic() - self._job_since_s < TELL_PROGRESS_S:
+                continue
+            order, held = self._machine.order, self._held
+            if order is None and self._machine.loading is not None:
+                done, total = self._loaded_bytes
+                _tell(hub, Progress(term=self._machine.loading.plan.term, done=done, total=total))
+            elif order is not None and held is not None:
+                done, total = held.leaf.step, held.share.n_steps
+                _tell(hub, Progress(term=order.plan.term, pass_id=held.leaf.pass_id, done=done, total=total))
+
+    def _tell_disk_use(self, share: LoadedShare) -> None:
+        order, use, now = self._machine.order, share.weight_use, time.monotonic()
+        if use.disk_bytes_s is None or use.stall_s is None or now - self._told_disk_use_s < TELL_DISK_USE_S:
+            return
+        if order is not None:
+            self._told_disk_use_s = now
+            told = DiskUse(term=order.plan.term, disk_bytes_s=use.disk_bytes_s, stall_s=use.stall_s)
+            _tell(order.hub, told)
+
+    @staticmethod
+    def _check_start(share: LoadedShare, header: StartHeader, size_bytes: int) -> None:
         plan = share.plan
         if header.n_tokens > plan.max_pass_tokens:
             raise RemoteProtocolError(
@@ -241,16 +332,9 @@ class Worker:
             if segment.slot >= plan.n_slots or segment.start + segment.n_tokens > plan.context_tokens:
                 raise RemoteProtocolError(f"A START is outside the plan's KV cache: {segment}.")
 
-    def _tell_disk_use(self, hub: Connection, share: LoadedShare) -> None:
-        use, now = share.weight_use, time.monotonic()
-        if use.disk_bytes_s is None or use.stall_s is None or now - self._told_disk_use_s < TELL_DISK_USE_S:
-            return
-        self._told_disk_use_s = now
-        self._tell(hub, DiskUse(term=share.plan.term, disk_bytes_s=use.disk_bytes_s, stall_s=use.stall_s))
 
-    @staticmethod
-    def _tell(hub: Connection, message: Message) -> None:
-        try:
-            hub.send(message)
-        except DeviceLostError as error:
-            log.warning("tell_failed peer=%s reason=%r", hub.peer.name, error.message)
+def _tell(hub: Connection, message: Message) -> None:
+    try:
+        hub.send(message)
+    except DeviceLostError as error:
+        log.warning("tell_failed peer=%s reason=%r", hub.peer.name, error.message)

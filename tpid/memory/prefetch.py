@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from tpid.errors import LoadError
+from tpid.errors import LoadError, TpidError
 from tpid.memory.buffers import page_aligned
 from tpid.memory.direct_files import DirectFiles
 from tpid.memory.window import Place, Read, Window
@@ -87,7 +87,7 @@ class Prefetcher:
                 self._awaited = None
                 self.traffic.stall_s += time.perf_counter() - started
         if place.error is not None:
-            raise place.error
+            raise place.error.again() if isinstance(place.error, TpidError) else place.error
         begin = place.begin % len(self._ring)
         return self._ring[begin : begin + place.size_bytes]
 
@@ -134,5 +134,6 @@ class Prefetcher:
                 future.set_result(None)
 
     def _free(self) -> None:
+        self._ring = page_aligned(0)
         self._files.close()
         self._executor.shutdown(wait=False)

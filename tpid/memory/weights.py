@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Generic, TypeVar
 
+from tpid.errors import LoadError
 from tpid.memory.buffers import page_aligned
 from tpid.memory.direct_files import DirectFiles
 from tpid.memory.prefetch import READ_BYTES, Prefetcher, Streamed, Traffic
@@ -71,13 +72,18 @@ class Weights(Generic[Prepared]):
 
         Raises LoadError where its bytes cannot be read.
         """
+        if not self._items:
+            raise LoadError("The weights were let go while a pass was under way.", hint="Try again.")
         resident = self._resident.get(index)
         if resident is not None:
             return resident
         return _FromDisk(self._prefetcher, self._streamed[index], self._items[index].prepare)
 
     def close(self) -> None:
+        """Let go of all memory; a lease that is held keeps what it has."""
         self._prefetcher.close()
+        self._resident.clear()
+        self._items = ()
 
 
 class Lease(Generic[Prepared]):
@@ -156,6 +162,12 @@ async def _read_all(
     except BaseExceptionGroup as group:
         raise group.exceptions[0] from None
     finally:
-        await asyncio.to_thread(executor.shutdown)
-        files.close()
+        # Not on this task: it may be cancelled while it waits, and the files would stay open.
+        await asyncio.shield(asyncio.get_running_loop().run_in_executor(None, _end_reads, executor, files))
     return found
+
+
+def _end_reads(executor: ThreadPoolExecutor, files: DirectFiles) -> None:
+    """Wait for the reads under way, then close."""
+    executor.shutdown()
+    files.close()

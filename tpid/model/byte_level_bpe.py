@@ -10,8 +10,7 @@ from types import MappingProxyType
 from tokenizers import Regex, Tokenizer, decoders, normalizers, pre_tokenizers
 from tokenizers.models import BPE
 
-from tpid.errors import TokenizerError
-from tpid.model.tokenizer_parts import TokenType, add_marked_tokens, check_merges, library_errors
+from tpid.model.tokenizer_parts import TokenType, add_marked_tokens, check_merges, library_errors, vocabulary
 
 _CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 _REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -63,9 +62,7 @@ def byte_level_tokenizer(
     n_tokens = len(tokens)
     while n_tokens and types[n_tokens - 1] == TokenType.UNUSED:  # padding of the embedding: no text gives these
         n_tokens -= 1
-    vocab = {token: id for id, token in enumerate(tokens[:n_tokens])}
-    if len(vocab) != n_tokens:
-        raise TokenizerError(f"{where} has {n_tokens - len(vocab)} tokens twice.")
+    vocab = vocabulary(tokens[:n_tokens], where)
     check_merges(merges, vocab, where)
     with library_errors(f"Building the tokenizer of {where}"):
         tokenizer = Tokenizer(BPE(vocab, list(merges), fuse_unk=False, ignore_merges=family.whole_words_first))

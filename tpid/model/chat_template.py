@@ -5,6 +5,7 @@ Templates come with models of unknown origin: `tpid.model.template_sandbox` says
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
+from types import MappingProxyType
 
 from jinja2 import Template, TemplateError
 
@@ -26,13 +27,17 @@ class ChatTemplate:
         bos_token: str | None,
         eos_token: str | None,
         *,
+        other_tokens: Mapping[str, str] = MappingProxyType({}),
         now: Callable[[], datetime] = datetime.now,
     ) -> None:
-        """`now` is the clock of `strftime_now`. Raises ChatTemplateError where `source` is not a sound template."""
+        """The template knows the tokens by their names. `now` is the clock of `strftime_now`.
+
+        Raises ChatTemplateError where `source` is not a sound template, and MemoryError.
+        """
         if len(source) > MAX_TEMPLATE_CHARS:
             raise ChatTemplateError(f"The chat template has {len(source)} characters, more than {MAX_TEMPLATE_CHARS}.")
         self._template = _compile(source, now)
-        tokens = {"bos_token": bos_token, "eos_token": eos_token}
+        tokens = {**other_tokens, "bos_token": bos_token, "eos_token": eos_token}
         self._tokens = {name: token for name, token in tokens.items() if token is not None}
 
     def render(
@@ -46,7 +51,7 @@ class ChatTemplate:
         """To be encoded without special tokens: the template has written them.
 
         `messages`, `tools` and `variables` are made of JSON's types. Raises ChatTemplateError, with the template's own
-        words where it refuses the messages.
+        words where it refuses the messages, and MemoryError.
         """
         try:
             given: dict[str, object] = {
@@ -59,7 +64,7 @@ class ChatTemplate:
             }
             with counting(Budget()):
                 return _join(self._template.generate(given))
-        except ChatTemplateError:
+        except (ChatTemplateError, MemoryError):
             raise
         except TemplateError as error:
             raise ChatTemplateError(f"The chat template refuses the messages: {_one_line(error)}.") from error
@@ -72,6 +77,8 @@ class ChatTemplate:
 def _compile(source: str, now: Callable[[], datetime]) -> Template:
     try:
         return TemplateSandbox(now).compile_guarded(source)
+    except MemoryError:
+        raise
     except Exception as error:  # Jinja's own errors, and those of Python's compiler on what Jinja made of it
         raise ChatTemplateError(f"The chat template cannot be compiled: {_one_line(error)}.") from error
 

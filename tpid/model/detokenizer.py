@@ -10,15 +10,25 @@ from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from tpid.errors import TokenizerError
-from tpid.model.tokenizer import Tokenizer
 
+_MAX_TOKEN_CHARS = 1 << 20
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
+
+
+class Tokens(Protocol):
+    """What a decoder asks of a tokenizer."""
+
+    def id_to_token(self, id: int) -> str | None: ...
+
+    def is_special(self, token: str) -> bool: ...
+
+    def decoder_settings(self) -> Mapping[str, object] | None: ...
 
 
 class StreamDecoder:
     """One for each answer. The joined results of all `push` and of `flush` are `tokenizer.decode(ids)`."""
 
-    def __init__(self, tokenizer: Tokenizer, skip_special: bool = True) -> None:
+    def __init__(self, tokenizer: Tokens, skip_special: bool = True) -> None:
         """Raises TokenizerError where the tokenizer decodes in a way that cannot be streamed."""
         self._tokenizer = tokenizer
         self._skip_special = skip_special
@@ -180,12 +190,19 @@ def _stage(step: Mapping[str, object], whole: bool) -> list[_Stage]:
         case {"type": "ByteFallback"} if not whole:
             return [_ByteFallback()]
         case {"type": "Replace", "pattern": {"String": str(old)}, "content": str(new)} if not whole or len(old) == 1:
-            return [_EachText(lambda text: text.replace(old, new))]
+            return [_EachText(lambda text: _replaced(text, old, new))]
         case {"type": "Strip", "content": str(content), "start": int(start), "stop": 0} if whole:
             return [_StripStart(content, start)]
         case {"type": "Metaspace", "replacement": str(mark), "prepend_scheme": scheme} if not whole:
             return [_Metaspace(mark, prefixed=scheme != "never")]
     raise TokenizerError(f"The tokenizer's decoder has a step {step.get('type')!r} that tpid cannot stream.")
+
+
+def _replaced(text: str, old: str, new: str) -> str:
+    """Raises TokenizerError before a chain of replacements takes memory without bound."""
+    if len(text) + text.count(old) * len(new) > _MAX_TOKEN_CHARS:
+        raise TokenizerError(f"The tokenizer's decoder makes more than {_MAX_TOKEN_CHARS} characters of one token.")
+    return text.replace(old, new)
 
 
 def _spelled_bytes(token: str) -> bytes:

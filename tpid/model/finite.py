@@ -30,5 +30,6 @@ def _refuse_first(bad: NDArray[np.bool_], noun: str, where: str, first_row: int)
     if bad.any():
         row = first_row + int(bad.reshape(len(bad), -1).any(axis=1).argmax())
         raise ModelFileError(
-            f"{where}, row {row}: a {noun} is not a finite number.", hint="The file is damaged: download it again."
+            f"{where}, row {row}: a {noun} is not a finite number.",
+            hint="Compare the file's checksum with that where it was published: it is damaged, or the model is.",
         )

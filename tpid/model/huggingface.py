@@ -1,8 +1,8 @@
 """A directory as Hugging Face publishes models: config.json and one or more safetensors files."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 
@@ -10,25 +10,30 @@ import numpy as np
 
 from tpid.errors import ModelFileError, UnsupportedModelError
 from tpid.model.finite import require_finite, require_finite_values
-from tpid.model.halffit import scan_half_format
+from tpid.model.halffit import HalfFits
 from tpid.model.huggingface_config import read_spec
+from tpid.model.huggingface_files import weight_names
 from tpid.model.inventory import Shape, check_inventory, matrix_shapes, vector_shapes
 from tpid.model.jsonfile import read_json_object
 from tpid.model.limits import check_spec
+from tpid.model.mistaken import START_BYTES, found_instead
 from tpid.model.source import TokenizerFiles
 from tpid.model.spec import ModelSpec
-from tpid.model.tensorfile import TensorEntry, read_header
+from tpid.model.tensorfile import MAX_TENSORS, TensorEntry, read_header
+from tpid.model.token_rows import with_rows_only
 from tpid.model.tokenizer_files import tokenizer_files_from_directory
 from tpid.model.weightfile import U8, WeightFile, fingerprint
 from tpid.model.weights import F32, Format, HalfMatrix, Matrix, quantize
 
 CONFIG_NAME = "config.json"
-WEIGHTS_NAME = "model.safetensors"
-INDEX_NAME = "model.safetensors.index.json"
 MAX_CONFIG_BYTES = 4 << 20
-MAX_INDEX_BYTES = 64 << 20
-MAX_SHARDS = 512  # a 405B model has 191
 
+OWN_HEAD_NOTICE = (
+    "config.json ties the head to the embedding (tie_word_embeddings), but the model holds another lm_head.weight: "
+    "that one is used, as transformers does it."
+)
+
+_COMPARED_WEIGHTS = 1 << 20  # at once
 _HALVES = {"F16": Format.F16, "BF16": Format.BF16}
 _DTYPES = ("F32", *_HALVES)
 _GLOBAL = {"embed": "model.embed_tokens.weight", "head": "lm_head.weight", "final_norm": "model.norm.weight"}
@@ -69,32 +74,45 @@ class HuggingFaceSource:
     """A WeightSource over such a directory. Closes itself as a context manager."""
 
     def __init__(self, directory: Path) -> None:
-        """Reads headers only. Raises ModelFileError and UnsupportedModelError."""
+        """Reads headers, and of a head that is stored beside a tied embedding the weights.
+
+        Raises ModelFileError and UnsupportedModelError.
+        """
         config_path = directory / CONFIG_NAME
         self._directory = directory
-        self.spec = read_spec(read_json_object(config_path, MAX_CONFIG_BYTES), str(config_path))
-        check_spec(self.spec, str(config_path))
+        spec = read_spec(read_json_object(config_path, MAX_CONFIG_BYTES), str(config_path))
+        check_spec(spec, str(config_path))
         with ExitStack() as stack:
-            headers = {name: _open(directory / name, stack) for name in _weight_names(directory)}
-            self._tensors = _collect(headers.values())
-            _check_tensors(str(directory), self.spec, self._tensors)
-            config = WeightFile(config_path)
-            stack.callback(config.close)
-            shards = [(file, _header_bytes(entries)) for file, entries in headers.values()]
+            shards: list[tuple[WeightFile, int]] = []
+            self._tensors: dict[str, _Tensor] = {}
+            for name in weight_names(directory):
+                file, entries = _open(directory / name, stack)
+                _add(self._tensors, file, entries)
+                shards.append((file, _header_bytes(entries)))
+            _check_tensors(str(directory), spec, self._tensors)
+            self._says_tied = spec.tied_head
+            self.spec = self._with_its_head(str(directory), spec)
+            config = stack.enter_context(WeightFile(config_path))
             self.fingerprint = fingerprint([(config, config.size_bytes), *shards])
-            self._formats: dict[str, Format] = {}
+            self._half_fits = HalfFits()
             self._files = stack.pop_all()
+
+    @property
+    def notes(self) -> list[str]:
+        own_head = [] if self.spec.tied_head == self._says_tied else [OWN_HEAD_NOTICE]
+        return own_head + self._half_fits.notes()
 
     def natural_format(self, name: str) -> Format:
         """For F32 this reads the whole matrix once, in pieces."""
         tensor = self._tensor(name)
         if tensor.entry.dtype in _HALVES:
             return _HALVES[tensor.entry.dtype]
-        if name not in self._formats:
-            self._formats[name] = scan_half_format(
-                lambda start, stop: _rows(tensor, start, stop).view("<f4"), tensor.entry.shape, tensor.where
-            )
-        return self._formats[name]
+        return self._half_fits.format_of(
+            tensor.name,
+            lambda start, stop: _rows(tensor, start, stop).view("<f4"),
+            tensor.entry.shape,
+            tensor.where,
+        )
 
     def matrix(self, name: str, start_row: int, stop_row: int) -> Matrix:
         tensor = self._tensor(name)
@@ -119,7 +137,8 @@ class HuggingFaceSource:
         return values
 
     def tokenizer(self) -> TokenizerFiles:
-        return tokenizer_files_from_directory(self._directory)
+        files = tokenizer_files_from_directory(self._directory)
+        return with_rows_only(files, self.spec.vocab_size, str(self._directory))
 
     def close(self) -> None:
         self._files.close()
@@ -131,6 +150,15 @@ class HuggingFaceSource:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _with_its_head(self, where: str, spec: ModelSpec) -> ModelSpec:
+        """As transformers has it: a head that is stored with other values than the embedding is not tied to it."""
+        head = self._tensors.get(_GLOBAL["head"])
+        if not spec.tied_head or head is None or _are_equal(self._tensors[_GLOBAL["embed"]], head):
+            return spec
+        own = replace(spec, tied_head=False)
+        _check_tensors(where, own, self._tensors)
+        return own
 
     def _tensor(self, name: str) -> _Tensor:
         """A tied head is the embedding."""
@@ -147,48 +175,49 @@ def published_name(name: str) -> str:
     return f"model.layers.{layer}.{_IN_LAYER[kind]}"
 
 
-def _weight_names(directory: Path) -> list[str]:
-    """The files that hold tensors, in the order of their names."""
-    if (directory / WEIGHTS_NAME).exists():
-        return [WEIGHTS_NAME]
-    index = directory / INDEX_NAME
-    if not index.exists():
-        raise UnsupportedModelError(
-            f"{directory} has neither {WEIGHTS_NAME} nor {INDEX_NAME}.",
-            hint="tpid reads safetensors and GGUF: take the model in one of these formats.",
-        )
-    weight_map = read_json_object(index, MAX_INDEX_BYTES).get("weight_map")
-    if not isinstance(weight_map, dict) or not weight_map:
-        raise ModelFileError(f"{index} has no weight_map.")
-    names = set()
-    for name in weight_map.values():
-        if not isinstance(name, str) or not name.endswith(".safetensors") or "/" in name or "\0" in name:
-            raise ModelFileError(f"{index} names {str(name)[:60]!r}, which is not a safetensors file beside it.")
-        names.add(name)
-    if len(names) > MAX_SHARDS:
-        raise ModelFileError(f"{index} names {len(names)} files, more than {MAX_SHARDS}.")
-    return sorted(names)
-
-
 def _open(path: Path, stack: ExitStack) -> tuple[WeightFile, dict[str, TensorEntry]]:
     file = WeightFile(path)
     stack.callback(file.close)
-    with file.stream() as stream:
-        return file, read_header(stream, str(path))
+    try:
+        with file.stream() as stream:
+            return file, read_header(stream, str(path))
+    except ModelFileError as error:
+        instead = found_instead(path, file.read(0, min(START_BYTES, file.size_bytes)).tobytes())
+        if instead is None:
+            raise
+        raise ModelFileError(f"{path} is {instead.what}.", hint=instead.hint) from error
 
 
 def _header_bytes(entries: Mapping[str, TensorEntry]) -> int:
     return min((entry.start for entry in entries.values()), default=0)
 
 
-def _collect(files: Iterable[tuple[WeightFile, dict[str, TensorEntry]]]) -> dict[str, _Tensor]:
-    tensors: dict[str, _Tensor] = {}
-    for file, entries in files:
-        for name, entry in entries.items():
-            if name in tensors:
-                raise ModelFileError(f"{file.path} and {tensors[name].file.path} both hold tensor {name}.")
-            tensors[name] = _Tensor(name, file, entry)
-    return tensors
+def _add(tensors: dict[str, _Tensor], file: WeightFile, entries: Mapping[str, TensorEntry]) -> None:
+    for name, entry in entries.items():
+        if name in tensors:
+            raise ModelFileError(f"{file.path} and {tensors[name].file.path} both hold tensor {name}.")
+        tensors[name] = _Tensor(name, file, entry)
+    if len(tensors) > MAX_TENSORS:
+        raise ModelFileError(f"{file.path} and the files before it hold more than {MAX_TENSORS} tensors.")
+
+
+def _are_equal(one: _Tensor, other: _Tensor) -> bool:
+    """Two matrices of one shape, value by value; reads both, in pieces, up to the first that differs."""
+    if one.entry.shape != other.entry.shape or {one.entry.dtype, other.entry.dtype} - set(_DTYPES):
+        return False
+    rows, columns = one.entry.shape
+    step = max(_COMPARED_WEIGHTS // columns, 1)
+    return all(
+        np.array_equal(_values(one, start, min(start + step, rows)), _values(other, start, min(start + step, rows)))
+        for start in range(0, rows, step)
+    )
+
+
+def _values(tensor: _Tensor, start_row: int, stop_row: int) -> F32:
+    raw = _rows(tensor, start_row, stop_row)
+    if tensor.entry.dtype == "F32":
+        return raw.view("<f4").astype(np.float32, copy=False)
+    return HalfMatrix(raw.view("<u2").astype(np.uint16, copy=False), _HALVES[tensor.entry.dtype]).dequantize()
 
 
 def _check_tensors(where: str, spec: ModelSpec, tensors: Mapping[str, _Tensor]) -> None:

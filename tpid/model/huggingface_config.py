@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from tpid.errors import ModelFileError, UnsupportedModelError
 from tpid.model import limits
 from tpid.model.fields import Fields
+from tpid.model.mistaken import adapter_error
 from tpid.model.rope import Llama3Scaling, linear_factors, llama3_factors
 from tpid.model.spec import Architecture, ModelSpec, Rope
 
@@ -16,12 +17,19 @@ _QWEN = (Architecture.QWEN2, Architecture.QWEN3)
 _DEFAULT_QWEN3_HEAD_DIM = 128
 _DEFAULT_WINDOW_TOKENS = 4096
 _REFUSED: Mapping[str, str] = {
-    "quantization_config": "weights quantized by another tool",
     "num_local_experts": "a mixture of experts",
     "num_experts": "a mixture of experts",
     "use_mrope": "positions of several dimensions",
-    "vision_config": "a part that sees",
 }
+_OTHER_PARTS = ("vision_config", "audio_config", "text_config")
+_OTHER_TASKS = (
+    "ForSequenceClassification",
+    "ForTokenClassification",
+    "ForQuestionAnswering",
+    "ForMaskedLM",
+    "ForRewardModel",
+)
+_FAMILIES = "Choose a model of one of these families; the same one as GGUF would not run either."
 
 
 def read_spec(config: Mapping[str, object], where: str) -> ModelSpec:
@@ -57,24 +65,69 @@ def read_spec(config: Mapping[str, object], where: str) -> ModelSpec:
 
 
 def _architecture(fields: Fields) -> Architecture:
+    _refuse_other_kinds(fields)
     name = fields.text("model_type")
     try:
         architecture = Architecture(name)
     except ValueError:
         known = ", ".join(Architecture)
-        raise UnsupportedModelError(f"{fields.where} is of type {name[:60]!r}; tpid runs {known}.") from None
+        raise UnsupportedModelError(
+            f"{fields.where} is of type {name[:60]!r}; tpid runs {known}.", hint=_FAMILIES
+        ) from None
+    _refuse_quantized(fields)
     for key, what in _REFUSED.items():
-        if fields.raw(key) not in (None, False, 0):
-            raise UnsupportedModelError(
-                f"{fields.where} has {what} ({key}), which tpid cannot run.",
-                hint="Take the model as published before it was quantized, or a GGUF file of it."
-                if key == "quantization_config"
-                else None,
-            )
+        if _says(fields, key):
+            raise UnsupportedModelError(f"{fields.where} has {what} ({key}), which tpid cannot run.", hint=_FAMILIES)
     activation = fields.text("hidden_act", "silu")
     if activation not in ("silu", "swish"):
-        raise UnsupportedModelError(f"{fields.where} activates by {activation[:40]!r}; tpid knows silu.")
+        raise UnsupportedModelError(
+            f"{fields.where} activates by {activation[:40]!r}; tpid knows silu.", hint=_FAMILIES
+        )
     return architecture
+
+
+def _refuse_other_kinds(fields: Fields) -> None:
+    """What has a config.json and is no plain model of text. Raises UnsupportedModelError and ModelFileError."""
+    parts = [key for key in _OTHER_PARTS if _says(fields, key)]
+    if parts:
+        text = fields.raw("text_config")
+        inner = text.get("model_type") if isinstance(text, dict) else None
+        of_type = f"; its text part is of type {str(inner)[:40]!r}" if inner else ""
+        raise UnsupportedModelError(
+            f"{fields.where} is of a model of several parts ({', '.join(parts)}), which also sees or hears{of_type}.",
+            hint="tpid runs models of text alone: take the text model that this one was made from.",
+        )
+    if fields.has("peft_type"):
+        raise adapter_error(fields.where)
+    tasks = fields.raw("architectures")
+    task = tasks[0] if isinstance(tasks, list) and tasks and isinstance(tasks[0], str) else ""
+    if task.endswith(_OTHER_TASKS):
+        raise UnsupportedModelError(
+            f"{fields.where} is of a model that judges text and writes none ({task[:80]}).",
+            hint="Choose a model that chats or completes text (…ForCausalLM).",
+        )
+    if not fields.has("model_type"):
+        raise ModelFileError(
+            f"{fields.where} does not say model_type.",
+            hint="It is not the config.json of a language model for transformers: check that it is the right file.",
+        )
+
+
+def _refuse_quantized(fields: Fields) -> None:
+    for key in ("quantization", "quantization_config"):  # MLX writes both
+        if not _says(fields, key):
+            continue
+        settings = fields.raw(key)
+        method = settings.get("quant_method") if isinstance(settings, dict) else None
+        by = str(method)[:40] if method else "MLX" if key == "quantization" else "another tool"
+        raise UnsupportedModelError(
+            f"{fields.where} is of weights quantized by {by} ({key}), which tpid cannot run.",
+            hint="Take the model from before that (its page names it), or a GGUF file of it, such as Q4_K_M.",
+        )
+
+
+def _says(fields: Fields, key: str) -> bool:
+    return fields.raw(key) not in (None, False, 0, {})
 
 
 def _head_dim(fields: Fields, architecture: Architecture, hidden_size: int, n_heads: int) -> int:

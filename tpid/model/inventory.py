@@ -1,6 +1,6 @@
 """Which tensors a model of a given spec has, of which shape, and whether a published model has them."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 from tpid.errors import ModelFileError, UnsupportedModelError
 from tpid.model.spec import ModelSpec
@@ -8,6 +8,18 @@ from tpid.model.spec import ModelSpec
 Shape = tuple[int, ...]
 
 _NAMED_AT_MOST = 4  # names in one message
+_FOREIGN: Sequence[tuple[tuple[str, ...], str, str]] = [
+    (
+        ("lora_A.weight", "lora_B.weight", ".lora_a", ".lora_b"),
+        "an adapter (LoRA)",
+        "Merge it into its base model (merge_and_unload of peft), then import the result.",
+    ),
+    (
+        (".qweight", ".qzeros", ".g_idx", ".absmax", ".weight_scale", ".weight_scale_inv", ".weight_packed", ".scales"),
+        "weights quantized by another tool",
+        "Take the model from before that (its page names it), or a GGUF file of it, such as Q4_K_M.",
+    ),
+]
 
 
 def matrix_shapes(spec: ModelSpec) -> dict[str, Shape]:
@@ -61,14 +73,38 @@ def check_inventory(
     Raises ModelFileError, or UnsupportedModelError for tensors too many.
     """
     missing = [name for name in expected if name not in found]
+    unexpected = [name for name in found if name not in expected and name not in ignored]
+    foreign = _foreign(unexpected)
+    if foreign is not None:
+        raise UnsupportedModelError(f"{where} holds {foreign[0]}.", hint=foreign[1])
     if missing:
-        raise ModelFileError(f"{where} lacks {_listed(missing)}.", hint="Download the model again.")
+        raise ModelFileError(f"{where} lacks {_listed(missing)}.", hint=_missing_hint(missing))
     for name, shape in expected.items():
         if found[name] != shape:
-            raise ModelFileError(f"{where}: tensor {name} has shape {found[name]}, its model needs {shape}.")
-    unexpected = [name for name in found if name not in expected and name not in ignored]
+            raise ModelFileError(
+                f"{where}: tensor {name} has shape {found[name]}, its model needs {shape}.",
+                hint="Its settings and its weights do not belong together: take both from one place.",
+            )
     if unexpected:
-        raise UnsupportedModelError(f"{where} has {_listed(unexpected)}, which tpid does not know how to use.")
+        raise UnsupportedModelError(
+            f"{where} has {_listed(unexpected)}, which tpid does not know how to use.",
+            hint="It is a variant of a family that tpid runs: choose the plain model that it was made from.",
+        )
+
+
+def _foreign(unexpected: Collection[str]) -> tuple[str, str] | None:
+    """What tensors of these names belong to, and what to do; None where that cannot be told."""
+    for endings, what, hint in _FOREIGN:
+        for name in unexpected:
+            if name.endswith(endings):
+                return f"{what}: tensor {name}", hint
+    return None
+
+
+def _missing_hint(missing: Collection[str]) -> str:
+    if list(missing) == ["lm_head.weight"]:
+        return 'If it is the embedding, as in many small models, set "tie_word_embeddings": true in config.json.'
+    return "Not all of the model is there: compare its files with those where it was published."
 
 
 def _in_layers(spec: ModelSpec, layer: Mapping[str, Shape]) -> dict[str, Shape]:

@@ -11,7 +11,7 @@ from tokenizers import Tokenizer, decoders, normalizers
 from tokenizers.models import BPE
 
 from tpid.errors import TokenizerError
-from tpid.model.tokenizer_parts import TokenType, add_marked_tokens, check_merges, library_errors
+from tpid.model.tokenizer_parts import TokenType, add_marked_tokens, check_merges, library_errors, vocabulary
 
 MAX_PIECE_CHARS = 256  # merges are found by trying every cut of a piece; published pieces stay below 64
 
@@ -32,13 +32,11 @@ class Pieces:
 def sentencepiece_tokenizer(pieces: Pieces, where: str, merges: Sequence[tuple[str, str]] | None = None) -> Tokenizer:
     """Without BOS and EOS. Merges are derived from the scores unless given. Raises TokenizerError naming `where`."""
     _check(pieces, where)
-    vocab = {token: id for id, token in enumerate(pieces.tokens)}
-    if len(vocab) != len(pieces.tokens):
-        raise TokenizerError(f"{where} has {len(pieces.tokens) - len(vocab)} pieces twice.")
+    vocab = vocabulary(pieces.tokens, where)
     unknown = [token for token, type in zip(pieces.tokens, pieces.types, strict=True) if type == TokenType.UNKNOWN]
     byte_fallback = TokenType.BYTE in pieces.types
     if merges is None:
-        merges = _derive_merges(pieces, vocab)
+        merges = derive_merges(pieces, where)
     else:
         check_merges(merges, vocab, where)
     with library_errors(f"Building the tokenizer of {where}"):
@@ -70,8 +68,13 @@ def _check(pieces: Pieces, where: str) -> None:
         raise TokenizerError(f"{where} has a score that is not a finite number.")
 
 
-def _derive_merges(pieces: Pieces, vocab: dict[str, int]) -> list[tuple[str, str]]:
-    """Every cut of a piece into two pieces, best score first, in the order of transformers' `generate_merges`."""
+def derive_merges(pieces: Pieces, where: str) -> list[tuple[str, str]]:
+    """Every cut of a piece into two pieces, best score first, in the order of transformers' `generate_merges`.
+
+    Raises TokenizerError naming `where`.
+    """
+    _check(pieces, where)
+    vocab = {token: id for id, token in enumerate(pieces.tokens)}
     merged = {token for token, type in zip(pieces.tokens, pieces.types, strict=True) if type in _MERGED}
     merges: list[tuple[float, str, str]] = []
     for token, score in zip(pieces.tokens, pieces.scores, strict=True):

@@ -10,7 +10,8 @@ Vector names: `final_norm`; for each layer `attn_norm`, `ffn_norm`, and where th
 Rows of q, k and their biases are in the half-split order of RoPE, as Hugging Face publishes them.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from tpid.model.spec import ModelSpec
@@ -26,6 +27,8 @@ class TokenizerFiles:
     bos_token: str | None
     eos_token: str | None
     eos_ids: tuple[int, ...]  # any of these ends an answer
+    other_tokens: Mapping[str, str] = field(default_factory=dict)  # by the names that templates know, as pad_token
+    notes: tuple[str, ...] = ()  # what had to be guessed or left out, for whoever imports the model
 
 
 class WeightSource(Protocol):
@@ -37,6 +40,11 @@ class WeightSource(Protocol):
     @property
     def fingerprint(self) -> str:
         """Changes when the published files change; binds a half-done import to its source."""
+        ...
+
+    @property
+    def notes(self) -> list[str]:
+        """Sentences for the owner: what was guessed or lost so far in what was read."""
         ...
 
     def natural_format(self, name: str) -> Format:

@@ -49,6 +49,11 @@ class ModelSpec:
     first_sliding_layer: int = 0  # layers before this one see everything
 
     @property
+    def has_plain_key_bias(self) -> bool:
+        """Keys are rotated as a product plus a bias: no norm lies between, so that the bias can be told apart."""
+        return self.qkv_bias and not self.qk_norm
+
+    @property
     def heads_per_group(self) -> int:
         """Query heads that share one KV head."""
         return self.n_heads // self.n_kv_heads

@@ -12,10 +12,15 @@ from typing import BinaryIO, TypeGuard
 
 from tpid.errors import ModelFileError, UnsupportedModelError
 from tpid.model.jsonfile import parse_json_object
+from tpid.model.weightfile import CUT_HINT
+from tpid.size import shown_size
 
-MAX_HEADER_BYTES = 100_000_000  # the format's own limit
-MAX_TENSORS = 1 << 17  # a mixture of experts has some 50 000; bounds what a header's JSON can cost in memory
+MAX_TENSORS = 1 << 16  # a mixture of experts has some 50 000 in all its files
 MAX_DIMS = 8
+MAX_NAME_CHARS = 1024
+# Of 250 bytes and 16 values a tensor: reading such a header takes 200 MB at most. The format itself allows 100 MB.
+MAX_HEADER_BYTES = 16 << 20
+MAX_HEADER_VALUES = 16 * MAX_TENSORS
 
 DTYPE_BYTES: Mapping[str, int] = {
     "BOOL": 1,
@@ -56,23 +61,33 @@ def read_header(file: BinaryIO, where: str | None = None) -> dict[str, TensorEnt
     Raises ModelFileError where the file is not sound, UnsupportedModelError for dtypes of less than a byte.
     """
     where = where or str(getattr(file, "name", "the file"))
+    length, file_bytes, text = _header_text(file, where)
+    header = parse_json_object(text, f"The header of {where}", MAX_HEADER_VALUES)
+    if len(header) > MAX_TENSORS:
+        raise ModelFileError(f"{where} lists {len(header)} tensors, more than {MAX_TENSORS}.")
+    data_start = _LENGTH_BYTES + length
+    entries = {name: _entry(where, name, value, data_start) for name, value in header.items() if name != _METADATA}
+    return _check_ranges(where, entries, data_start, file_bytes)
+
+
+def _header_text(file: BinaryIO, where: str) -> tuple[int, int, bytes]:
+    """The header's length, the file's, and the header. Raises ModelFileError."""
     try:
         file_bytes = file.seek(0, 2)
         file.seek(0)
         length = int.from_bytes(file.read(_LENGTH_BYTES), "little")
-        data_start = _LENGTH_BYTES + length
-        if file_bytes < _LENGTH_BYTES or data_start > file_bytes:
-            raise ModelFileError(f"{where} ends within its header.", hint="Download it again.")
+        if file_bytes < _LENGTH_BYTES or _LENGTH_BYTES + length > file_bytes:
+            raise ModelFileError(f"{where} ends within its header.", hint=CUT_HINT)
         if length > MAX_HEADER_BYTES:
-            raise ModelFileError(f"{where} has a header of {length} bytes, more than {MAX_HEADER_BYTES}.")
+            raise ModelFileError(
+                f"{where} has a header of {shown_size(length)}, more than {shown_size(MAX_HEADER_BYTES)}."
+            )
         text = file.read(length)
     except OSError as error:
         raise ModelFileError(f"{where} cannot be read: {error.strerror}.") from error
     if len(text) < length or not text.startswith(b"{"):
         raise ModelFileError(f"{where} is not a safetensors file.")
-    header = parse_json_object(text, f"The header of {where}")
-    entries = {name: _entry(where, name, value, data_start) for name, value in header.items() if name != _METADATA}
-    return _check_ranges(where, entries, data_start, file_bytes)
+    return length, file_bytes, text
 
 
 def build_header(
@@ -98,6 +113,8 @@ def build_header(
 
 
 def _entry(where: str, name: str, value: object, data_start: int) -> TensorEntry:
+    if len(name) > MAX_NAME_CHARS:
+        raise ModelFileError(f"{where} has a tensor with a name of {len(name)} characters, more than {MAX_NAME_CHARS}.")
     if not isinstance(value, dict):
         raise ModelFileError(f"{where} describes tensor {name} by something that is not an object.")
     dtype, shape, offsets = value.get("dtype"), value.get("shape"), value.get("data_offsets")
@@ -129,8 +146,6 @@ def _check_ranges(
     where: str, entries: dict[str, TensorEntry], data_start: int, file_bytes: int
 ) -> dict[str, TensorEntry]:
     """As the format asks: tensors overlap nowhere and leave no hole, and the file ends where the last one does."""
-    if len(entries) > MAX_TENSORS:
-        raise ModelFileError(f"{where} lists {len(entries)} tensors, more than {MAX_TENSORS}.")
     ordered = dict(sorted(entries.items(), key=lambda item: (item[1].start, item[1].stop)))
     end = data_start
     for name, entry in ordered.items():
@@ -139,7 +154,7 @@ def _check_ranges(
             raise ModelFileError(f"{where}: tensor {name} {fault}.")
         end = entry.stop
     if end > file_bytes:
-        raise ModelFileError(f"{where} ends {end - file_bytes} bytes too early.", hint="Download it again.")
+        raise ModelFileError(f"{where} ends {shown_size(end - file_bytes)} too early.", hint=CUT_HINT)
     if end < file_bytes:
-        raise ModelFileError(f"{where} has {file_bytes - end} bytes after its last tensor.")
+        raise ModelFileError(f"{where} has {shown_size(file_bytes - end)} after its last tensor.")
     return ordered

@@ -31,6 +31,10 @@ class Tokenizer:
         """Tokens that have text, added ones included; the embedding may be padded to more."""
         return self._backend.get_vocab_size()
 
+    @property
+    def max_id(self) -> int:
+        return max(self._backend.get_vocab().values(), default=-1)
+
     def encode(self, text: str, add_special: bool) -> list[int]:
         """With `add_special`, BOS and EOS as the model wants them: not for text that a chat template has rendered.
 
@@ -50,6 +54,11 @@ class Tokenizer:
 
     def id_to_token(self, id: int) -> str | None:
         return self._backend.id_to_token(id)
+
+    @property
+    def special_tokens(self) -> frozenset[str]:
+        """The texts that decoding leaves out."""
+        return self._special
 
     def is_special(self, token: str) -> bool:
         """Whether decoding leaves `token` out."""

@@ -1,10 +1,10 @@
 """The tokenizer of a directory in the layout of Hugging Face.
 
 `tokenizer.json`, or else SentencePiece's `tokenizer.model`; beside it `tokenizer_config.json`,
-`special_tokens_map.json`, `generation_config.json`, `config.json` and `chat_template.jinja`, each of them optional.
+`special_tokens_map.json`, `added_tokens.json`, `generation_config.json`, `config.json`, `chat_template.jinja` and
+`additional_chat_templates`, each of them optional. docs/tokenizers.md says what each field does.
 """
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,20 +14,18 @@ from tokenizers import AddedToken
 from tpid.errors import ModelFileError, TokenizerError
 from tpid.model.jsonfile import read_json_object
 from tpid.model.limits import MAX_VOCAB
-from tpid.model.sentencepiece_bpe import sentencepiece_tokenizer
-from tpid.model.sentencepiece_file import read_sentencepiece
+from tpid.model.sentencepiece_bpe import Pieces, sentencepiece_tokenizer
+from tpid.model.sentencepiece_file import SentencePieceFile, read_sentencepiece
 from tpid.model.source import TokenizerFiles
-from tpid.model.tokenizer_parts import add_bos_eos, ending_ids, library_errors
+from tpid.model.tokenizer_parts import TokenType, add_bos_eos, ending_ids, library_errors
+from tpid.model.tokenizer_settings import MAX_CONFIG_BYTES, TokenizerSettings, read_settings, text_of
 from tpid.model.weightfile import WeightFile
 
 MAX_TOKENIZER_BYTES = 128 << 20  # that of Gemma 3, with 262 000 tokens, takes 33 MB
-MAX_CONFIG_BYTES = 16 << 20
 MAX_TEMPLATE_BYTES = 1 << 20
+MAX_TEMPLATES = 64
 
-_SPECIAL_KEYS = ("bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token")
 _TEMPLATE_NAME = "default"  # of several that a model may come with
-
-_Object = Mapping[str, object]
 
 
 def tokenizer_files_from_directory(path: Path) -> TokenizerFiles:
@@ -39,56 +37,71 @@ def tokenizer_files_from_directory(path: Path) -> TokenizerFiles:
 
 
 def _read(path: Path) -> TokenizerFiles:
-    settings = _Settings(
-        path / "tokenizer_config.json",
-        _optional_object(path / "tokenizer_config.json"),
-        _optional_object(path / "special_tokens_map.json"),
-    )
+    settings = read_settings(path)
     if (path / "tokenizer.json").is_file():
-        tokenizer, bos, eos = _from_tokenizer_json(path / "tokenizer.json", settings)
+        read = _from_tokenizer_json(path / "tokenizer.json", settings)
     elif (path / "tokenizer.model").is_file():
-        tokenizer, bos, eos = _from_sentencepiece(path / "tokenizer.model", settings)
+        read = _from_sentencepiece(path / "tokenizer.model", settings)
     else:
         raise TokenizerError(
             f"{path} has neither a tokenizer.json nor a tokenizer.model.",
             hint="Download the model's tokenizer.json into it.",
         )
+    template, about_template = _chat_template(path, settings)
     with library_errors(f"Reading the tokenizer of {path}"):
-        bos = bos if bos is not None else _token_of(path, tokenizer, "bos_token_id")
-        eos = eos if eos is not None else _token_of(path, tokenizer, "eos_token_id")
-        eos_id = tokenizer.token_to_id(eos) if eos is not None else None
-        declared = _declared_ids(path, "eos_token_id") + ([eos_id] if eos_id is not None else [])
+        eos = read.named.get("eos_token")
+        eos_id = read.tokenizer.token_to_id(eos) if eos is not None else None
+        declared = _declared_ends(path) + ([eos_id] if eos_id is not None else [])
         return TokenizerFiles(
-            tokenizer_json=tokenizer.to_str().encode(),
-            chat_template=_chat_template(path, settings),
-            bos_token=bos,
+            tokenizer_json=read.tokenizer.to_str().encode(),
+            chat_template=template,
+            bos_token=read.named.get("bos_token"),
             eos_token=eos,
-            eos_ids=ending_ids(tokenizer, declared),
+            other_tokens={name: text for name, text in read.named.items() if name not in ("bos_token", "eos_token")},
+            eos_ids=ending_ids(read.tokenizer, declared),
+            notes=(*settings.notes, *read.notes, *about_template),
         )
 
 
-_Parts = tuple[tokenizers.Tokenizer, str | None, str | None]  # tokenizer, BOS, EOS
+@dataclass(frozen=True, slots=True)
+class _Read:
+    tokenizer: tokenizers.Tokenizer
+    named: dict[str, str]  # special tokens by role
+    notes: tuple[str, ...]
 
 
-def _from_tokenizer_json(path: Path, settings: "_Settings") -> _Parts:
+def _from_tokenizer_json(path: Path, settings: TokenizerSettings) -> _Read:
     data = _file_bytes(path, MAX_TOKENIZER_BYTES)
     with library_errors(f"Reading {path}"):
         tokenizer = tokenizers.Tokenizer.from_buffer(data)
-        _add_missing(tokenizer, settings, path)
+        notes = _add_tokens(tokenizer, settings, path)
     # add_bos_token and add_eos_token have no say here, as in transformers: tokenizer.json says what is added.
-    return tokenizer, settings.token("bos_token"), settings.token("eos_token")
+    return _Read(tokenizer, settings.texts(), notes)
 
 
-def _from_sentencepiece(path: Path, settings: "_Settings") -> _Parts:
+def _from_sentencepiece(path: Path, settings: TokenizerSettings) -> _Read:
     file = read_sentencepiece(_file_bytes(path, MAX_TOKENIZER_BYTES), str(path))
     tokenizer = sentencepiece_tokenizer(file.pieces, str(path))
     with library_errors(f"Reading the tokenizer beside {path}"):
-        _add_missing(tokenizer, settings, path)
-    bos = settings.token("bos_token") or _piece(file.pieces.tokens, file.bos_id)
-    eos = settings.token("eos_token") or _piece(file.pieces.tokens, file.eos_id)
-    add_bos = settings.flag("add_bos_token") is not False  # these models were trained with it
-    _surround(tokenizer, bos if add_bos else None, eos if settings.flag("add_eos_token") else None)
-    return tokenizer, bos, eos
+        notes = _add_tokens(tokenizer, settings, path)
+        named = _own_names(file) | settings.texts()
+        add_bos = settings.add_bos is not False  # these models were trained with it
+        _surround(
+            tokenizer,
+            named.get("bos_token") if add_bos else None,
+            named.get("eos_token") if settings.add_eos else None,
+        )
+    return _Read(tokenizer, named, notes)
+
+
+def _own_names(file: SentencePieceFile) -> dict[str, str]:
+    """What the roles are where no settings say so."""
+    ids = {"bos_token": file.bos_id, "eos_token": file.eos_id, "unk_token": _unknown_id(file.pieces)}
+    return {name: file.pieces.tokens[id] for name, id in ids.items() if id is not None}
+
+
+def _unknown_id(pieces: Pieces) -> int | None:
+    return next((id for id, type in enumerate(pieces.types) if type == TokenType.UNKNOWN), None)
 
 
 def _surround(tokenizer: tokenizers.Tokenizer, bos: str | None, eos: str | None) -> None:
@@ -101,58 +114,80 @@ def _surround(tokenizer: tokenizers.Tokenizer, bos: str | None, eos: str | None)
     )
 
 
-def _piece(tokens: Sequence[str], id: int | None) -> str | None:
-    return tokens[id] if id is not None else None
+def _add_tokens(tokenizer: tokenizers.Tokenizer, settings: TokenizerSettings, path: Path) -> tuple[str, ...]:
+    """What only the settings know of tokens: whole ones, their marks as special, how they take spaces.
 
-
-def _add_missing(tokenizer: tokenizers.Tokenizer, settings: "_Settings", path: Path) -> None:
-    """Tokens, and marks of tokens as special, that only the settings know."""
-    known = {token.content: id for id, token in tokenizer.get_added_tokens_decoder().items()}
-    for id, token in settings.added_tokens():
-        if known.get(token.content) == id:
-            continue
-        tokenizer.add_tokens([token])
-        if tokenizer.token_to_id(token.content) != id:
+    In the order of transformers, so that new ones get the same ids; gives notes on what does not fit.
+    """
+    present = tokenizer.get_added_tokens_decoder()
+    listed = dict(settings.added) | ({} if settings.complete else present)
+    known = {token.content for token in (*present.values(), *listed.values())}
+    named: list[str | AddedToken] = []  # one text may be described in several ways: the last holds
+    for role in (*settings.named.values(), *settings.extra):
+        if text_of(role) not in known and role not in named:
+            named.append(role)
+    wanted = [token for _, token in sorted(listed.items(), key=lambda item: item[0])]
+    wanted += [AddedToken(token, special=True) if isinstance(token, str) else token for token in named]
+    roles = {text_of(token) for token in settings.named.values()}
+    stays_special = {token.content for token in present.values() if token.special}
+    for token in wanted:
+        token.special = token.special or token.content in roles or token.content in stays_special
+    ids_before = {token.content: tokenizer.token_to_id(token.content) for _, token in settings.added}
+    if wanted:
+        tokenizer.add_tokens(wanted)
+    others = [(id, token.content) for id, token in settings.added if tokenizer.token_to_id(token.content) != id]
+    for id, text in others:
+        if ids_before[text] is None:
             raise TokenizerError(
-                f"{path} gives token {token.content[:60]!r} the id {tokenizer.token_to_id(token.content)}, "
-                f"tokenizer_config.json {id}.",
+                f"{path} gives token {text[:60]!r} the id {tokenizer.token_to_id(text)}, the settings beside it {id}.",
                 hint="The files are not of one model: download them again.",
             )
-    special = {token.content for token in tokenizer.get_added_tokens_decoder().values() if token.special}
-    unmarked = [token for token in settings.special_tokens() if token not in special]
-    tokenizer.add_special_tokens([token for token in unmarked if tokenizer.token_to_id(token) is not None])
+    if not others:
+        return ()
+    id, text = others[0]
+    more = f", as for {len(others) - 1} more" if len(others) > 1 else ""
+    return (f"{path} gives token {text[:60]!r} the id {ids_before[text]}, which holds; beside it stands {id}{more}.",)
 
 
-def _chat_template(path: Path, settings: "_Settings") -> str | None:
-    file = path / "chat_template.jinja"
-    if not file.is_file():
-        return settings.chat_template()
+def _chat_template(path: Path, settings: TokenizerSettings) -> tuple[str | None, tuple[str, ...]]:
+    """The template, from files of its own before those in the settings, and notes."""
+    templates = _template_files(path) or settings.templates
+    if templates is None or isinstance(templates, str):
+        return templates, ()
+    if _TEMPLATE_NAME in templates:
+        return templates[_TEMPLATE_NAME], ()
+    names = ", ".join(sorted(templates))[:200]
+    return None, (f"{path} has chat templates ({names}), but none is called {_TEMPLATE_NAME!r}: there is no chat.",)
+
+
+def _template_files(path: Path) -> dict[str, str]:
+    files = sorted((path / "additional_chat_templates").glob("*.jinja"))
+    if len(files) > MAX_TEMPLATES:
+        raise TokenizerError(f"{path} has {len(files)} additional chat templates, more than {MAX_TEMPLATES}.")
+    named = {file.stem: file for file in files} | {_TEMPLATE_NAME: path / "chat_template.jinja"}
+    return {name: _text(file) for name, file in named.items() if file.is_file()}
+
+
+def _text(file: Path) -> str:
     try:
         return _file_bytes(file, MAX_TEMPLATE_BYTES).decode()
     except UnicodeDecodeError as error:
         raise TokenizerError(f"{file} is not UTF-8.") from error
 
 
-def _token_of(path: Path, tokenizer: tokenizers.Tokenizer, key: str) -> str | None:
-    ids = _declared_ids(path, key)
-    return tokenizer.id_to_token(ids[0]) if ids else None
-
-
-def _declared_ids(path: Path, key: str) -> list[int]:
-    """One id or a list of them, in generation_config.json or in config.json."""
+def _declared_ends(path: Path) -> list[int]:
+    """One id or a list of them, in generation_config.json and in config.json."""
     ids: list[int] = []
     for name in ("generation_config.json", "config.json"):
-        value = _optional_object(path / name).get(key)
+        if not (path / name).is_file():
+            continue
+        value = read_json_object(path / name, MAX_CONFIG_BYTES).get("eos_token_id")
         several = value if isinstance(value, list) else [value] if value is not None else []
         for id in several:
             if isinstance(id, bool) or not isinstance(id, int) or not 0 <= id < MAX_VOCAB:
-                raise TokenizerError(f"{path / name} says {key} = {str(value)[:60]}, which is not a token's id.")
+                raise TokenizerError(f"{path / name} says eos_token_id = {str(value)[:60]}, which is not a token's id.")
             ids.append(id)
     return ids
-
-
-def _optional_object(path: Path) -> _Object:
-    return read_json_object(path, MAX_CONFIG_BYTES) if path.is_file() else {}
 
 
 def _file_bytes(path: Path, max_bytes: int) -> bytes:
@@ -163,66 +198,3 @@ def _file_bytes(path: Path, max_bytes: int) -> bytes:
         return file.read(0, file.size_bytes).tobytes()
     finally:
         file.close()
-
-
-@dataclass(frozen=True, slots=True)
-class _Settings:
-    """tokenizer_config.json, and special_tokens_map.json where that has no say. All methods raise TokenizerError."""
-
-    path: Path
-    config: _Object
-    special: _Object
-
-    def token(self, key: str) -> str | None:
-        value = self.config.get(key) or self.special.get(key)
-        if isinstance(value, dict):
-            value = value.get("content")
-        if value is not None and not isinstance(value, str):
-            raise self._refuse(key, "a token")
-        return value
-
-    def flag(self, key: str) -> bool | None:
-        value = self.config.get(key)
-        if value is not None and not isinstance(value, bool):
-            raise self._refuse(key, "true or false")
-        return value
-
-    def chat_template(self) -> str | None:
-        """One template, or a list of `{"name": …, "template": …}`."""
-        value = self.config.get("chat_template")
-        if isinstance(value, list):
-            value = next((item.get("template") for item in value if _is_default(item)), None)
-        if value is not None and not isinstance(value, str):
-            raise self._refuse("chat_template", "a template")
-        return value
-
-    def special_tokens(self) -> list[str]:
-        """Those that transformers leaves out of decoded text, whatever tokenizer.json says of them."""
-        tokens = [self.token(key) for key in _SPECIAL_KEYS]
-        for source in (self.config, self.special):
-            extra = source.get("additional_special_tokens") or []
-            for item in extra if isinstance(extra, list) else []:
-                tokens.append(item.get("content") if isinstance(item, dict) else item)
-        return [token for token in tokens if isinstance(token, str) and token]
-
-    def added_tokens(self) -> list[tuple[int, AddedToken]]:
-        """By id."""
-        entries = self.config.get("added_tokens_decoder") or {}
-        if not isinstance(entries, dict):
-            raise self._refuse("added_tokens_decoder", "an object")
-        return sorted((self._added(key, entry) for key, entry in entries.items()), key=lambda added: added[0])
-
-    def _added(self, key: str, entry: object) -> tuple[int, AddedToken]:
-        match entry:
-            case {"content": str(content), **rest} if key.isascii() and key.isdigit() and len(key) < 10:
-                options = {name: rest.get(name) is True for name in ("lstrip", "rstrip", "single_word", "special")}
-                normalized = rest.get("normalized", not options["special"]) is True
-                return int(key), AddedToken(content, normalized=normalized, **options)
-        raise self._refuse("added_tokens_decoder", "tokens by their ids")
-
-    def _refuse(self, key: str, wanted: str) -> TokenizerError:
-        return TokenizerError(f"{self.path} says something for {key} that is not {wanted}.")
-
-
-def _is_default(item: object) -> bool:
-    return isinstance(item, dict) and item.get("name") == _TEMPLATE_NAME

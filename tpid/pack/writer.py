@@ -6,16 +6,19 @@ model.json is written, every byte is read back and checked, and one rename makes
 """
 
 import contextlib
+import math
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import BaseModel, ValidationError
 
-from tpid.errors import DiskFullError
+from tpid.errors import DiskFullError, UnsupportedModelError
+from tpid.model.inventory import matrix_shapes
 from tpid.model.source import TokenizerFiles, WeightSource
+from tpid.model.spec import ModelSpec
 from tpid.model.tensorfile import build_header
 from tpid.model.weights import Format
 from tpid.pack.encode import UnitEncoder, block_formats, encode_block, vocab_format
@@ -40,10 +43,14 @@ from tpid.pack.manifest import (
 from tpid.pack.reader import Pack
 from tpid.pack.staging import FREE_SPACE_HINT, publish, staging_for, write_whole
 from tpid.pack.verify import Progress, ProgressCallback, digest, vectors_digest, verify_pack
-from tpid.size import format_size
+from tpid.size import shown_size
 
 JOURNAL_NAME = "import.json"
 FREE_MARGIN_BYTES = 64 << 20  # what an import leaves free
+# Units are padded to 4096 bytes and tiles to 8 rows of 32. That is little of any real model, but nearly all of a
+# made-up one with thousands of heads of two weights. A pack larger than both of these together is refused.
+MAX_BYTES_A_WEIGHT = 8
+MAX_PADDING_BYTES = 256 << 20
 
 
 def import_pack(
@@ -55,8 +62,9 @@ def import_pack(
     verify: bool = True,
     encode: UnitEncoder = encode_block,
     progress: ProgressCallback = lambda _: None,
+    tell: Callable[[str], None] = lambda _: None,
 ) -> Pack:
-    """Write `source` as the pack `target` and give it back, verified if asked for.
+    """Write `source` as the pack `target` and give it back, verified if asked for; `tell` what had to be guessed.
 
     Raises ModelError for the source's faults, DiskFullError, and PackError where `target` exists already or
     is being written by another import. After an error nothing is left; after an interruption the staging
@@ -64,6 +72,8 @@ def import_pack(
     """
     with staging_for(target, replace=replace) as staging:
         tokenizer = source.tokenizer()  # a cheap reason to refuse comes first
+        for note in tokenizer.notes:
+            tell(note)
         writer = _Writer(source, staging, requested, encode, progress)
         manifest = writer.write_all(tokenizer)
         write_whole(staging / MANIFEST_NAME, dump_manifest(manifest))
@@ -119,6 +129,7 @@ class _Writer:
         plans = [self._layer_plan(layer, by_half) for layer, by_half in enumerate(formats)]
         plans += [self._vocab_plan(name, format) for name, format in vocab.items()]
         self._total_bytes = sum(plan.layout.size_bytes for plan in plans)
+        _check_padding(spec, self._total_bytes)
         self._check_space(plans)
         digests = {plan.path: self._write_file(plan) for plan in plans}
 
@@ -141,7 +152,10 @@ class _Writer:
             head=None if spec.tied_head else VocabEntry(format=vocab["head"], digests=digests[HEAD_NAME]["head.units"]),
             final_norm=digests[EMBED_NAME]["vectors"][0],
             tokens=TokenEntry(
-                bos_token=tokenizer.bos_token, eos_token=tokenizer.eos_token, eos_ids=list(tokenizer.eos_ids)
+                bos_token=tokenizer.bos_token,
+                eos_token=tokenizer.eos_token,
+                eos_ids=list(tokenizer.eos_ids),
+                other_tokens=dict(tokenizer.other_tokens),
             ),
             tokenizer=digest(tokenizer.tokenizer_json),
             chat_template=digest(template) if template is not None else None,
@@ -217,11 +231,20 @@ class _Writer:
         free = shutil.disk_usage(self._staging).free
         if free < needed:
             raise DiskFullError(
-                f"The import needs {format_size(needed)} on the disk of {self._staging.parent}, "
-                f"where {format_size(free)} are free.",
+                f"The import needs {shown_size(needed)} on the disk of {self._staging.parent}, "
+                f"where {shown_size(free)} are free.",
                 hint=FREE_SPACE_HINT,
             )
 
     def _advance(self, n_bytes: int) -> None:
         self._done_bytes += n_bytes
         self._progress(Progress("convert", self._done_bytes, self._total_bytes))
+
+
+def _check_padding(spec: ModelSpec, pack_bytes: int) -> None:
+    n_weights = sum(math.prod(shape) for shape in matrix_shapes(spec).values())
+    if pack_bytes > MAX_BYTES_A_WEIGHT * n_weights + MAX_PADDING_BYTES:
+        size = shown_size(pack_bytes)
+        raise UnsupportedModelError(
+            f"The model has {n_weights} weights, but in pieces so small that its pack would take {size}."
+        )

@@ -184,7 +184,15 @@ def kv_bytes(work: Workload, backend: str, n_attn: int) -> int:
     if backend != "torch":
         positions, width = _up_to(positions, _KV_ALIGN), _up_to(width, _KV_ALIGN)
     vector = width * cost.kv_value_bytes + -(-width // _KV_GROUP) * cost.kv_scale_bytes
-    return n_attn * 2 * work.spec.n_layers * work.n_slots * positions * vector
+    return n_attn * 2 * work.spec.n_layers * work.n_slots * positions * vector + _turn_bytes(work, backend, n_attn)
+
+
+def _turn_bytes(work: Workload, backend: str, n_attn: int) -> int:
+    """The angles by which an int8 cache's keys get their biases back: of each block of positions, and within one."""
+    if backend != "native-kv8" or not n_attn or not work.spec.has_plain_key_bias:
+        return 0
+    blocks = -(-work.context_tokens // _KV_ALIGN)
+    return (blocks + _KV_ALIGN) * 4 * work.spec.head_dim
 
 
 def activation_bytes(work: Workload, backend: str, n_attn: int, n_ffn: int, *, coordinator: bool) -> int:

@@ -8,7 +8,7 @@ from tpid.device import DeviceProfile
 from tpid.errors import MemoryPlanError
 from tpid.plan.division import fits
 from tpid.plan.footprint import Workload
-from tpid.size import format_size
+from tpid.size import shown_size
 
 CONTEXT_STEP_TOKENS = 16
 _STEP_BYTES = 1_000_000
@@ -19,14 +19,14 @@ def does_not_fit(model: str, work: Workload, devices: Sequence[DeviceProfile]) -
     coordinator = devices[0]
     missing = _missing_bytes(work, devices)
     context = _fitting_context_tokens(work, devices)
-    budgets = ", ".join(f"{device.name} {format_size(device.budget_bytes)}" for device in devices)
+    budgets = ", ".join(f"{device.name} {shown_size(device.budget_bytes)}" for device in devices)
     where = "its memory budget is" if len(devices) == 1 else f"the memory budgets of these {len(devices)} devices are"
     advice = [f'Set memory_budget = "{-(-(coordinator.budget_bytes + missing) // _STEP_BYTES)}M" on {coordinator.name}']
     if context:
         advice.append(f"context_tokens = {context}")
     return MemoryPlanError(
         f"{model} with {work.context_tokens} tokens of context does not fit, even where all that can streams from "
-        f"disk: {format_size(missing)} are missing on {coordinator.name}; {where}: {budgets}.",
+        f"disk: {shown_size(missing)} are missing on {coordinator.name}; {where}: {budgets}.",
         hint=", or ".join([*advice, "add a device."]),
     )
 

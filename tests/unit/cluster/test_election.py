@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from tpid.cluster.election import Election
 from tpid.cluster.lease import (
-    MAX_TERM_JUMP,
+    NEAR_TERMS,
+    TERM_STEP,
     BumpTerm,
     Busy,
     ElectionSettings,
@@ -238,17 +239,41 @@ def test_a_helper_that_asks_for_the_lease_breaks_the_protocol(network: Network, 
     assert network.machines[holder].lease == before
 
 
+FAR_TERMS = (2 * TERM_STEP, 2**62, 2**63 - 1)
+
+
+@pytest.mark.parametrize("term", FAR_TERMS)
 @pytest.mark.parametrize(
     "message",
     [
-        Campaign(term=2 * MAX_TERM_JUMP, reason="idle"),
-        Renew(term=2**63 - 1),
-        Deny(term=0, holder=None, highest_term=2**63 - 1),
+        lambda term: Campaign(term=term, reason="prompt"),
+        lambda term: Renew(term=term),
+        lambda term: Deny(term=0, holder=None, highest_term=term),
     ],
 )
-def test_a_term_out_of_reach_breaks_the_protocol(network: Network, message: Any) -> None:
-    with pytest.raises(RemoteProtocolError, match="no election can have reached"):
-        network.feed(DeviceId("a"), Received(DeviceId("b"), message))
+def test_a_term_far_above_is_followed_by_one_step_a_second(message: Callable[[int], Any], term: int) -> None:
+    """So no number of frames uses up the 63 bits, and none keeps anybody out for good."""
+    b = DeviceId("b")
+    machine = Election(DeviceId("a"), Role.USER, ElectionSettings())
+    machine.handle(PeerJoined(b, Role.USER), 0.0)
+    for _ in range(50):
+        machine.handle(Received(b, message(term)), 0.5)
+        machine.validate_state(0.5)
+    assert machine._highest_term <= TERM_STEP + NEAR_TERMS
+
+
+def test_a_device_that_has_started_anew_catches_up_with_a_home_far_ahead(network: Network) -> None:
+    (holder,) = network.holders()
+    other = next(device for device in network.machines if device != holder)
+    network.machines[holder]._highest_term = 5 * TERM_STEP
+    network.feed(holder, BumpTerm())
+    network.restart(other)
+    network.run(5.0)
+    network.connect_all()
+    network.run(15.0)
+    (holder,) = network.holders()
+    assert network.machines[holder].lease is not None
+    assert network.machines[holder].lease.devices == set(network.machines)
 
 
 def test_frames_of_a_connection_that_is_gone_are_dropped() -> None:
@@ -280,7 +305,7 @@ def test_a_peer_that_always_asks_for_more_raises_the_term_once_a_round() -> None
 
 
 PEERS = [DeviceId("a"), DeviceId("c"), DeviceId("h")]
-TERMS = st.integers(0, 12)
+TERMS = st.integers(0, 12) | st.sampled_from(FAR_TERMS)
 MESSAGES = st.one_of(
     st.builds(Campaign, term=TERMS, reason=st.sampled_from(["idle", "prompt"])),
     st.builds(Grant, term=TERMS, ttl_s=st.floats(0.001, 600)),

@@ -33,28 +33,29 @@ from tpid.comm.messages import (
     Renew,
     Unload,
 )
-from tpid.device import DeviceId, DeviceProfile, Role
+from tpid.device import DeviceId, DeviceProfile, Role, device_name
 from tpid.errors import LocalProtocolError, RemoteProtocolError
 
 counters = st.integers(0, 2**63 - 1)
 texts = st.text(st.characters(codec="utf-8"), max_size=50)
 names = st.text("abc äöü-1", min_size=1, max_size=30)
 clocks = st.floats(0, 1e9)
+rates = st.just(0.0) | st.floats(1, 1e18)
 profiles = st.builds(
     DeviceProfile,
     id=st.integers(0, 2**128 - 1).map(lambda number: DeviceId(f"{number:032x}")),
-    name=names,
+    name=names.map(device_name).filter(bool),
     role=st.sampled_from(list(Role)),
     version=names,
     ram_bytes=counters,
     budget_bytes=counters,
     disk_free_bytes=counters,
     threads=st.integers(1, 1000),
-    read_bytes_s=clocks,
+    read_bytes_s=rates,
     backend=names,
     packs=st.lists(names, max_size=5).map(tuple),
-    disk_bytes_s=clocks,
-    matmul_flops_s=clocks,
+    disk_bytes_s=rates,
+    matmul_flops_s=rates,
 )
 plans = st.dictionaries(texts, st.recursive(st.none() | counters | texts, st.lists, max_leaves=9), max_size=5)
 messages = st.one_of(
@@ -73,7 +74,7 @@ messages = st.one_of(
     st.builds(Loaded, term=counters, held_bytes=counters, window_bytes=counters, streamed_bytes=counters),
     st.builds(Unload, term=counters),
     st.builds(Failed, term=counters, code=texts, reason=texts),
-    st.builds(DiskUse, term=counters, disk_bytes_s=clocks, stall_s=clocks),
+    st.builds(DiskUse, term=counters, disk_bytes_s=rates, stall_s=clocks),
     st.builds(Abort, term=counters, pass_id=counters),
 )
 
@@ -198,3 +199,14 @@ def test_the_error_does_not_repeat_what_was_sent() -> None:
 def test_a_profile_may_change_its_name(profile_of: Callable[[int], DeviceProfile]) -> None:
     changed = replace(profile_of(1), name="other")
     assert Device(profile=changed).profile.name == "other"
+
+
+@pytest.mark.parametrize(("told", "taken"), [(1e-300, 0.0), (0.99, 0.0), (0.0, 0.0), (1.0, 1.0), (9e18, 1e18)])
+def test_rates_that_no_device_has_are_taken_as_none_or_the_most(
+    profile_of: Callable[[int], DeviceProfile], told: float, taken: float
+) -> None:
+    profile = replace(profile_of(1), read_bytes_s=told, disk_bytes_s=told, matmul_flops_s=told)
+    header = encode_message(Hello(cluster="home", profile=profile))
+    hello = decode_header(Kind.HELLO, header[12:])
+    assert isinstance(hello, Hello)
+    assert {hello.profile.read_bytes_s, hello.profile.disk_bytes_s, hello.profile.matmul_flops_s} == {taken}

@@ -349,7 +349,7 @@ def test_fail_wakes_and_the_next_pass_works(rank: int) -> None:
         star.fail(DeviceLostError("later"))
         with pytest.raises(DeviceLostError) as caught:
             await task
-        assert caught.value is error
+        assert str(caught.value) == str(error)
         with pytest.raises(DeviceLostError):
             await star.reduce(1, ONE)
         net.up[1].frames.clear()
@@ -532,7 +532,7 @@ def test_a_pass_that_fails_while_its_rank_stays_at_the_socket(rank: int) -> None
         link.on_receive = fail
         with pytest.raises(DeviceLostError) as caught:
             star.reduce(0, ONE).send(None)
-        assert caught.value is error
+        assert str(caught.value) == str(error)
         assert link.expected is None
 
     run(test())

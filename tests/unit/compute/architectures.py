@@ -47,11 +47,16 @@ def judge(architecture: str, random_model: Callable[..., Path]) -> tuple[Path, l
     """A random model, N_TOKENS ids, and their logits in fp32 by transformers, [N_TOKENS, vocab]."""
     kind, config = ARCHITECTURES[architecture]
     directory = random_model(kind, **config)
+    return directory, *judge_directory(directory, N_TOKENS)
+
+
+def judge_directory(directory: Path, n_tokens: int) -> tuple[list[int], F32]:
+    """Random ids, and their logits in fp32 by transformers, [n_tokens, vocab]."""
     model = transformers.AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
-    ids = torch.randint(0, 600, (1, N_TOKENS), generator=torch.Generator().manual_seed(3))
+    ids = torch.randint(0, 600, (1, n_tokens), generator=torch.Generator().manual_seed(3))
     with torch.no_grad():
         logits: F32 = model(ids).logits[0].numpy()
-    return directory, ids[0].tolist(), logits
+    return ids[0].tolist(), logits
 
 
 def relative_error(logits: F32, expected: F32) -> float:

@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch.nn import functional
 
 from tests.ranks import CONTEXT_TOKENS, Ranks, even_shares, torch_ranks, uneven_shares
-from tests.unit.compute.architectures import N_TOKENS, WAYS, judge, relative_error
+from tests.unit.compute.architectures import N_TOKENS, WAYS, judge, judge_directory, relative_error
 from tpid.compute.native.library import Cores, kernel_names, load
 from tpid.compute.native_backend import NativeBackend, NativeHead
 from tpid.model.batch import Segment
@@ -26,6 +27,7 @@ if LIBRARY is None:
 F16_TOLERANCE = 2e-3  # f16 weights meet fp32 activations: only the fp16 KV cache rounds
 # By planes: activations of one int8, in a random model whose sums have 96 terms only; two lose less than the cache.
 INT8_TOLERANCES = {1: 4e-2, 2: F16_TOLERANCE}
+KEY_BIAS_LOSS = 3e-3  # of perplexity, with keys and values of int8
 INT8_CACHE_TOLERANCE = 4e-2  # keys and values of one int8, as activations of one
 ROUNDED_TOLERANCE = 4e-3  # against fp32 with the same rounding: where the fp16 cache tips it, the neighbour's step
 ARCHITECTURES_HERE = (
@@ -67,6 +69,32 @@ def test_an_int8_cache_stays_close_to_fp32(judged: Any, kernels: str) -> None:
     ranks = native_ranks(pack, even_shares(pack, 2), kernels=kernels, int8_cache=True)
     for way, chunks in WAYS.items():
         assert relative_error(ranks.logits(ids, chunks), expected) <= INT8_CACHE_TOLERANCE, way
+
+
+@pytest.mark.parametrize("largest", [6, 200])  # as published models have them
+def test_an_int8_cache_keeps_the_perplexity_of_keys_with_large_biases(
+    largest: int, random_model: Callable[..., Path], pack_of: Callable[..., Pack]
+) -> None:
+    """Perplexity of what the model itself would write, against fp32: e to the mean divergence of each next token."""
+    directory = random_model("qwen2", tie_word_embeddings=False)
+    set_key_biases(directory, largest)
+    ids, logits = judge_directory(directory, CONTEXT_TOKENS)
+    expected = torch.log_softmax(torch.tensor(logits).double(), -1)
+    pack = pack_of(directory)
+    for kernels in kernel_names(LIBRARY):
+        ranks = native_ranks(pack, even_shares(pack, 2), kernels=kernels, int8_cache=True)
+        found = torch.log_softmax(torch.tensor(ranks.logits(ids, [40, 1, 23])).double(), -1)
+        divergence = (expected.exp() * (expected - found)).sum(-1).mean()
+        assert torch.expm1(divergence) <= KEY_BIAS_LOSS, kernels
+
+
+def set_key_biases(directory: Path, largest: float) -> None:
+    path = directory / "model.safetensors"
+    tensors = load_file(path)
+    for name, tensor in tensors.items():
+        if name.endswith("k_proj.bias"):
+            tensors[name] = (tensor * (largest / tensor.abs().max())).half().float()
+    save_file(tensors, path, {"format": "pt"})
 
 
 @pytest.mark.parametrize("int8_cache", [False, True])

@@ -1,5 +1,8 @@
 """The KV cache in fp16 and int8, against exact attention within the bound that rounding keys and values explains."""
 
+from collections.abc import Mapping
+from dataclasses import replace
+
 import hypothesis
 import hypothesis.strategies as st
 import numpy as np
@@ -20,27 +23,36 @@ if LIBRARY is None:
 
 CORES = {name: Cores(1, name) for name in kernel_names(LIBRARY)}
 N_TOKENS = 90  # more than a run of keys
+FP32_ANGLE = N_TOKENS * 2.0**-22  # how far fp32 turns a number from where it should be, and sums of them in scores
 ROUNDING = 1e-5  # of fp32, in a block of sums with 64 terms
 
 
 @pytest.mark.parametrize("int8", [False, True])
 @pytest.mark.parametrize("kernels", CORES)
-@hypothesis.given(head_dim=st.sampled_from([16, 44, 64]), seed=st.integers(0, 2**32 - 1))
-@hypothesis.settings(max_examples=10)
-def test_attention_within_the_bound(kernels: str, head_dim: int, seed: int, *, int8: bool) -> None:
+@hypothesis.given(
+    head_dim=st.sampled_from([16, 44, 64]), seed=st.integers(0, 2**32 - 1), bias=st.sampled_from([0, 5, 200])
+)
+@hypothesis.settings(max_examples=15)
+def test_attention_within_the_bound(kernels: str, head_dim: int, seed: int, bias: int, *, int8: bool) -> None:
+    """Biases of any size add nothing to what int8 loses: they lie outside the cache."""
     rng = np.random.default_rng(seed)
     x = rng.standard_normal((N_TOKENS, head_dim), np.float32) * np.exp(rng.standard_normal(head_dim, np.float32))
-    result = attention(kernels, x, int8=int8)
+    key_bias, value_bias = bias * rng.uniform(-1, 1, (2, head_dim)).astype(np.float32)
+    if not int8:
+        key_bias[:] = 0  # it lies in a cache of fp16, whose steps it makes larger
+    result = attention(kernels, x, int8=int8, biases={"k_bias": key_bias, "v_bias": value_bias} if bias else {})
     normed = x / np.sqrt((x.astype(np.float64) ** 2).mean(axis=1, keepdims=True) + 1e-5)
-    keys, queries, values = rotated(normed), rotated(normed) / np.sqrt(head_dim), normed
+    queries, values = rotated(normed) / np.sqrt(head_dim), normed + value_bias
+    keys = rotated(normed + key_bias)
     scores = queries @ keys.T
     scores[np.triu_indices(N_TOKENS, 1)] = -np.inf
     weights = np.exp(scores - scores.max(axis=1, keepdims=True))
     weights /= weights.sum(axis=1, keepdims=True)
-    key_error, value_error = rounding(keys, int8=int8), rounding(values, int8=int8)
+    key_error, value_error = rounding(rotated(normed), int8=int8), rounding(normed, int8=int8)
+    key_error += np.abs(rotated(np.abs(key_bias)[None] + 0 * normed)) * FP32_ANGLE
     # Where a score is off by d at most, a weight is off by a factor between e^-2d and e^2d: numerator and sum.
     off = np.expm1(2 * (np.abs(queries) @ key_error.T).max(axis=1, keepdims=True))
-    bound = off * (weights @ (np.abs(values) + value_error)) + value_error.max(axis=0) + ROUNDING
+    bound = off * (weights @ (np.abs(normed) + value_error)) + value_error.max(axis=0) + ROUNDING * (1 + bias)
     assert np.all(np.abs(result - weights @ values) <= bound)
     assert off.max() < 0.5, "a bound that says nothing"
 
@@ -86,9 +98,9 @@ def spec_of(head_dim: int) -> ModelSpec:
     )
 
 
-def attention(kernels: str, x: F32, *, int8: bool) -> F32:
-    """Where Q, K, V and O are the identity: what attention makes of the normed `x`."""
-    spec = spec_of(x.shape[1])
+def attention(kernels: str, x: F32, *, int8: bool, biases: Mapping[str, F32] | None = None) -> F32:
+    """Where Q, K, V and O are the identity: what attention makes of the normed `x`, with `biases` of K and V."""
+    spec = replace(spec_of(x.shape[1]), qkv_bias=bool(biases))
     geometry = attn_geometry(spec, dict.fromkeys(ATTN_MATRICES, Format.F16))
     identity = pack_tiles(quantize(np.eye(spec.head_dim, dtype=np.float32), Format.F16))
     units = np.zeros((1, geometry.stride_bytes), np.uint8)
@@ -98,7 +110,7 @@ def attention(kernels: str, x: F32, *, int8: bool) -> F32:
         CORES[kernels], spec, Share(UnitRange(0, 1), UnitRange(0, 0)),
         n_slots=1, context_tokens=N_TOKENS, max_pass_tokens=N_TOKENS, int8_cache=int8,
     )  # fmt: skip
-    vectors = {"attn_norm": np.ones(spec.hidden_size, np.float32)}
+    vectors = {"attn_norm": np.ones(spec.hidden_size, np.float32), **(biases or {})}
     weights = backend.prepare(BlockBytes(Block(0, Half.ATTN), geometry, 0, units, vectors))
     parts = []
     for start, stop in ((0, 70), (70, 71), (71, N_TOKENS)):

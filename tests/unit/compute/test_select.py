@@ -34,6 +34,16 @@ def test_native_that_was_not_built_is_a_fault_of_the_configuration() -> None:
         choose_compute("native", 1)
 
 
+@pytest.mark.usefixtures("no_kernels")
+@pytest.mark.parametrize(("wanted", "word"), [("auto", "neither"), ("torch", "torch is not installed")])
+def test_without_kernels_and_torch_one_sentence_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, wanted: str, word: str
+) -> None:
+    monkeypatch.setitem(sys.modules, "tpid.compute.torch_compute", None)
+    with pytest.raises(ConfigError, match=rf"{word}.*C compiler.*tpid\[torch\]"):
+        choose_compute(wanted, 1)
+
+
 @pytest.mark.skipif(native.load() is None, reason="the native kernels are not built")
 def test_the_native_backend_comes_without_torch() -> None:
     code = (

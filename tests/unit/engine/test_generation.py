@@ -1,9 +1,8 @@
-"""The generation loop over a session whose logits are written down, with a tokenizer of single letters."""
+"""The generation loop over a runner whose logits are written down, with a tokenizer of single letters."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,8 +11,9 @@ from tokenizers import Tokenizer as RawTokenizer
 from tokenizers import decoders, models, pre_tokenizers
 
 from tpid.engine.generation import Finished, GenerationRequest, Text, generate
+from tpid.engine.sequence import TokenSequence
 from tpid.engine.text import TextModel
-from tpid.errors import ChatTemplateError, ContextOverflowError
+from tpid.errors import ChatTemplateError, ContextOverflowError, RequestError
 from tpid.model.chat_template import ChatTemplate
 from tpid.model.sampling import SamplingParams
 from tpid.model.tokenizer import Tokenizer
@@ -24,30 +24,26 @@ GREEDY = SamplingParams(temperature=0.0)
 
 
 @dataclass
-class ScriptedSession:
+class ScriptedRunner:
     """Answers with the next letter of the script, whatever it is asked."""
 
     script: str
     context_tokens: int = 100
-    cached_ids: list[int] = field(default_factory=list)
-    extended: list[list[int]] = field(default_factory=list)
+    n_cached: int = 0  # tokens of the prompt that are computed already
+    computed: list[int] = field(default_factory=list)  # how many tokens each time
 
-    @property
-    def plan(self) -> Any:
-        return SimpleNamespace(context_tokens=self.context_tokens)
+    async def attach(self, sequence: TokenSequence) -> None:
+        sequence.n_computed = self.n_cached
 
-    async def extend(self, ids: Sequence[int]) -> np.ndarray:
-        assert ids
-        self.extended.append(list(ids))
-        self.cached_ids += ids
-        assert len(self.cached_ids) <= self.context_tokens
+    async def advance(self, sequence: TokenSequence) -> np.ndarray:
+        self.computed.append(len(sequence.next_chunk(self.context_tokens)))
+        assert self.computed[-1]
+        sequence.n_computed = len(sequence.ids)
+        assert sequence.n_computed <= self.context_tokens
         logits = np.zeros(EOS + 1, np.float32)
-        at = len(self.extended) - 1
+        at = len(self.computed) - 1
         logits[LETTERS.index(self.script[at]) if at < len(self.script) else EOS] = 1
         return logits
-
-    def rewind(self, n_tokens: int) -> None:
-        del self.cached_ids[n_tokens:]
 
 
 @pytest.fixture
@@ -60,10 +56,23 @@ def text_model() -> TextModel:
     return TextModel(Tokenizer.from_json(raw.to_str().encode()), template, frozenset({EOS}))
 
 
-def run(session: ScriptedSession, text_model: TextModel, prompt: str, **options: Any) -> tuple[list[str], Finished]:
+class LocalText:
+    """A text model without a process of its own."""
+
+    def __init__(self, model: TextModel) -> None:
+        self._model = model
+        self.tokenizer = model.tokenizer
+        self.eos_ids = model.eos_ids
+
+    async def encode_chat(self, messages: Sequence[Mapping[str, object]]) -> list[int]:
+        return self._model.encode_chat(messages)
+
+
+def run(runner: ScriptedRunner, text_model: TextModel, prompt: str, **options: Any) -> tuple[list[str], Finished]:
     async def collect() -> list[Text | Finished]:
         request = GenerationRequest([{"role": "user", "content": prompt}], GREEDY, **options)
-        return [event async for event in generate(session, text_model, request)]  # type: ignore[arg-type]
+        text: Any = LocalText(text_model)
+        return [event async for event in generate(runner, text, request, runner.context_tokens)]
 
     *texts, end = asyncio.run(collect())
     assert isinstance(end, Finished)
@@ -72,7 +81,7 @@ def run(session: ScriptedSession, text_model: TextModel, prompt: str, **options:
 
 
 def test_an_answer_ends_with_the_models_own_end(text_model: TextModel) -> None:
-    texts, end = run(ScriptedSession("hello"), text_model, "say")
+    texts, end = run(ScriptedRunner("hello"), text_model, "say")
     assert "".join(texts) == "hello"
     assert end.reason == "stop"
     assert end.stats.completion_tokens == 6
@@ -80,62 +89,69 @@ def test_an_answer_ends_with_the_models_own_end(text_model: TextModel) -> None:
 
 
 def test_a_measurement_gets_the_length_it_asks_for(text_model: TextModel) -> None:
-    texts, end = run(ScriptedSession("hello"), text_model, "say", max_tokens=9, ignore_eos=True)
+    texts, end = run(ScriptedRunner("hello"), text_model, "say", max_tokens=9, ignore_eos=True)
     assert "".join(texts) == "hello"
     assert end.reason == "length"
     assert end.stats.completion_tokens == 9
 
 
 def test_max_tokens_ends_it_and_the_last_token_is_not_computed_further(text_model: TextModel) -> None:
-    session = ScriptedSession("hello")
-    texts, end = run(session, text_model, "say", max_tokens=3)
+    runner = ScriptedRunner("hello")
+    texts, end = run(runner, text_model, "say", max_tokens=3)
     assert "".join(texts) == "hel"
     assert end.reason == "length"
-    assert [len(ids) for ids in session.extended] == [3, 1, 1]
+    assert runner.computed == [3, 1, 1]
 
 
 def test_a_stop_string_is_not_part_of_the_answer(text_model: TextModel) -> None:
-    texts, end = run(ScriptedSession("one two three"), text_model, "count", stop=("two",))
+    texts, end = run(ScriptedRunner("one two three"), text_model, "count", stop=("two",))
     assert "".join(texts) == "one "
     assert end.reason == "stop"
 
 
 def test_what_could_have_been_a_stop_string_is_given_out_at_the_end(text_model: TextModel) -> None:
-    texts, end = run(ScriptedSession("one tw"), text_model, "count", stop=("two",))
+    texts, end = run(ScriptedRunner("one tw"), text_model, "count", stop=("two",))
     assert "".join(texts) == "one tw"
     assert end.reason == "stop"
 
 
 def test_the_next_turn_prefills_only_what_is_new(text_model: TextModel) -> None:
-    session = ScriptedSession("")
-    session.cached_ids = [LETTERS.index(letter) for letter in "abcxyz"]
-    _, end = run(session, text_model, "abcdef")
+    runner = ScriptedRunner("", n_cached=3)
+    _, end = run(runner, text_model, "abcdef")
     assert end.stats.cached_tokens == 3
-    assert session.extended[0] == [LETTERS.index(letter) for letter in "def"]
-
-
-def test_the_last_token_of_a_prompt_is_always_computed(text_model: TextModel) -> None:
-    session = ScriptedSession("")
-    session.cached_ids = [0, 1, 2]
-    _, end = run(session, text_model, "abc")
-    assert end.stats.cached_tokens == 2
+    assert runner.computed[0] == 3
 
 
 def test_the_context_ends_an_answer_and_is_never_exceeded(text_model: TextModel) -> None:
-    texts, end = run(ScriptedSession("a" * 50, context_tokens=10), text_model, "abcdefg")
+    texts, end = run(ScriptedRunner("a" * 50, context_tokens=10), text_model, "abcdefg")
     assert "".join(texts) == "aaa"
     assert end.reason == "length"
 
 
 @pytest.mark.parametrize("length", [10, 11, 50])
 def test_a_prompt_that_fills_the_context_is_refused_with_the_numbers(text_model: TextModel, length: int) -> None:
-    session = ScriptedSession("a", context_tokens=10)
+    runner = ScriptedRunner("a", context_tokens=10)
     with pytest.raises(ContextOverflowError, match=rf"{length} tokens.*10"):
-        run(session, text_model, "a" * length)
-    assert not session.extended
+        run(runner, text_model, "a" * length)
+    assert not runner.computed
+
+
+def test_a_prompt_without_tokens_is_refused(text_model: TextModel) -> None:
+    runner = ScriptedRunner("a")
+    with pytest.raises(RequestError, match="prompt is empty") as caught:
+        run(runner, text_model, "")
+    assert caught.value.hint is not None
+    assert not runner.computed
+
+
+def test_a_special_token_can_be_a_stop_string(text_model: TextModel) -> None:
+    without_ends = TextModel(text_model.tokenizer, text_model.template, frozenset())
+    texts, end = run(ScriptedRunner("hello"), without_ends, "say", stop=("o<end>",))
+    assert "".join(texts) == "hell"
+    assert (end.reason, end.stats.completion_tokens) == ("stop", 6)
 
 
 def test_a_model_without_a_template_cannot_chat(text_model: TextModel) -> None:
     bare = TextModel(text_model.tokenizer, None, text_model.eos_ids)
     with pytest.raises(ChatTemplateError):
-        run(ScriptedSession("a"), bare, "abc")
+        run(ScriptedRunner("a"), bare, "abc")

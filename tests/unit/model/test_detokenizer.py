@@ -103,3 +103,9 @@ def test_decoder_settings_are_those_of_the_file() -> None:
     assert settings_of_bytes is not None
     assert settings_of_bytes["type"] == "ByteLevel"
     assert TOKENIZERS["none"].decoder_settings() is None
+
+
+def test_a_chain_of_replacements_cannot_take_all_memory() -> None:
+    decoder = StreamDecoder(_tokenizer(["a"], decoders.Sequence([decoders.Replace("a", "a" * 10)] * 10)))
+    with pytest.raises(TokenizerError, match="characters of one token"):
+        decoder.push(0)

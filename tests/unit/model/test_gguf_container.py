@@ -1,4 +1,5 @@
 import struct
+import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from random import Random
@@ -153,6 +154,8 @@ UNSOUND = {
     "offset beyond the file": (raw_file((), (tensor("a", (4,), offset=1 << 63),)), "before the end of tensor a"),
     "offset not aligned": (raw_file((), (tensor("a", (4,), offset=4),)), "multiple of 32"),
     "cut block": (raw_file((), (tensor("a", (33,), type=8),)), "blocks of 32"),
+    "overlap": (raw_file((), (tensor("a", (16,)), tensor("b", (4,), offset=32))), "tensors a and b overlap"),
+    "same place": (raw_file((), (tensor("a", (16,), offset=64), tensor("b", (16,), offset=64))), "a and b overlap"),
     "alignment": (raw_file((key("general.alignment", 4, struct.pack("<I", 48)),)), "power of two"),
     "no alignment": (raw_file((key("general.alignment", 4, bytes(4)),)), "power of two"),
     "huge alignment": (raw_file((key("general.alignment", 4, struct.pack("<I", 1 << 31)),)), "power of two"),
@@ -190,6 +193,25 @@ def test_bounds_the_items_of_all_arrays_together(read_bytes: ReadBytes, monkeypa
     assert read_bytes(raw_file((key("a", 9, six),))).metadata["a"] == [0] * 6
     with pytest.raises(ModelFileError, match="6 items in b, more than 4"):
         read_bytes(raw_file((key("a", 9, six), key("b", 9, six))))
+
+
+def test_bounds_the_arrays_in_arrays(read_bytes: ReadBytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(container, "MAX_NESTED_ARRAYS", 3)
+    two = struct.pack("<IQ", 9, 2) + 2 * struct.pack("<IQ", 0, 0)
+    with pytest.raises(ModelFileError, match="2 arrays in b, more than 1"):
+        read_bytes(raw_file((key("a", 9, two), key("b", 9, two))))
+
+
+@pytest.mark.parametrize("text", ["", "abcd"])
+def test_the_memory_is_bounded_by_size_and_items(text: str, read_bytes: ReadBytes) -> None:
+    n_items = 60_000
+    data = raw_file((key("a", 9, struct.pack("<IQ", 8, n_items) + string(text) * n_items),))
+    tracemalloc.start()
+    try:
+        read_bytes(data)
+        assert tracemalloc.get_traced_memory()[1] <= 3 * len(data) + 80 * n_items + 2 * container._READ_BYTES
+    finally:
+        tracemalloc.stop()
 
 
 def test_bounds_the_header(read_bytes: ReadBytes, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import gguf
 import numpy as np
 import pytest
+import tokenizers
 from gguf import GGMLQuantizationType as Ggml
 
 from tpid.errors import ModelError, ModelFileError, UnsupportedModelError
@@ -139,7 +140,7 @@ def test_reads_a_sliding_window(tiny_model: Make, write_gguf: Make) -> None:
         ({"llama.rope.scaling.type": "longrope"}, "longrope"),
         ({"llama.rope.dimension_count": 16}, "16 of 32 dimensions"),
         ({"llama.logit_scale": 0.5}, "scale on its logits"),
-        ({"llama.attention.causal": False}, "not a model that generates"),
+        ({"llama.attention.causal": False}, "writes none"),
     ],
 )
 def test_refuses_kinds_that_it_cannot_run(
@@ -288,7 +289,7 @@ def test_the_tokenizer_comes_from_the_metadata(
     tiny_model: Make, write_gguf: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = GgufSource(write_gguf(tiny_model("llama"), metadata={"tokenizer.ggml.model": "gpt2"}))
-    files = TokenizerFiles(b"{}", None, None, None, (2,))
+    files = TokenizerFiles(tokenizers.Tokenizer(tokenizers.models.BPE()).to_str().encode(), None, None, None, (2,))
 
     def convert(metadata: Any) -> TokenizerFiles:
         assert metadata["tokenizer.ggml.model"] == "gpt2"

@@ -8,14 +8,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tokenizers
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import MistralConfig
+from transformers import AutoModelForCausalLM, MistralConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from tpid.errors import ModelError, ModelFileError, UnsupportedModelError
 from tpid.model import huggingface
-from tpid.model.huggingface import HuggingFaceSource
+from tpid.model.huggingface import OWN_HEAD_NOTICE, HuggingFaceSource
 from tpid.model.inventory import matrix_shapes, vector_shapes
 from tpid.model.source import TokenizerFiles, WeightSource
 from tpid.model.spec import Architecture, Rope
@@ -88,11 +89,25 @@ def test_halves_stay_as_published(
 
 def test_f32_takes_the_half_that_holds_it(tiny_model: Make, tmp_path: Path) -> None:
     model = tiny_model("llama")
-    model.model.layers[1].mlp.up_proj.weight.data[95, 3] = -1e6
+    state = {name: values.data for name, values in model.named_parameters()}
+    state["model.layers.0.mlp.up_proj.weight"][:] = state["model.layers.0.mlp.up_proj.weight"].bfloat16() * 2.0**-20
+    state["model.layers.1.mlp.up_proj.weight"][95, 3] = -1e6
+    state["model.layers.1.mlp.down_proj.weight"] /= 3
     model.save_pretrained(tmp_path)
     source = HuggingFaceSource(tmp_path)
-    assert source.natural_format("layers.0.up") is Format.F16
-    assert source.natural_format("layers.1.up") is Format.BF16
+    for name, format in {
+        "layers.0.gate": Format.F16,
+        "layers.0.up": Format.BF16,  # f16 would have subnormals of them
+        "layers.1.up": Format.BF16,
+        "layers.1.down": Format.F16,
+    }.items():
+        assert source.natural_format(name) is format, name
+    np.testing.assert_array_equal(
+        source.matrix("layers.0.up", 0, 96).dequantize(), state["model.layers.0.mlp.up_proj.weight"].numpy()
+    )
+    assert source.notes == [
+        "Its fp32 weights do not fit 16 bits exactly: matrices were rounded, 1 to f16 and 1 to bf16."
+    ]
 
 
 def test_a_tied_head_is_the_embedding_even_if_stored(tiny_model: Make, tmp_path: Path) -> None:
@@ -104,6 +119,35 @@ def test_a_tied_head_is_the_embedding_even_if_stored(tiny_model: Make, tmp_path:
     source = HuggingFaceSource(tmp_path)
     assert source.spec.tied_head
     np.testing.assert_array_equal(source.matrix("head", 2, 9).dequantize(), source.matrix("embed", 2, 9).dequantize())
+
+
+@pytest.mark.parametrize("row", [0, 69])
+def test_a_head_with_other_values_than_the_embedding_is_used(row: int, tiny_model: Make, tmp_path: Path) -> None:
+    model = tiny_model("llama", tie_word_embeddings=True)
+    model.save_pretrained(tmp_path)
+    path = tmp_path / "model.safetensors"
+    state = load_file(path)
+    head = state["model.embed_tokens.weight"].clone()
+    head[row, 5] = 2.0
+    save_file(state | {"lm_head.weight": head}, path, {"format": "pt"})
+    judge = AutoModelForCausalLM.from_pretrained(tmp_path)
+    source = HuggingFaceSource(tmp_path)
+    assert not source.spec.tied_head
+    assert source.notes == [OWN_HEAD_NOTICE]
+    np.testing.assert_array_equal(source.matrix("head", 0, 70).dequantize(), judge.lm_head.weight.detach().numpy())
+    embed = judge.get_input_embeddings().weight.detach().numpy()
+    np.testing.assert_array_equal(source.matrix("embed", 0, 70).dequantize(), embed)
+
+
+def test_a_tied_head_in_another_dtype_is_tied_where_its_values_are(tiny_model: Make, tmp_path: Path) -> None:
+    model = tiny_model("llama", tie_word_embeddings=True)
+    model.save_pretrained(tmp_path)
+    path = tmp_path / "model.safetensors"
+    state = load_file(path)
+    save_file(state | {"lm_head.weight": state["model.embed_tokens.weight"].half()}, path)
+    assert HuggingFaceSource(tmp_path).spec.tied_head
+    save_file(state | {"lm_head.weight": state["model.embed_tokens.weight"].bfloat16()}, path)
+    assert not HuggingFaceSource(tmp_path).spec.tied_head
 
 
 def test_reads_the_architectures_numbers(published: Path) -> None:
@@ -188,7 +232,7 @@ def test_reads_sliding_windows(
         ({"model_type": "phi3"}, "'phi3'"),
         ({"hidden_act": "gelu"}, "'gelu'"),
         ({"num_local_experts": 8}, "mixture of experts"),
-        ({"quantization_config": {"quant_method": "gptq"}}, "quantized by another tool"),
+        ({"quantization_config": {"quant_method": "gptq"}}, "weights quantized by gptq"),
         ({"partial_rotary_factor": 0.5}, "a part of each head"),
         ({"rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.5}}, "a part of each head"),
         ({"rope_parameters": {"rope_type": "yarn", "factor": 4.0}}, "yarn"),
@@ -283,8 +327,8 @@ def test_names_the_row_of_a_weight_that_is_not_finite(
 
 
 def test_names_what_a_directory_lacks(published: Path) -> None:
-    (published / "model.safetensors").rename(published / "pytorch_model.bin")
-    with pytest.raises(UnsupportedModelError, match=r"neither model\.safetensors nor"):
+    (published / "model.safetensors").unlink()
+    with pytest.raises(UnsupportedModelError, match=r"neither model\.safetensors nor .* its weights are missing"):
         HuggingFaceSource(published)
     (published / "config.json").unlink()
     with pytest.raises(ModelFileError, match=r"config\.json cannot be opened"):
@@ -299,8 +343,9 @@ def test_names_what_a_directory_lacks(published: Path) -> None:
         ({"weight_map": {"a": "../model.safetensors"}}, "not a safetensors file beside it"),
         ({"weight_map": {"a": "/etc/passwd"}}, "not a safetensors file beside it"),
         ({"weight_map": {"a": 4}}, "not a safetensors file beside it"),
+        ({"weight_map": {"a": "a" * 300 + ".safetensors"}}, "not a safetensors file beside it"),
         ({"weight_map": {str(i): f"{i}.safetensors" for i in range(600)}}, "names 600 files"),
-        ({"weight_map": {"a": "absent.safetensors"}}, r"absent\.safetensors cannot be opened"),
+        ({"weight_map": {"a": "absent.safetensors"}}, r"lacks 1 of the 1 files of weights: absent\.safetensors"),
     ],
 )
 def test_refuses_an_unsound_index(index: dict[str, Any], message: str, published: Path) -> None:
@@ -352,7 +397,7 @@ def test_rows_and_names_that_are_not_there_are_the_callers_mistake(published: Pa
 
 
 def test_the_tokenizer_comes_from_the_directory(published: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    files = TokenizerFiles(b"{}", None, None, None, (2,))
+    files = TokenizerFiles(tokenizers.Tokenizer(tokenizers.models.BPE()).to_str().encode(), None, None, None, (2,))
     monkeypatch.setattr(huggingface, "tokenizer_files_from_directory", {published: files}.__getitem__)
     assert HuggingFaceSource(published).tokenizer() is files
 

@@ -36,8 +36,7 @@ def test_takes_a_directory_with_one_gguf_model(tiny_model: Make, write_gguf: Mak
     ("name", "content", "message"),
     [
         ("model.safetensors", b"\x02\0\0\0\0\0\0\0{}", "without their config.json"),
-        ("model.bin", b"PK\x03\x04", "not a GGUF file"),
-        ("empty", b"", "not a GGUF file"),
+        ("notes.txt", b"A model, I swear.", "not a GGUF file"),
     ],
 )
 def test_says_what_a_file_is_not(name: str, content: bytes, message: str, tmp_path: Path) -> None:

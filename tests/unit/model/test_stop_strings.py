@@ -63,3 +63,39 @@ def test_without_strings_nothing_is_held_back() -> None:
 def test_strings_out_of_bounds_are_refused(strings: list[str]) -> None:
     with pytest.raises(RequestError):
         StopStrings(strings)
+
+
+def _oracle_with_hidden(pieces: list[tuple[str, bool]], strings: list[str], tokens: set[str]) -> tuple[str, bool]:
+    """A string that holds a hidden token is looked for in all text, another in the shown text; then as `_oracle`."""
+    characters = [(character, hidden) for text, hidden in pieces for character in text]
+    for end in range(1, len(characters) + 1):
+        everything = characters[:end]
+        shown = [item for item in everything if not item[1]]
+        starts = []
+        for string in strings:
+            sees = any(token in string for token in tokens)
+            text = everything if sees else shown
+            if (sees or not everything[-1][1]) and "".join(c for c, _ in text).endswith(string):
+                before = text[: len(text) - len(string)]
+                starts.append(sum(not hidden for _, hidden in before))
+        if starts:
+            return "".join(c for c, _ in shown)[: min(starts)], True
+    return "".join(c for c, hidden in characters if not hidden), False
+
+
+@given(
+    st.lists(st.one_of(st.tuples(st.text("ab<", max_size=4), st.just(False)), st.just(("<b>", True))), max_size=8),
+    st.lists(st.sampled_from(["a", "ab", "<b>", "a<b>", "<b>a", "b<b>a<b>", "<b><b>", "aab", "b>", "<"]), max_size=4),
+)
+@example([("a", False), ("<b>", True), ("b", False)], ["ab"])
+@example([("a", False), ("<b>", True), ("a", False)], ["a<b>b", "<b>a"])
+def test_hidden_text_ends_an_answer_only_by_strings_that_hold_it(
+    pieces: list[tuple[str, bool]], strings: list[str]
+) -> None:
+    stops = StopStrings(strings, {"<b>"})
+    emitted, stopped = "", False
+    for text, hidden in pieces:
+        more, stopped = stops.push_hidden(text) if hidden else stops.push(text)
+        emitted += more
+    emitted += stops.flush()
+    assert (emitted, stopped) == _oracle_with_hidden(pieces, strings, {"<b>"})

@@ -56,6 +56,7 @@ def byte_level(trained: tuple[dict[str, int], list[tuple[str, str]]]) -> Metadat
     tokens = ordinary + CONTROL + USER_DEFINED
     return _ggml(
         model="gpt2",
+        pre="gpt-2",
         tokens=[*tokens, "[PAD1]", "[PAD2]"],
         token_type=[1] * len(ordinary) + [3] * len(CONTROL) + [4] * len(USER_DEFINED) + [5, 5],
         merges=[" ".join(merge) for merge in merges],
@@ -268,6 +269,141 @@ def test_ends_are_the_declared_ones_and_the_well_known(byte_level: Metadata) -> 
     assert files.eos_ids == tuple(sorted(expected))
 
 
+def _with_types(metadata: Metadata, changes: dict[str, int] | None) -> Metadata:
+    """The file with other types for some tokens; with none for any where `changes` is None."""
+    tokens, types = metadata["tokenizer.ggml.tokens"], metadata["tokenizer.ggml.token_type"]
+    if changes is None:
+        return metadata | _ggml(token_type=None)
+    return metadata | _ggml(token_type=[changes.get(t, kind) for t, kind in zip(tokens, types, strict=True)])
+
+
+@pytest.mark.parametrize(
+    "end", ["<|endoftext|>", "<|end_of_text|>", "<|eot_id|>", "<end_of_turn>", "</s>", "<|eom_id|>"]
+)
+@pytest.mark.parametrize("type", [1, 3, 4])
+def test_ends_that_llama_cpp_knows_by_their_text(byte_level: Metadata, end: str, type: int) -> None:
+    tokens, types = list(byte_level["tokenizer.ggml.tokens"]), list(byte_level["tokenizer.ggml.token_type"])
+    at = tokens.index("<think>")
+    tokens[at], types[at] = end, type
+    files = tokenizer_files_from_gguf(byte_level | _ggml(tokens=tokens, token_type=types))
+    ours = Tokenizer.from_json(files.tokenizer_json)
+    assert at in files.eos_ids
+    assert ours.encode(f"a{end}", add_special=False)[-1] == at
+    assert ours.is_special(end)
+    assert bool(files.notes) == (type != 3)
+
+
+def test_a_text_that_merges_give_is_no_end() -> None:
+    """In a vocabulary learnt on web pages, </s> is a word."""
+    tokens = ["<", "/", "s", ">", "</", "s>", "</s>", "<e>"]
+    merges = ["< /", "s >", "</ s>"]
+    files = tokenizer_files_from_gguf(
+        BASE | _ggml(tokens=tokens, token_type=[1] * 7 + [3], merges=merges, eos_token_id=7)
+    )
+    assert files.eos_ids == (7,)
+    assert not Tokenizer.from_json(files.tokenizer_json).is_special("</s>")
+
+
+TEMPLATE = "<|im_start|>{{ messages[0].content }}<think><tool_call><|im_end|>"
+
+
+@pytest.mark.parametrize("changes", [None, dict.fromkeys([*CONTROL, *USER_DEFINED], 1)])
+def test_marks_of_the_template_are_whole_whatever_their_types(
+    byte_level: Metadata, changes: dict[str, int] | None
+) -> None:
+    """And roles: transformers makes special tokens of the declared ones."""
+    well_typed = tokenizer_files_from_gguf(byte_level | {"tokenizer.chat_template": TEMPLATE})
+    assert well_typed.notes == ()
+    files = tokenizer_files_from_gguf(_with_types(byte_level, changes) | {"tokenizer.chat_template": TEMPLATE})
+    theirs, ours = Tokenizer.from_json(well_typed.tokenizer_json), Tokenizer.from_json(files.tokenizer_json)
+    text = "a <|im_start|>user\n<think> <tool_call> x<|im_end|><|end of text|>"
+    ids = theirs.encode(text, add_special=False)
+    assert ours.encode(text, add_special=False) == ids
+    assert ours.decode(ids) == theirs.decode(ids) == "a user\n<think> <tool_call> x"
+    assert files.eos_ids == well_typed.eos_ids
+    assert "<|im_start|>" in " ".join(files.notes)
+    assert "<think>" in " ".join(files.notes)
+
+
+def test_sentencepiece_without_types_still_spells_with_bytes(sentence_pieces: Metadata) -> None:
+    """As llama.cpp, which finds a byte's token by its text."""
+    files = tokenizer_files_from_gguf(sentence_pieces | _ggml(token_type=None))
+    theirs, ours = _tokenizer(sentence_pieces), Tokenizer.from_json(files.tokenizer_json)
+    for line in mixed_lines(300):
+        if "<tool_call>" not in line:  # a whole token by its type alone
+            ids = theirs.encode(line, add_special=True)
+            assert ours.encode(line, add_special=True) == ids
+            assert ours.decode(ids) == theirs.decode(ids)
+    assert files.eos_ids == tokenizer_files_from_gguf(sentence_pieces).eos_ids
+    assert any("token_type" in note for note in files.notes)
+
+
+def test_a_letter_that_is_given_a_role_stays_a_letter(byte_level: Metadata) -> None:
+    """Files give padding the id 0, which is `!` in a byte-level vocabulary."""
+    id = byte_level["tokenizer.ggml.tokens"].index("!")
+    files = tokenizer_files_from_gguf(byte_level | _ggml(padding_token_id=id))
+    tokenizer = Tokenizer.from_json(files.tokenizer_json)
+    assert tokenizer.decode(tokenizer.encode("hi!", add_special=False)) == "hi!"
+    assert files.other_tokens == {"pad_token": "!"}
+
+
+def test_roles_have_the_names_that_templates_know(byte_level: Metadata) -> None:
+    ids = {token: byte_level["tokenizer.ggml.tokens"].index(token) for token in [*CONTROL, *USER_DEFINED]}
+    files = tokenizer_files_from_gguf(
+        byte_level
+        | _ggml(unknown_token_id=ids["<|im_end|>"], padding_token_id=ids["<think>"], seperator_token_id=0xFFFFFFFF)
+    )
+    assert files.other_tokens == {"unk_token": "<|im_end|>", "pad_token": "<think>"}
+
+
+@pytest.mark.parametrize("id", [4, 1 << 31, -7])
+def test_an_id_of_no_token_is_passed_over_with_a_note(id: int) -> None:
+    files = tokenizer_files_from_gguf(BASE | _ggml(eos_token_id=id))
+    assert files.eos_ids == ()
+    assert any(f"eos_token_id = {id}" in note for note in files.notes)
+    assert tokenizer_files_from_gguf(BASE_SPM | _ggml(eos_token_id=id)).eos_ids == (2,)  # llama.cpp's default
+
+
+@pytest.mark.parametrize("id", [-1, 0xFFFFFFFF])
+def test_the_id_that_says_none_needs_no_note(id: int) -> None:
+    assert tokenizer_files_from_gguf(BASE | _ggml(eos_token_id=id)).notes == tokenizer_files_from_gguf(BASE).notes
+
+
+def test_empty_and_unused_tokens_get_texts_of_their_own() -> None:
+    tokens = ["a", "b", "ab", "<e>", "", "", "a", "b", "<f>"]
+    files = tokenizer_files_from_gguf(BASE | _ggml(tokens=tokens, token_type=[1, 1, 1, 3, 1, 1, 5, 5, 3]))
+    tokenizer = Tokenizer.from_json(files.tokenizer_json)
+    assert tokenizer.encode("ab", add_special=False) == [2]
+    assert [tokenizer.id_to_token(id) for id in (4, 5, 8)] == ["[EMPTY_4]", "[EMPTY_5]", "<f>"]
+    assert tokenizer.id_to_token(0) == "a"
+    assert any("tokens without text: 2" in note for note in files.notes)
+
+
+def test_a_text_of_two_tokens_is_refused_with_advice_that_fits_a_gguf_file() -> None:
+    with pytest.raises(TokenizerError, match="'a' twice, with the ids 0 and 3") as caught:
+        tokenizer_files_from_gguf(BASE | _ggml(tokens=["a", "b", "ab", "a"], eos_token_id=None))
+    assert "another conversion" in (caught.value.hint or "")
+
+
+@pytest.mark.parametrize(
+    ("architecture", "first", "family"),
+    [
+        ("qwen2", None, "qwen2"),
+        ("qwen3", None, "qwen2"),
+        ("llama", "<|begin_of_text|>", "llama-bpe"),
+        ("llama", None, "gpt-2"),
+    ],
+)
+def test_a_file_that_does_not_name_its_splitter(
+    byte_level: Metadata, architecture: str, first: str | None, family: str
+) -> None:
+    tokens = [first if first and token == "<think>" else token for token in byte_level["tokenizer.ggml.tokens"]]
+    metadata = byte_level | _ggml(tokens=tokens, pre=family)
+    files = tokenizer_files_from_gguf(metadata | _ggml(pre=None) | {"general.architecture": architecture})
+    assert files.tokenizer_json == tokenizer_files_from_gguf(metadata).tokenizer_json
+    assert any("tokenizer.ggml.pre" in note for note in files.notes)
+
+
 def test_chat_template_is_handed_on(byte_level: Metadata) -> None:
     assert tokenizer_files_from_gguf(byte_level).chat_template is None
     assert tokenizer_files_from_gguf(byte_level | {"tokenizer.chat_template": "{{ x }}"}).chat_template == "{{ x }}"
@@ -294,7 +430,7 @@ BASE_SPM = _ggml(
         ({"tokens": []}, "no tokenizer.ggml.tokens"),
         ({"tokens": "abcd"}, "not an array"),
         ({"tokens": ["a", "b", "ab", 5]}, "not of type str"),
-        ({"tokens": ["a", "b", "ab", "a"]}, "1 tokens twice"),
+        ({"tokens": ["a", "b", "ab", "a"]}, "'a' twice, with the ids 0 and 3"),
         ({"token_type": [1, 1]}, "4 tokens but 2 token types"),
         ({"token_type": [1, 1, 1, True]}, "not of type int"),
         ({"merges": None}, "no tokenizer.ggml.merges"),
@@ -303,10 +439,8 @@ BASE_SPM = _ggml(
         ({"merges": ["a b c"]}, "not two tokens"),
         ({"merges": ["a x"]}, "merges 'a' and 'x'"),
         ({"merges": ["b a"]}, "merges 'b' and 'a'"),
-        ({"eos_token_id": 4}, "below 4"),
-        ({"eos_token_id": -1}, "below 4"),
-        ({"eos_token_id": 1.0}, "below 4"),
-        ({"bos_token_id": True}, "below 4"),
+        ({"eos_token_id": 1.0}, "not a token's id"),
+        ({"bos_token_id": True}, "not a token's id"),
         ({"add_bos_token": 1}, "not true or false"),
     ],
 )
@@ -323,7 +457,7 @@ def test_bad_metadata_is_refused(change: dict[str, object], message: str) -> Non
         ({"scores": [0.0]}, "4 pieces but 1 scores"),
         ({"scores": [0.0, 0.0, 0.0, float("nan")]}, "finite"),
         ({"scores": ["0"] * 4}, "not of type float"),
-        ({"tokens": ["<unk>", "<s>", "a", "a"]}, "1 pieces twice"),
+        ({"tokens": ["<unk>", "<s>", "a", "a"]}, "'a' twice"),
         ({"tokens": ["<unk>", "<s>", "</s>", "a" * 257]}, "257 characters"),
     ],
 )

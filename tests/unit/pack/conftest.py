@@ -57,6 +57,10 @@ class MadeUpSource:
             name: rng.normal(size=shape).astype(np.float32) for name, shape in vector_shapes(self.spec).items()
         }
 
+    @property
+    def notes(self) -> list[str]:
+        return []
+
     def natural_format(self, name: str) -> Format:
         return self.matrices[name].format
 

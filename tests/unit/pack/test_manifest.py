@@ -1,6 +1,8 @@
 import json
+import os
 import re
 import shutil
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ from hypothesis import strategies as st
 
 from tpid.errors import PackError
 from tpid.pack.geometry import Block, Half, UnitRange
-from tpid.pack.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, dump_manifest, load_manifest
+from tpid.pack.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, MAX_VALUES, dump_manifest, load_manifest
 from tpid.pack.reader import Pack
 from tpid.pack.writer import import_pack
 
@@ -170,15 +172,55 @@ def test_what_is_not_json_is_refused(refusal: Check) -> None:
         assert refusal(data)
 
 
+HUGE_LIST = "[" + ",".join(['""'] * 250_000) + "]"
+HUGE_OBJECT = "{" + ",".join(f'"{i}":1' for i in range(250_000)) + "}"
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("tokens.eos_ids", HUGE_LIST),
+        ("spec.rope.factors", HUGE_LIST),
+        ("spec.extra", HUGE_LIST),
+        ("layers", HUGE_LIST),
+        ("embed.digests", HUGE_LIST),
+        ("layers.0.attn.formats", HUGE_OBJECT),
+        ("layers.0", HUGE_OBJECT),
+        ("spec", HUGE_OBJECT),
+    ],
+)
+def test_a_fault_a_quarter_of_a_million_times_takes_little_memory(
+    pack: Pack, refusal: Check, path: str, value: str
+) -> None:
+    data = changed(pack, path, "@").replace(b'"@"', value.encode())
+    tracemalloc.start()
+    try:
+        assert refusal(data)
+        assert tracemalloc.get_traced_memory()[1] < 20 * len(data) + (8 << 20)
+    finally:
+        tracemalloc.stop()
+
+
+def test_more_values_than_a_pack_can_have_are_not_read(pack: Pack, refusal: Check) -> None:
+    data = changed(pack, "spec.extra", "@").replace(b'"@"', b"[" + b"1," * MAX_VALUES + b"1]")
+    assert "values, more than" in refusal(data)
+
+
 def test_a_file_that_is_far_too_large_is_not_read(refusal: Check) -> None:
-    assert "larger than 16 MiB" in refusal(b" " * (MAX_MANIFEST_BYTES + 1))
+    assert "more than the 16.8 MB" in refusal(b" " * (MAX_MANIFEST_BYTES + 1))
 
 
 def test_a_missing_file_and_a_directory_are_named(tmp_path: Path) -> None:
-    with pytest.raises(PackError, match=r"model\.json cannot be read: No such file"):
+    with pytest.raises(PackError, match=r"model\.json cannot be opened: No such file"):
         load_manifest(tmp_path)
     (tmp_path / MANIFEST_NAME).mkdir()
-    with pytest.raises(PackError, match=r"model\.json cannot be read: Is a directory"):
+    with pytest.raises(PackError, match=r"model\.json is not a regular file"):
+        load_manifest(tmp_path)
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / MANIFEST_NAME)
+    with pytest.raises(PackError, match=r"model\.json is not a regular file"):
         load_manifest(tmp_path)
 
 

@@ -61,9 +61,9 @@ def test_size_name_and_small_files(pack: Pack) -> None:
 def test_opening_looks_at_the_manifest_only(pack: Pack) -> None:
     shutil.rmtree(pack.directory / "layers")
     again = Pack(pack.directory)
-    with pytest.raises(PackError, match=r"layers/000\.safetensors cannot be read: No such file"):
+    with pytest.raises(PackError, match=r"layers/000\.safetensors cannot be opened: No such file"):
         again.block_range(Block(0, Half.ATTN), UnitRange(0, 1))
-    with pytest.raises(PackError, match=r"layers/001\.safetensors cannot be read"):
+    with pytest.raises(PackError, match=r"layers/001\.safetensors cannot be opened"):
         again.vectors(1)
     again.embed_range()
 
@@ -73,9 +73,9 @@ def test_small_files_that_are_gone_or_damaged_are_named(pack: Pack) -> None:
     with pytest.raises(PackError, match=r"chat_template\.jinja is not UTF-8"):
         pack.chat_template()
     (pack.directory / "tokenizer.json").unlink()
-    with pytest.raises(PackError, match=r"tokenizer\.json cannot be read: No such file"):
+    with pytest.raises(PackError, match=r"tokenizer\.json cannot be opened: No such file"):
         pack.tokenizer_json()
-    with pytest.raises(PackError, match="Is a directory"):
+    with pytest.raises(PackError, match="is not a regular file"):
         read_file(pack.directory)
 
 
@@ -107,7 +107,7 @@ def test_a_range_beyond_the_end_is_named(tmp_path: Path) -> None:
     path = tmp_path / "short"
     path.write_bytes(bytes(100))
     assert read_range(ByteRange(path, 40, 60)).size == 60
-    with pytest.raises(PackError, match=r"short ends 1 bytes too early"):
+    with pytest.raises(PackError, match=r"short ends 1 byte too early"):
         read_range(ByteRange(path, 40, 61))
     with pytest.raises(PackError, match=r"missing cannot be read at byte 0: No such file"):
         read_range(ByteRange(tmp_path / "missing", 0, 1))

@@ -37,6 +37,8 @@ def test_names_that_are_not(name: str) -> None:
         ("/m/Qwen2.5 (1).GGUF", "qwen2.5-1"),
         ("/m/model.v1.5", "model.v1.5"),
         ("/m/.gguf", "gguf"),
+        ("/m/Qwen3-32B-Q8_0-00001-of-00004.gguf", "qwen3-32b-q8_0"),
+        ("/c/models--Qwen--Qwen2.5-0.5B/snapshots/0a1b2c", "qwen2.5-0.5b"),
         ("/", "model"),
         ("/m/模型", "model"),
     ],

@@ -111,7 +111,7 @@ def test_truncation_and_what_is_appended_are_found(copy: Path, name: str, data: 
 @pytest.mark.parametrize("name", FILES)
 def test_a_missing_file_is_named(copy: Path, name: str) -> None:
     with Spoiled(copy / name, None):
-        assert f"{copy / name} cannot be read: No such file" in fault(copy).message
+        assert f"{copy / name} cannot be opened: No such file" in fault(copy).message
 
 
 @pytest.mark.parametrize(

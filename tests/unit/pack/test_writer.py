@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from safetensors import safe_open
 
-from tpid.errors import DiskFullError, ModelFileError, PackError
+from tpid.errors import DiskFullError, ModelFileError, PackError, UnsupportedModelError
 from tpid.model.huggingface import HuggingFaceSource
 from tpid.model.inventory import matrix_shapes
 from tpid.model.source import TokenizerFiles
@@ -113,6 +113,14 @@ def test_the_same_import_gives_the_same_bytes_and_the_same_id(source: Any, tmp_p
     one, two = (import_pack(source, tmp_path / place / "pack") for place in ("one", "two"))
     assert one.id == two.id
     assert contents(one.directory) == contents(two.directory)
+
+
+def test_names_of_tokens_are_kept_and_notes_are_told(source_of: Sources, tmp_path: Path) -> None:
+    source, told = source_of(), []
+    source.files = TokenizerFiles(b"{}", "{{ pad_token }}", None, None, (0,), {"pad_token": "<pad>"}, ("one", "two"))
+    pack = import_pack(source, tmp_path / "pack", tell=told.append)
+    assert told == ["one", "two"]
+    assert pack.manifest.tokens.other_tokens == {"pad_token": "<pad>"}
 
 
 def contents(directory: Path) -> dict[str, bytes]:
@@ -229,7 +237,7 @@ def test_too_little_space_is_found_before_anything_is_read(
 ) -> None:
     monkeypatch.setattr("tpid.pack.writer.shutil.disk_usage", lambda path: _Usage(free=10))
     source = source_of()
-    with pytest.raises(DiskFullError, match=r"needs [\d.]+ MB on the disk of .*, where [\d.]+ k?B are free") as caught:
+    with pytest.raises(DiskFullError, match=r"needs [\d.]+ MB on the disk of .*, where [\d.]+ \w+ are free") as caught:
         import_pack(source, tmp_path / "models" / "pack")
     assert caught.value.hint is not None
     assert source.reads == []
@@ -239,3 +247,13 @@ def test_too_little_space_is_found_before_anything_is_read(
 class _Usage:
     def __init__(self, free: int) -> None:
         self.free = free
+
+
+def test_a_model_that_would_be_mostly_padding_is_refused(source_of: Sources, tmp_path: Path) -> None:
+    sizes = {"hidden_size": 1, "n_heads": 4096, "n_kv_heads": 4096, "head_dim": 2, "ffn_size": 1, "vocab_size": 1}
+    source = source_of(default=Format.F16, n_layers=20, **sizes)
+    with pytest.raises(
+        UnsupportedModelError, match=r"has 655\d\d\d weights, but in pieces so small .* take 33\d MB"
+    ):
+        import_pack(source, tmp_path / "pack")
+    assert list(tmp_path.iterdir()) == []

@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +94,18 @@ def test_a_cache_of_int8_takes_a_byte_a_value_and_two_for_each_32(workload: Call
     work = workload(context_tokens=16, n_slots=1)
     assert kv_bytes(work, "native", 1) == 16 * 30 * 2 * 64 * 2
     assert kv_bytes(work, "native-kv8", 1) == 16 * 30 * 2 * (64 + 2 * 2)
+
+
+def test_keys_without_their_biases_need_the_angles_of_each_block(workload: Callable[..., Workload]) -> None:
+    plain = workload(context_tokens=4096)
+    biased = replace(plain, spec=replace(plain.spec, qkv_bias=True))
+    more = kv_bytes(biased, "native-kv8", 1) - kv_bytes(plain, "native-kv8", 1)
+    assert more == (4096 // 16 + 16) * 64 * 4
+    assert more < 0.01 * kv_bytes(plain, "native-kv8", 1)
+    assert kv_bytes(biased, "native-kv8", 0) == 0
+    assert kv_bytes(biased, "native", 1) == kv_bytes(plain, "native", 1)
+    normed = replace(biased, spec=replace(biased.spec, qk_norm=True))
+    assert kv_bytes(normed, "native-kv8", 1) == kv_bytes(plain, "native-kv8", 1)
 
 
 def test_longer_passes_take_more(workload: Callable[..., Workload]) -> None:

@@ -211,3 +211,34 @@ def test_a_plan_does_not_depend_on_the_order_in_which_devices_came(device: Devic
     others = [device(i, read_bytes_s=1e9 * i) for i in range(2, 7)]
     one, two = (make_plan(make_request(workload()), device(1), order) for order in (others, others[::-1]))
     assert one == two
+
+
+SIZES = st.sampled_from([0, 1, 1 << 20, 120 << 20, 1 << 33, 2**63 - 1]) | st.integers(0, 2**63 - 1)
+RATES = st.sampled_from([0.0, 1.0, 1e18]) | st.floats(1.0, 1e18)
+
+
+@given(data=st.data())
+@settings(max_examples=150)
+def test_any_profiles_that_the_border_lets_through_give_a_plan_or_say_what_is_missing(
+    data: st.DataObject, device: Devices, workload: Workloads
+) -> None:
+    devices = [
+        device(
+            number,
+            budget_bytes=data.draw(SIZES),
+            ram_bytes=data.draw(SIZES),
+            read_bytes_s=data.draw(RATES),
+            disk_bytes_s=data.draw(RATES),
+            matmul_flops_s=data.draw(RATES),
+            backend=data.draw(st.sampled_from([*BACKENDS, "unknown"] if number > 1 else list(BACKENDS))),
+        )
+        for number in range(1, data.draw(st.integers(2, 9)))
+    ]
+    work = workload(**data.draw(sizes())) if data.draw(st.booleans()) else workload()
+    try:
+        plan = make_plan(PlanRequest(1, PACK, "model", work, "fp32"), devices[0], devices[1:])
+    except MemoryPlanError:
+        return
+    for rank in plan.ranks:
+        (of_rank,) = [device for device in devices if device.id == rank.device]
+        assert 0 <= rank.memory_bytes <= of_rank.budget_bytes

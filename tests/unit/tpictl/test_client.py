@@ -100,18 +100,20 @@ def test_daemon_that_dies_in_the_middle_of_an_answer(daemon: Any) -> None:
 def test_error_in_the_middle_of_an_import(daemon: Any) -> None:
     daemon.import_lines = [
         {"stage": "convert", "done_bytes": 1, "total_bytes": 2},
+        {"note": "guessed"},
         {"error": {"code": "disk_full", "message": "The disk is full.", "hint": None}},
     ]
     seen: list[Progress] = []
+    notes: list[str] = []
     with pytest.raises(RemoteError, match="The disk is full"):
-        import_model(Client(daemon.path), {"path": "/x"}, seen.append)
-    assert len(seen) == 1
+        import_model(Client(daemon.path), {"path": "/x"}, seen.append, notes.append)
+    assert (len(seen), notes) == (1, ["guessed"])
 
 
 def test_import_that_ends_without_a_result(daemon: Any) -> None:
     daemon.import_lines = [{"stage": "convert", "done_bytes": 1, "total_bytes": 2}]
     with pytest.raises(DaemonUnreachableError, match="before its answer was complete"):
-        import_model(Client(daemon.path), {"path": "/x"}, lambda progress: None)
+        import_model(Client(daemon.path), {"path": "/x"}, lambda progress: None, lambda note: None)
 
 
 def test_ctrl_c_keeps_what_came_and_ends_the_work_in_the_daemon(daemon: Any) -> None:

@@ -210,8 +210,26 @@ def test_import(daemon: Any, run: Run, short_directory: Path, monkeypatch: pytes
     assert daemon.body("/tpid/import") == expected
 
 
+def test_an_import_says_what_it_had_to_guess(daemon: Any, run: Run, short_directory: Path) -> None:
+    note = "which tokens are special is guessed: " + "<|im_start|> " * 12 + "\x1b[2J"
+    pack = {"name": "m", "id": "0", "size_bytes": 3 << 20}
+    daemon.import_lines = [{"note": note}, {"stage": "verify", "done_bytes": 1, "total_bytes": 1}, {"pack": pack}]
+    (short_directory / "m.gguf").touch()
+    result = run("import", str(short_directory / "m.gguf"), "--json")
+    assert json.loads(result.stdout) == {"pack": pack}
+    assert result.stderr.splitlines()[0].startswith("Note: which tokens are special is guessed: <|im_start|> ")
+    assert result.stderr.splitlines()[1].startswith("verify")
+    assert "\x1b" not in result.stderr
+
+
 def test_import_of_nothing(run: Run) -> None:
     assert run("import", "none.gguf").stderr == "tpictl: There is no file or directory none.gguf.\n"
+    for path, hint in {
+        "https://hf.co/Qwen/Qwen3-8B-GGUF": "tpid fetches nothing from there",
+        "Qwen/Qwen3-8B-GGUF:Q4_K_M": "tpid fetches nothing from there",
+        "smollm2-135m": "tpictl pull smollm2-135m",
+    }.items():
+        assert hint in run("import", path).stderr
 
 
 def test_pull_as_json(daemon: Any, run: Run) -> None:

@@ -1,90 +1,40 @@
-/* The KV cache and attention over it, included by lanes.h. What reads the cache is compiled twice, for fp16 and for
-   int8, by the constant `int8`. */
+/* Attention over the KV cache, included by lanes.h. What reads the cache is compiled twice, for fp16 and for int8, by
+   the constant `int8`. */
 
 #define ROWS_TOGETHER (LANES == 8 ? 4 : 8) /* what the registers hold: 16 of 8 lanes, 32 of 4 or 16 */
 
-INLINE const uint16_t *halves_at(const uint8_t *at)
+/* What keys are read from: the cache, or scratch where they are floats. */
+enum key_kind { KEYS_F16, KEYS_INT8, KEYS_F32 };
+
+INLINE size_t key_block_bytes(int head_dim, const enum key_kind kind)
 {
-    return (const uint16_t *)(const void *)at;
+    return kind == KEYS_F32 ? 4 * KEY_BLOCK * head_stride(head_dim) : cache_block_bytes(head_dim, kind == KEYS_INT8);
 }
 
-/* LANES numbers of the cache, at number `index`. */
-INLINE vec load_cached(const uint8_t *at, size_t index, int int8, vec scale)
+INLINE vec load_key(const uint8_t *block, size_t at, vec scale, const enum key_kind kind)
 {
-    return int8 ? load_int8(at + index) * scale : load_f16(halves_at(at) + index);
-}
-
-/* CACHE_GROUP numbers of a head, or what is left of them, to int8 with a scale in fp16. */
-INLINE uint16_t quantize_cached(const float *x, int n, int8_t *q)
-{
-    float padded[CACHE_GROUP] = {0};
-    uint16_t halves[LANES];
-    if (n > 0)
-        memcpy(padded, x, (size_t)n * sizeof *x);
-    store_f16(halves, splat(quantize_group(padded, 1, q, q).scale));
-    return halves[0];
-}
-
-/* Key or value of a position: number i of the head to `numbers` + i * stride. */
-INLINE void store_int8(uint8_t *block, int head_dim, int in_block, const float *x, size_t first, size_t stride)
-{
-    const size_t row = head_stride(head_dim);
-    uint16_t *scales = (uint16_t *)(void *)(block + KEY_BLOCK * row);
-    for (size_t i = 0; i < row; i += CACHE_GROUP) {
-        const int left = head_dim - (int)i, n = left < CACHE_GROUP ? left : CACHE_GROUP;
-        int8_t q[CACHE_GROUP];
-        scales[i / CACHE_GROUP * KEY_BLOCK + (size_t)in_block] = quantize_cached(x + i, n, q);
-        for (size_t k = 0; k < CACHE_GROUP && i + k < row; k++)
-            block[first + (i + k) * stride] = (uint8_t)q[k];
-    }
-}
-
-INLINE void store_halves(uint8_t *block, int head_dim, const float *x, size_t first, size_t stride)
-{
-    uint16_t *numbers = (uint16_t *)(void *)block + first;
-    for (int i = 0; i < (int)head_stride(head_dim); i += LANES) {
-        const int left = head_dim - i, n = left < LANES ? left : LANES;
-        float part[LANES] = {0};
-        uint16_t halves[LANES];
-        if (n > 0)
-            memcpy(part, x + i, (size_t)n * sizeof *part);
-        store_f16(halves, load(part));
-        for (int lane = 0; lane < LANES; lane++)
-            numbers[(size_t)(i + lane) * stride] = halves[lane];
-    }
-}
-
-static void store_cache(const struct cache *cache, int position, const float *key, const float *value)
-{
-    const int dim = cache->head_dim, in_block = position % KEY_BLOCK;
-    const size_t block = (size_t)(position / KEY_BLOCK) * cache_block_bytes(dim, cache->int8);
-    const size_t row = (size_t)in_block * head_stride(dim);
-    if (cache->int8) {
-        store_int8(cache->keys + block, dim, in_block, key, (size_t)in_block, KEY_BLOCK);
-        store_int8(cache->values + block, dim, in_block, value, row, 1);
-    } else {
-        store_halves(cache->keys + block, dim, key, (size_t)in_block, KEY_BLOCK);
-        store_halves(cache->values + block, dim, value, row, 1);
-    }
+    return kind == KEYS_F32 ? load((const float *)(const void *)block + at)
+                            : load_cached(block, at, kind == KEYS_INT8, scale);
 }
 
 /* Scores of `n` rows against `blocks` of keys: lanes are positions. Each score is summed up in the same order however
    many rows and blocks go together: that only fills the pipeline. */
-INLINE void score_rows(const float *q, const uint8_t *keys, int head_dim, int int8, int n, int blocks, float *scores)
+INLINE void score_rows(const float *q, const uint8_t *keys, int head_dim, const enum key_kind kind, const int n,
+                       const int blocks, float *scores)
 {
-    const size_t row = head_stride(head_dim), block_bytes = cache_block_bytes(head_dim, int8);
+    const size_t row = head_stride(head_dim), block_bytes = key_block_bytes(head_dim, kind);
     for (int part = 0; part < KEY_BLOCK; part += LANES) {
         vec sum[8] = {{0}};
         for (int first = 0; first < head_dim; first += CACHE_GROUP) {
             const int end = head_dim - first < CACHE_GROUP ? head_dim : first + CACHE_GROUP;
             vec scale[4] = {{0}};
-            for (int block = 0; int8 && block < blocks; block++)
-                scale[block] = load_f16(halves_at(keys + (size_t)block * block_bytes + KEY_BLOCK * row) +
+            for (int block = 0; kind == KEYS_INT8 && block < blocks; block++)
+                scale[block] = load_f16(scales_at(keys + (size_t)block * block_bytes, row) +
                                         first / CACHE_GROUP * KEY_BLOCK + part);
             for (int i = first; i < end; i++)
                 for (int block = 0; block < blocks; block++) {
-                    vec k = load_cached(keys + (size_t)block * block_bytes, (size_t)(i * KEY_BLOCK + part), int8,
-                                        scale[block]);
+                    vec k = load_key(keys + (size_t)block * block_bytes, (size_t)(i * KEY_BLOCK + part), scale[block],
+                                     kind);
                     for (int r = 0; r < n; r++)
                         sum[block * n + r] += k * q[(size_t)r * row + (size_t)i];
                 }
@@ -152,26 +102,32 @@ INLINE void weigh_row(float *scores, int first_key, int n_keys, int from, int to
             store(result + i, load(result + i) * rescale);
 }
 
-/* Of a run of n_keys keys: all rows' scores. */
-INLINE void score_run(const float *q, const uint8_t *keys, int head_dim, int int8, int n_rows, int n_keys,
-                      float *scores)
+/* The same from row `r` on, as long as there are n rows; gives the first row that is left. */
+INLINE int score_groups(const float *q, const uint8_t *keys, int head_dim, const enum key_kind kind, int r, int n_rows,
+                        int n_blocks, const int n, const int together, float *scores)
 {
-    const size_t row = head_stride(head_dim), block_bytes = cache_block_bytes(head_dim, int8);
-    const int blocks = ceil_div(n_keys, KEY_BLOCK);
-    int r = 0;
-    for (; r + ROWS_TOGETHER <= n_rows; r += ROWS_TOGETHER)
-        for (int block = 0; block < blocks; block++)
-            score_rows(q + (size_t)r * row, keys + (size_t)block * block_bytes, head_dim, int8, ROWS_TOGETHER, 1,
-                       scores + r * ATTEND_KEYS + block * KEY_BLOCK);
-    for (; r < n_rows; r++) {
+    const size_t row = head_stride(head_dim), block_bytes = key_block_bytes(head_dim, kind);
+    for (; r + n <= n_rows; r += n) {
         int block = 0;
-        for (; block + 4 <= blocks; block += 4)
-            score_rows(q + (size_t)r * row, keys + (size_t)block * block_bytes, head_dim, int8, 1, 4,
+        for (; block + together <= n_blocks; block += together)
+            score_rows(q + (size_t)r * row, keys + (size_t)block * block_bytes, head_dim, kind, n, together,
                        scores + r * ATTEND_KEYS + block * KEY_BLOCK);
-        for (; block < blocks; block++)
-            score_rows(q + (size_t)r * row, keys + (size_t)block * block_bytes, head_dim, int8, 1, 1,
+        for (; together > 1 && block < n_blocks; block++)
+            score_rows(q + (size_t)r * row, keys + (size_t)block * block_bytes, head_dim, kind, n, 1,
                        scores + r * ATTEND_KEYS + block * KEY_BLOCK);
     }
+    return r;
+}
+
+/* Of a run of n_keys keys: all rows' scores. */
+INLINE void score_run(const float *q, const uint8_t *keys, int head_dim, const enum key_kind kind, int n_rows,
+                      int n_keys, float *scores)
+{
+    const int blocks = ceil_div(n_keys, KEY_BLOCK);
+    int r = score_groups(q, keys, head_dim, kind, 0, n_rows, blocks, ROWS_TOGETHER, 1, scores);
+    if (ROWS_TOGETHER > 4)
+        r = score_groups(q, keys, head_dim, kind, r, n_rows, blocks, 4, 2, scores);
+    score_groups(q, keys, head_dim, kind, r, n_rows, blocks, 1, 4, scores);
 }
 
 /* Of the same run: all rows' weighted values. */
@@ -205,7 +161,8 @@ INLINE void attend_cache(const struct attend_job *job, float *scratch, int int8)
     const int head_dim = job->cache.head_dim;
     const size_t row = head_stride(head_dim), block_bytes = cache_block_bytes(head_dim, int8);
     float *q = scratch, *result = q + ATTEND_ROWS * row, *scores = result + ATTEND_ROWS * row;
-    float *scales = scores + ATTEND_ROWS * ATTEND_KEYS, max[ATTEND_ROWS], total[ATTEND_ROWS];
+    float *scales = scores + ATTEND_ROWS * ATTEND_KEYS, *keys = scales + cache_groups(head_dim) * ATTEND_KEYS;
+    float max[ATTEND_ROWS], total[ATTEND_ROWS];
     int from[ATTEND_ROWS] = {0}, to[ATTEND_ROWS] = {0};
     memset(result, 0, ATTEND_ROWS * row * sizeof *result);
     for (int r = 0; r < job->n_rows; r++) {
@@ -220,7 +177,12 @@ INLINE void attend_cache(const struct attend_job *job, float *scratch, int int8)
         const size_t at = (size_t)(key / KEY_BLOCK) * block_bytes;
         int n_keys = to[job->n_rows - 1] - key;
         n_keys = n_keys < ATTEND_KEYS ? n_keys : ATTEND_KEYS;
-        score_run(q, job->cache.keys + at, head_dim, int8, job->n_rows, n_keys, scores);
+        if (int8 && job->key_bias) {
+            open_keys(job, (size_t)(key / KEY_BLOCK), n_keys, scales, keys);
+            score_run(q, (const uint8_t *)keys, head_dim, KEYS_F32, job->n_rows, n_keys, scores);
+        } else {
+            score_run(q, job->cache.keys + at, head_dim, int8 ? KEYS_INT8 : KEYS_F16, job->n_rows, n_keys, scores);
+        }
         for (int r = 0; r < job->n_rows; r++)
             weigh_row(scores + r * ATTEND_KEYS, key, n_keys, from[r], to[r], max + r, total + r,
                       result + (size_t)r * row, row);
@@ -230,7 +192,7 @@ INLINE void attend_cache(const struct attend_job *job, float *scratch, int int8)
         int token = (job->first_row + r) / job->heads, head = (job->first_row + r) % job->heads;
         float *out = job->out + token * job->out_stride + head * head_dim;
         for (int i = 0; i < head_dim; i++)
-            out[i] = result[(size_t)r * row + (size_t)i] / total[r];
+            out[i] = result[(size_t)r * row + (size_t)i] / total[r] + (job->value_bias ? job->value_bias[i] : 0.0f);
     }
 }
 

@@ -65,6 +65,12 @@ static struct cache cache_at(const struct backend *backend, int layer, int slot,
     return (struct cache){backend->keys + at, backend->values + at, shape->head_dim, shape->int8_cache};
 }
 
+/* The bias that the keys of a unit lie in the cache without; NULL if there is none. */
+static const float *bias_left_out(const struct backend *backend, const struct block *block, int unit)
+{
+    return backend->turns_memory && block->biases[1] ? block->biases[1] + unit * backend->shape.head_dim : NULL;
+}
+
 static void one_head(const struct backend *backend, float *head, const float *bias, const float *norm, int token)
 {
     const int dim = backend->shape.head_dim, half = dim / 2;
@@ -76,7 +82,7 @@ static void one_head(const struct backend *backend, float *head, const float *bi
     rotate(head, backend->cos + (size_t)token * (size_t)half, backend->sin + (size_t)token * (size_t)half, half);
 }
 
-/* Biases, norms of Q and K, rotation; K and V go into the cache. */
+/* Biases, norms of Q and K, rotation; K and V go into the cache, V and perhaps K without their biases. */
 static void prepare_token(const struct attention *a, int token)
 {
     const struct backend *backend = a->backend;
@@ -97,9 +103,8 @@ static void prepare_token(const struct attention *a, int token)
         }
         for (int i = 0; i < heads * dim; i++)
             q[i] *= scale;
-        one_head(backend, k, biases[1] ? biases[1] + unit * dim : NULL, block->k_norm, token);
-        for (int i = 0; biases[2] && i < dim; i++)
-            v[i] += biases[2][unit * dim + i];
+        const float *key_bias = bias_left_out(backend, block, unit) || !biases[1] ? NULL : biases[1] + unit * dim;
+        one_head(backend, k, key_bias, block->k_norm, token);
         const struct cache cache = cache_at(backend, block->layer, segment->slot, unit);
         kernels->store(&cache, position, k, v);
     }
@@ -143,6 +148,9 @@ static void attend_job(void *context, int job, int thread)
         .n_rows = left < ATTEND_ROWS ? left : ATTEND_ROWS,
         .start = segment->start,
         .window = a->block->window,
+        .key_bias = bias_left_out(backend, a->block, unit),
+        .value_bias = a->block->biases[2] ? a->block->biases[2] + unit * shape->head_dim : NULL,
+        .turns = &backend->turns,
     };
     backend->cores->kernels->attend(&attend, backend->scratch + (size_t)thread * backend->scratch_floats);
 }

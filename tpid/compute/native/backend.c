@@ -1,5 +1,6 @@
 #include "backend.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -19,15 +20,44 @@ API void tpid_backend_free(struct backend *backend)
         return;
     void *all[] = {backend->keys,       backend->values,     backend->input_int8, backend->input_fp32,
                    backend->inner_int8, backend->inner_fp32, backend->qkv,        backend->mixed,
-                   backend->scratch,    backend->segments,   backend->cos,        backend->sin};
+                   backend->scratch,    backend->segments,   backend->cos,        backend->sin,
+                   backend->turns_memory};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
         free(all[i]);
     free(backend);
 }
 
+/* In double: rounded to fp32 once, a product of two of them stays as exact as the angles that keys are rotated by. */
+static void write_turns(float *cos_at, float *sin_at, size_t stride, const float *frequencies, int half, int position)
+{
+    for (int i = 0; i < half; i++) {
+        const double angle = (double)position * (double)frequencies[i];
+        cos_at[(size_t)i * stride] = (float)cos(angle);
+        sin_at[(size_t)i * stride] = (float)sin(angle);
+    }
+}
+
+/* 0 if there is not enough memory. */
+static int make_turns(struct backend *backend, const float *frequencies)
+{
+    const int half = backend->shape.head_dim / 2, blocks = ceil_div(backend->shape.context_tokens, KEY_BLOCK);
+    const size_t in_places = (size_t)half * 2 * KEY_BLOCK;
+    backend->turns_memory = malloc((in_places + (size_t)blocks * 2 * (size_t)half) * sizeof(float));
+    if (!backend->turns_memory)
+        return 0;
+    float *places = backend->turns_memory, *at = places + in_places;
+    backend->turns = (struct turns){.blocks = at, .places = places};
+    for (int place = 0; place < KEY_BLOCK; place++)
+        write_turns(places + place, places + KEY_BLOCK + place, 2 * KEY_BLOCK, frequencies, half, place);
+    for (int block = 0; block < blocks; block++, at += 2 * half)
+        write_turns(at, at + half, 1, frequencies, half, block * KEY_BLOCK);
+    return 1;
+}
+
 /* Takes all memory that any pass will need; the system gives it page by page as it is written. NULL if there is not
-   enough. */
-API struct backend *tpid_backend_create(struct cores *cores, const struct shape *shape)
+   enough. With key_frequencies [head_dim / 2], the radians a position by which heads are rotated, keys lie in an int8
+   cache without their biases; NULL: with them. */
+API struct backend *tpid_backend_create(struct cores *cores, const struct shape *shape, const float *key_frequencies)
 {
     struct backend *backend = calloc(1, sizeof *backend);
     if (!backend)
@@ -61,7 +91,7 @@ API struct backend *tpid_backend_create(struct cores *cores, const struct shape 
     backend->sin = calloc(tokens * (size_t)shape->head_dim, 4);
     if (backend->keys && backend->values && backend->input_int8 && backend->input_fp32 && backend->inner_int8 &&
         backend->inner_fp32 && backend->qkv && backend->mixed && backend->scratch && backend->segments &&
-        backend->cos && backend->sin)
+        backend->cos && backend->sin && (!key_frequencies || make_turns(backend, key_frequencies)))
         return backend;
     tpid_backend_free(backend);
     return NULL;

@@ -12,7 +12,11 @@ typedef void gemm_fn(const uint8_t *weights, int n_tiles, int n_bands, const uin
 /* The cache of one KV head of one sequence, in blocks of KEY_BLOCK positions. Keys lie transposed, so that lanes are
    positions: [head_stride][KEY_BLOCK] numbers; values as they are: [KEY_BLOCK][head_stride]. Numbers are fp16, or int8
    by groups of CACHE_GROUP of a head; then [cache_groups][KEY_BLOCK] fp16 scales follow in each block.
-   head_stride is head_dim rounded up to HEAD_ALIGN. */
+   head_stride is head_dim rounded up to HEAD_ALIGN.
+
+   Values lie without their bias: weights of a softmax add up to 1, so it is added to what they give. int8 keys lie
+   without their rotated bias where there are `turns` to rotate it by: it may be a hundred times what a token adds to
+   it, and would take the steps of int8 for itself. */
 #define KEY_BLOCK 16
 #define HEAD_ALIGN 16
 #define CACHE_GROUP 32
@@ -38,6 +42,13 @@ static inline size_t cache_block_bytes(int head_dim, int int8)
     return KEY_BLOCK * (int8 ? head_stride(head_dim) + 2 * cache_groups(head_dim) : 2 * head_stride(head_dim));
 }
 
+/* cos and sin of the angles by which heads are rotated. Those of a position come from its block's first position and
+   its own place in the block, which takes 1 / KEY_BLOCK of the memory of a table of all positions. */
+struct turns {
+    const float *blocks; /* [block][cos, sin][head_dim / 2] */
+    const float *places; /* [head_dim / 2][cos, sin][KEY_BLOCK] */
+};
+
 #define ATTEND_ROWS 16 /* rows of queries that walk the cache together */
 #define ATTEND_KEYS 64
 
@@ -50,6 +61,9 @@ struct attend_job {
     int first_row, n_rows; /* row = token * heads + head; at most ATTEND_ROWS of them */
     int start;            /* position of token 0 */
     int window;           /* 0: sees everything */
+    const float *key_bias;      /* [head_dim] before rotation, what the keys lie without; NULL: nothing */
+    const float *value_bias;    /* [head_dim] or NULL */
+    const struct turns *turns;  /* of key_bias */
 };
 
 struct kernels {
@@ -65,10 +79,11 @@ struct kernels {
     void (*attend)(const struct attend_job *job, float *scratch);
 };
 
-/* Floats of scratch that `attend` needs: queries, results, scores, scales of the values. */
+/* Floats of scratch that `attend` needs: queries, results, scores, scales of the values, keys of int8 as floats. */
 static inline size_t attend_scratch(int head_dim)
 {
-    return ATTEND_ROWS * (2 * head_stride(head_dim) + ATTEND_KEYS) + cache_groups(head_dim) * ATTEND_KEYS;
+    return ATTEND_ROWS * (2 * head_stride(head_dim) + ATTEND_KEYS) +
+           (cache_groups(head_dim) + head_stride(head_dim)) * ATTEND_KEYS;
 }
 
 extern const struct kernels kernels_portable;

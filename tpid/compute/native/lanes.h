@@ -189,6 +189,8 @@ static void pack_fp32(const float *x, ptrdiff_t stride, int columns, int g, uint
         }
 }
 
+#include "cache.h"
+
 #include "attend.h"
 
 /* A matrix product from a function for `BANDS` bands and g rows of activations, in a format; format, g and planes are

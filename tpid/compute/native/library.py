@@ -56,7 +56,7 @@ _SIGNATURES: dict[str, tuple[object, tuple[object, ...]]] = {
             *(c_void_p, c_float, c_void_p, c_int32, c_void_p, c_void_p),
         ),
     ),
-    "tpid_backend_create": (c_void_p, (c_void_p, POINTER(Shape))),
+    "tpid_backend_create": (c_void_p, (c_void_p, POINTER(Shape), c_void_p)),
     "tpid_backend_free": (None, (c_void_p,)),
     "tpid_begin": (None, (c_void_p, c_void_p, c_int32, c_void_p, c_void_p)),
     "tpid_attention": (None, (c_void_p, POINTER(Block), c_void_p, c_void_p)),

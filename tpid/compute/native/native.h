@@ -55,6 +55,8 @@ struct backend {
     struct segment *segments;                 /* of the pass */
     int n_segments, n_tokens;
     float *cos, *sin;                         /* [token][head_dim / 2] */
+    float *turns_memory;                      /* NULL: keys have no bias, or lie in the cache with it */
+    struct turns turns;
 };
 
 /* Matrix products of one unit. */

@@ -9,6 +9,7 @@ from tpid.errors import ModelFileError, UnsupportedModelError
 from tpid.model import limits
 from tpid.model.fields import Fields
 from tpid.model.gguf.container import GgufTensor
+from tpid.model.mistaken import adapter_error
 from tpid.model.rope import linear_factors
 from tpid.model.spec import Architecture, ModelSpec, Rope
 
@@ -35,18 +36,26 @@ def read_spec(
     rope_freqs: tuple[float, ...] | None,
 ) -> ModelSpec:
     """`rope_freqs` are the values of `rope_freqs.weight`. Raises ModelFileError and UnsupportedModelError."""
+    _refuse_other_files(where, Fields(metadata, where, "general."), tensors)
     name = Fields(metadata, where).text("general.architecture")
     if name not in ARCHITECTURES:
         known = ", ".join(ARCHITECTURES)
-        raise UnsupportedModelError(f"{where} is of architecture {name[:60]!r}; tpid runs {known}.")
+        raise UnsupportedModelError(
+            f"{where} is of architecture {name[:60]!r}; tpid runs {known}.",
+            hint="Choose a model of one of these families: Llama, Mistral, Qwen2, Qwen3 and what was made of them.",
+        )
     fields = Fields(metadata, where, f"{name}.")
     _refuse_unknown_kinds(fields)
     hidden_size = fields.size("embedding_length", limits.MAX_HIDDEN)
     n_heads = fields.size("attention.head_count", limits.MAX_HEADS)
     head_dim = _head_dim(fields, hidden_size, n_heads)
+    if not tensors:
+        raise UnsupportedModelError(
+            f"{where} holds no weights, only a vocabulary or settings.", hint="Import the model's own GGUF file."
+        )
     embed = tensors.get("token_embd.weight")
     if embed is None:
-        raise ModelFileError(f"{where} lacks tensor token_embd.weight.", hint="Download the model again.")
+        raise ModelFileError(f"{where} lacks tensor token_embd.weight.", hint="Take another conversion of the model.")
     if embed.shape[0] > limits.MAX_VOCAB:
         raise ModelFileError(f"{where} has a vocabulary of {embed.shape[0]} tokens, more than {limits.MAX_VOCAB}.")
     window = fields.count("attention.sliding_window", 0)
@@ -69,6 +78,23 @@ def read_spec(
         qk_norm=ARCHITECTURES[name] is Architecture.QWEN3,
         sliding_window_tokens=window or None,
     )
+
+
+def _refuse_other_files(where: str, general: Fields, tensors: Mapping[str, GgufTensor]) -> None:
+    """GGUF files that hold something else than a model of text. Raises UnsupportedModelError."""
+    kind, architecture = general.text("type", "model"), general.text("architecture", "")
+    if kind == "mmproj" or architecture == "clip":
+        raise UnsupportedModelError(
+            f"{where} is the part of a model that sees or hears (mmproj), without its language model.",
+            hint="Import the other GGUF file that is published beside it: tpid runs text alone.",
+        )
+    if kind == "adapter" or any(name.endswith((".lora_a", ".lora_b")) for name in tensors):
+        raise adapter_error(where)
+    if kind == "imatrix":
+        raise UnsupportedModelError(
+            f"{where} says which weights of a model matter (an importance matrix), it is not the model.",
+            hint="Import the model's own GGUF file.",
+        )
 
 
 def _head_dim(fields: Fields, hidden_size: int, n_heads: int) -> int:
@@ -114,4 +140,7 @@ def _refuse_unknown_kinds(fields: Fields) -> None:
         if isinstance(value, list):
             raise UnsupportedModelError(f"{fields.where} has layers that differ in {key}, which tpid cannot run.")
     if not fields.flag("attention.causal", True):
-        raise UnsupportedModelError(f"{fields.where} sees the whole text at once: not a model that generates.")
+        raise UnsupportedModelError(
+            f"{fields.where} sees the whole text at once: it judges or embeds text, and writes none.",
+            hint="Choose a model that chats or completes text.",
+        )

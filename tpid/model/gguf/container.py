@@ -11,20 +11,24 @@ from types import MappingProxyType
 
 from tpid.errors import ModelFileError, UnsupportedModelError
 from tpid.model.gguf.types import OTHER_TYPES, GgmlType
-from tpid.model.weightfile import WeightFile
+from tpid.model.mistaken import piece_hint
+from tpid.model.weightfile import CUT_HINT, WeightFile
+from tpid.size import shown_size
 
 MAGIC = b"GGUF"
-MAX_HEADER_BYTES = 128 << 20  # vocabularies of 260 000 tokens take 15 MB
-MAX_KEYS = 1 << 16
-MAX_TENSORS = 1 << 16
-MAX_ARRAY_ITEMS = 1 << 22  # in all arrays of a file together: bounds the memory that metadata takes
+# Reading a header takes at most 3 bytes of memory a byte and 80 an item or key: 270 MB with these limits.
+MAX_HEADER_BYTES = 32 << 20  # vocabularies of 260 000 tokens take 15 MB
+MAX_KEYS = 1 << 14  # published files have some 50
+MAX_TENSORS = 1 << 16  # a mixture of experts has some 50 000
+MAX_ARRAY_ITEMS = 1 << 21  # in all arrays together: 260 000 tokens with types, scores and merges are half of it
+MAX_NESTED_ARRAYS = 1 << 12  # no published file has one: llama.cpp refuses them
 MAX_ARRAY_DEPTH = 4
 MAX_NAME_BYTES = 1024
 MAX_DIMS = 4
 MAX_ALIGNMENT = 1 << 20
 
 _DEFAULT_ALIGNMENT = 32
-_FIRST_READ_BYTES = 1 << 20
+_READ_BYTES = 1 << 20
 _MIN_TENSOR_BYTES = 8 + 4 + 8 + 4 + 8  # name length, dimensions, one size, type, offset
 _MIN_KEY_BYTES = 8 + 4 + 1
 _STRING, _ARRAY, _BOOL = 8, 9, 7
@@ -83,6 +87,7 @@ def read_container(file: WeightFile) -> GgufContainer:
         tensors[tensor.name] = tensor
     data_start = -(-cursor.position // alignment) * alignment
     placed = {name: _place(file, tensor, data_start) for name, tensor in tensors.items()}
+    _check_apart(file, placed)
     return GgufContainer(MappingProxyType(metadata), MappingProxyType(placed), cursor.position)
 
 
@@ -92,10 +97,11 @@ class _Cursor:
     def __init__(self, file: WeightFile) -> None:
         self.file = file
         self.position = 0
-        self._data = file.read(0, min(_FIRST_READ_BYTES, file.size_bytes)).tobytes()
+        self._data = bytearray(file.read(0, min(_READ_BYTES, file.size_bytes)))
         self._items_left = MAX_ARRAY_ITEMS
+        self._nested_left = MAX_NESTED_ARRAYS
 
-    def take(self, size: int) -> bytes:
+    def take(self, size: int) -> bytearray:
         start = self.position
         self._need(size)
         self.position = start + size
@@ -127,7 +133,7 @@ class _Cursor:
             raise ModelFileError(f"{self.file.path} claims {count} {what}, more than {maximum}.")
         if count * item_bytes > self.file.size_bytes - self.position:
             raise ModelFileError(
-                f"{self.file.path} claims {count} {what}, more than it has room for.", hint="Download it again."
+                f"{self.file.path} claims {count} {what}, more than it has room for.", hint=_cut_hint(self.file)
             )
 
     def _array(self, key: str, depth: int) -> list[object]:
@@ -140,6 +146,8 @@ class _Cursor:
         if type == _STRING:
             return self._strings(key, count)
         if type == _ARRAY:
+            self.check_count(count, item_bytes, self._nested_left, f"arrays in {key}")
+            self._nested_left -= count
             return [self._array(key, depth + 1) for _ in range(count)]
         layout = self._scalar(key, type)
         return list(struct.unpack(f"<{count}{layout.format[-1]}", self.take(count * layout.size)))
@@ -174,19 +182,29 @@ class _Cursor:
         if end <= len(self._data):
             return
         if end > self.file.size_bytes:
-            raise ModelFileError(f"{self.file.path} ends within its header.", hint="Download it again.")
+            raise ModelFileError(f"{self.file.path} ends within its header.", hint=_cut_hint(self.file))
         if end > MAX_HEADER_BYTES:
-            raise ModelFileError(f"{self.file.path} has a header of more than {MAX_HEADER_BYTES} bytes.")
-        wanted = min(max(end, 2 * len(self._data)), self.file.size_bytes)
-        self._data += self.file.read(len(self._data), wanted - len(self._data)).tobytes()
+            raise ModelFileError(f"{self.file.path} has a header of more than {shown_size(MAX_HEADER_BYTES)}.")
+        wanted = min(max(end, len(self._data) + _READ_BYTES), self.file.size_bytes)
+        self._data += self.file.read(len(self._data), wanted - len(self._data)).data
+
+
+def _cut_hint(file: WeightFile) -> str:
+    return piece_hint(file.path) or CUT_HINT
 
 
 def _check_version(file: WeightFile, version: int) -> None:
     if version in (2, 3):
         return
     if version & 0xFFFF == 0 and version:
-        raise UnsupportedModelError(f"{file.path} is a big-endian GGUF file; tpid reads little-endian ones.")
-    raise UnsupportedModelError(f"{file.path} is of GGUF version {version}; tpid reads versions 2 and 3.")
+        raise UnsupportedModelError(
+            f"{file.path} is a big-endian GGUF file; tpid reads little-endian ones.",
+            hint="Take the usual conversion of the model, which is little-endian.",
+        )
+    raise UnsupportedModelError(
+        f"{file.path} is of GGUF version {version}; tpid reads versions 2 and 3.",
+        hint="Take a newer conversion of the model." if version < 2 else "Upgrade tpid, or take an older conversion.",
+    )
 
 
 def _read_metadata(cursor: _Cursor, n_keys: int) -> dict[str, object]:
@@ -221,7 +239,10 @@ def _read_tensor(cursor: _Cursor, alignment: int) -> GgufTensor:
         type = GgmlType(type_number)
     except ValueError:
         known = OTHER_TYPES.get(type_number, f"GGML type {type_number}")
-        raise UnsupportedModelError(f"{path} stores tensor {name} as {known}, which tpid cannot read.") from None
+        raise UnsupportedModelError(
+            f"{path} stores tensor {name} as {known}, which tpid cannot read.",
+            hint="Take another quantization of the same model, such as Q4_K_M or Q8_0.",
+        ) from None
     if start % alignment:
         raise ModelFileError(f"{path}: tensor {name} starts at byte {start}, not a multiple of {alignment}.")
     if shape[-1] % type.block_weights:
@@ -236,6 +257,16 @@ def _place(file: WeightFile, tensor: GgufTensor, data_start: int) -> GgufTensor:
     missing = start + tensor.size_bytes - file.size_bytes
     if missing > 0:
         raise ModelFileError(
-            f"{file.path} ends {missing} bytes before the end of tensor {tensor.name}.", hint="Download it again."
+            f"{file.path} ends {shown_size(missing)} before the end of tensor {tensor.name}.",
+            hint=_cut_hint(file),
         )
     return GgufTensor(tensor.name, tensor.type, tensor.shape, start, tensor.size_bytes)
+
+
+def _check_apart(file: WeightFile, tensors: Mapping[str, GgufTensor]) -> None:
+    """Tensors that share bytes would make a pack many times as large as its file."""
+    before: GgufTensor | None = None
+    for tensor in sorted(tensors.values(), key=lambda tensor: tensor.start):
+        if before is not None and tensor.start < before.start + before.size_bytes:
+            raise ModelFileError(f"{file.path}: tensors {before.name} and {tensor.name} overlap.")
+        before = tensor

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tpid.errors import ModelFileError, UnsupportedModelError
 from tpid.model.fields import Fields
-from tpid.model.gguf.container import GgufContainer, GgufTensor, read_container
+from tpid.model.gguf.container import MAX_TENSORS, GgufContainer, GgufTensor, read_container
 from tpid.model.weightfile import WeightFile
 
 MAX_PARTS = 999
@@ -36,12 +36,14 @@ def open_gguf(path: Path, stack: ExitStack) -> GgufModel:
     if count <= 1:
         files = dict.fromkeys(container.tensors, file)
         return GgufModel(container.metadata, container.tensors, files, ((file, container.header_bytes),))
-    opened = []
-    for number, part in enumerate(part_paths(path, count)):
-        file_and_header = (file, container) if part == path else _open(part, stack)
-        _check_part(part, file_and_header[1], number, count)
-        opened.append(file_and_header)
-    return _join(opened)
+    paths = part_paths(path, count)
+    _check_there(path, paths)
+    model = GgufModel({}, {}, {}, ())
+    for number, part in enumerate(paths):
+        part_file, part_container = (file, container) if part == path else _open(part, stack)
+        _check_part(part, part_container, number, count)
+        model = _joined(model, part_file, part_container)
+    return model
 
 
 def part_paths(path: Path, count: int) -> list[Path]:
@@ -55,9 +57,19 @@ def part_paths(path: Path, count: int) -> list[Path]:
     return [path.with_name(f"{match['stem']}-{i + 1:05d}-of-{count:05d}.gguf") for i in range(count)]
 
 
-def is_later_part(path: Path) -> bool:
-    """By its name: a part of a split model, but not the first."""
-    match = _PART_NAME.fullmatch(path.name)
+def _check_there(path: Path, parts: list[Path]) -> None:
+    missing = [part.name for part in parts if not part.exists()]
+    if missing:
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise ModelFileError(
+            f"{path} is one of the {len(parts)} files of a model; it cannot be used without {missing[0]}{more}.",
+            hint="Download the others into the same directory, under the names that they were published under.",
+        )
+
+
+def is_later_part(name: str) -> bool:
+    """Is the file of this name a part of a split model, but not the first?"""
+    match = _PART_NAME.fullmatch(name)
     return match is not None and int(match["number"]) > 1
 
 
@@ -76,13 +88,17 @@ def _check_part(path: Path, container: GgufContainer, number: int, count: int) -
         )
 
 
-def _join(opened: list[tuple[WeightFile, GgufContainer]]) -> GgufModel:
-    tensors: dict[str, GgufTensor] = {}
-    files: dict[str, WeightFile] = {}
-    for file, container in opened:
-        for name, tensor in container.tensors.items():
-            if name in tensors:
-                raise ModelFileError(f"{file.path} and {files[name].path} both hold tensor {name}.")
-            tensors[name], files[name] = tensor, file
-    parts = tuple((file, container.header_bytes) for file, container in opened)
-    return GgufModel(opened[0][1].metadata, tensors, files, parts)
+def _joined(model: GgufModel, file: WeightFile, container: GgufContainer) -> GgufModel:
+    """The model with one part more; of the later ones nothing is kept but where their tensors lie."""
+    for name in container.tensors:
+        if name in model.tensors:
+            raise ModelFileError(f"{file.path} and {model.files[name].path} both hold tensor {name}.")
+    tensors = {**model.tensors, **container.tensors}
+    if len(tensors) > MAX_TENSORS:
+        raise ModelFileError(f"{file.path} and the parts before it hold more than {MAX_TENSORS} tensors.")
+    return GgufModel(
+        model.metadata or container.metadata,
+        tensors,
+        {**model.files, **dict.fromkeys(container.tensors, file)},
+        (*model.parts, (file, container.header_bytes)),
+    )

@@ -15,11 +15,12 @@ from tpid.model.gguf.container import GgufTensor
 from tpid.model.gguf.parts import GgufModel, open_gguf
 from tpid.model.gguf.tokenizer import tokenizer_files_from_gguf
 from tpid.model.gguf.types import GgmlType
-from tpid.model.halffit import scan_half_format
+from tpid.model.halffit import HalfFits
 from tpid.model.inventory import Shape, check_inventory, matrix_shapes, vector_shapes
 from tpid.model.limits import MAX_HEAD_DIM, check_spec
 from tpid.model.source import TokenizerFiles
 from tpid.model.spec import Architecture, ModelSpec
+from tpid.model.token_rows import with_rows_only
 from tpid.model.weightfile import fingerprint
 from tpid.model.weights import F32, Format, Matrix
 
@@ -58,21 +59,26 @@ class GgufSource:
             self._model = open_gguf(path, stack)
             self.spec = _checked_spec(str(path), self._model)
             self.fingerprint = fingerprint(self._model.parts)
-            self._formats: dict[str, Format] = {}
+            self._half_fits = HalfFits()
             self._files = stack.pop_all()
         # llama.cpp's converter interleaves the halves of each head for its own RoPE, for this family only.
         self._interleaved = self.spec.architecture is Architecture.LLAMA
+
+    @property
+    def notes(self) -> list[str]:
+        return self._half_fits.notes()
 
     def natural_format(self, name: str) -> Format:
         """For F32 this reads the whole matrix once, in pieces."""
         tensor = self._tensor(name)
         if tensor.type is not GgmlType.F32:
             return NATURAL_FORMAT[tensor.type]
-        if name not in self._formats:
-            self._formats[name] = scan_half_format(
-                lambda start, stop: self._rows(tensor, start, stop).view("<f4"), tensor.shape, self._where(tensor)
-            )
-        return self._formats[name]
+        return self._half_fits.format_of(
+            tensor.name,
+            lambda start, stop: self._rows(tensor, start, stop).view("<f4"),
+            tensor.shape,
+            self._where(tensor),
+        )
 
     def matrix(self, name: str, start_row: int, stop_row: int) -> Matrix:
         tensor = self._tensor(name)
@@ -96,7 +102,8 @@ class GgufSource:
         return values
 
     def tokenizer(self) -> TokenizerFiles:
-        return tokenizer_files_from_gguf(self._model.metadata)
+        files = tokenizer_files_from_gguf(self._model.metadata)
+        return with_rows_only(files, self.spec.vocab_size, "The GGUF file")
 
     def close(self) -> None:
         self._files.close()

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tpid.cluster.identity import FILE_NAME, load_or_create_device_id, parse_device_id
+from tpid.cluster.identity.device_id import FILE_NAME, load_or_create_device_id, parse_device_id
 from tpid.errors import ConfigError
 
 

@@ -7,11 +7,11 @@ sound       its id
 damaged     ConfigError: a new id would make this a stranger to the others
 """
 
-import os
 import re
 import secrets
 from pathlib import Path
 
+from tpid.cluster.identity.private_file import create_private
 from tpid.device import DeviceId
 from tpid.errors import ConfigError
 
@@ -33,7 +33,7 @@ def load_or_create_device_id(state_dir: Path) -> DeviceId:
         try:
             return _load(path)
         except FileNotFoundError:
-            _create(path)
+            create_private(path, secrets.token_hex(16).encode("ascii") + b"\n", what="the id of this device")
             return _load(path)  # not what was written: another process may have been first
     except OSError as error:
         raise ConfigError(
@@ -52,25 +52,3 @@ def _load(path: Path) -> DeviceId:
             hint="Restore it from a backup, or delete it: the device then joins as a new one.",
         )
     return device_id
-
-
-def _create(path: Path) -> None:
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    aside = path.with_name(f"{FILE_NAME}.{secrets.token_hex(8)}")
-    descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    try:
-        with os.fdopen(descriptor, "w") as file:
-            file.write(secrets.token_hex(16) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        try:
-            os.link(aside, path)  # unlike a rename, never over an id that is there
-        except FileExistsError:
-            return
-    finally:
-        aside.unlink()
-    directory = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
