@@ -8,7 +8,8 @@ from rich.text import Text
 
 from tpictl.answers import Cluster, Plan, Status, WeightUse
 from tpictl.plan_view import columns_table, left_out_lines, plan_table, plan_title
-from tpictl.quantities import format_bytes, format_duration, format_rate
+from tpictl.quantities import format_duration, format_rate
+from tpid.size import shown_size
 
 
 def dashboard(status: Status) -> RenderableType:
@@ -57,12 +58,10 @@ def _model(status: Status) -> Text:
 
 
 def _held(use: WeightUse) -> str:
-    text = f"{format_bytes(use.resident_bytes)} of weights"
+    text = f"{shown_size(use.resident_bytes)} of weights"
     if not use.streamed_bytes:
         return text
-    text += (
-        f" resident, {format_bytes(use.streamed_bytes)} a token through a window of {format_bytes(use.window_bytes)}"
-    )
+    text += f" resident, {shown_size(use.streamed_bytes)} a token through a window of {shown_size(use.window_bytes)}"
     if use.disk_bytes_s is not None:
         text += f", disk {_bytes_rate(use.disk_bytes_s)}"
     return text if use.stall_s is None else f"{text}, stalls {format_duration(use.stall_s)} a token"
@@ -79,9 +78,9 @@ def _weights_table(plan: Plan, weights: Mapping[str, WeightUse]) -> Table:
         if use is not None:
             table.add_row(
                 Text(rank.name),
-                format_bytes(use.resident_bytes),
-                format_bytes(use.window_bytes) if use.window_bytes else "-",
-                format_bytes(use.streamed_bytes) if use.streamed_bytes else "-",
+                shown_size(use.resident_bytes),
+                shown_size(use.window_bytes) if use.window_bytes else "-",
+                shown_size(use.streamed_bytes) if use.streamed_bytes else "-",
                 _bytes_rate(use.disk_bytes_s) if use.disk_bytes_s is not None else "-",
                 format_duration(use.stall_s) if use.stall_s is not None else "-",
             )
@@ -89,7 +88,7 @@ def _weights_table(plan: Plan, weights: Mapping[str, WeightUse]) -> Table:
 
 
 def _bytes_rate(bytes_s: float) -> str:
-    return f"{format_bytes(round(bytes_s))}/s"
+    return f"{shown_size(round(bytes_s))}/s"
 
 
 def _activity(status: Status) -> Text:
@@ -97,7 +96,7 @@ def _activity(status: Status) -> Text:
     if status.waiting_requests:
         noun = "request waits" if status.waiting_requests == 1 else "requests wait"
         state.append(f", {status.waiting_requests} {noun}", style="yellow")
-    return state.append(f", {format_bytes(status.memory_bytes)} in memory")
+    return state.append(f", {shown_size(status.memory_bytes)} in memory")
 
 
 def _discovery(cluster: Cluster) -> Text:
@@ -125,8 +124,8 @@ def _device_table(cluster: Cluster) -> Table:
             name.append(" (this)", style="dim") if device.is_me else name,
             Text(profile.role),
             str(profile.threads),
-            format_bytes(profile.budget_bytes),
-            format_bytes(profile.ram_bytes),
+            shown_size(profile.budget_bytes),
+            shown_size(profile.ram_bytes),
             format_duration(device.rtt_s) if device.rtt_s is not None else "-",
             Text(device.address),
         )

@@ -11,9 +11,9 @@ from tpictl.client import Client
 from tpictl.outcome import print_json
 from tpictl.printable import printable_line
 from tpictl.progress_bars import StageBars
-from tpictl.quantities import format_bytes
 from tpictl.terminal import stderr_console
 from tpid.errors import ModelFileError
+from tpid.size import shown_size
 
 _URL = re.compile(r"(https?|hf|ollama|file):/|(hf\.co|huggingface\.co|ollama\.com)/", re.IGNORECASE)
 _PUBLISHED = re.compile(r"[A-Za-z0-9][\w-]*/[\w.-]+(:[\w.-]+)?")  # OWNER/MODEL
@@ -59,4 +59,4 @@ def _run(work: Callable[[OnProgress, OnNote], object], *, as_json: bool) -> None
         print_json({"pack": answer})
         return
     pack = imported_of(answer)
-    print(f"{pack.name} is ready ({format_bytes(pack.size_bytes)}). Talk to it: tpictl chat {pack.name}")
+    print(f"{pack.name} is ready ({shown_size(pack.size_bytes)}). Talk to it: tpictl chat {pack.name}")

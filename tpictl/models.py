@@ -11,8 +11,8 @@ from tpictl.decode import decode
 from tpictl.outcome import print_json
 from tpictl.plan_view import columns_table
 from tpictl.printable import printable_line
-from tpictl.quantities import format_bytes
 from tpictl.terminal import stdout_console
+from tpid.size import shown_size
 
 
 def run_models(client: Client, *, as_json: bool) -> None:
@@ -34,7 +34,7 @@ def models_view(models: Models) -> RenderableType:
     for name, entry in sorted(models.catalogue.items()):
         if name not in here:
             shown = printable_line(name)
-            parts.append(Text(f"tpictl pull {shown}  ({entry.about}; {format_bytes(entry.size_bytes)})"))
+            parts.append(Text(f"tpictl pull {shown}  ({entry.about}; {shown_size(entry.size_bytes)})"))
     return Group(*parts)
 
 
@@ -52,7 +52,7 @@ def _packs(packs: list[Model]) -> Table:
             Text(pack.architecture),
             str(pack.layers),
             Text(", ".join(pack.formats)),
-            format_bytes(pack.size_bytes),
+            shown_size(pack.size_bytes),
             str(pack.context_tokens),
         )
     return table

@@ -9,8 +9,9 @@ from tpictl.client import Client
 from tpictl.decode import decode
 from tpictl.outcome import print_json
 from tpictl.plan_view import columns_table, left_out_lines
-from tpictl.quantities import format_bytes, format_duration, format_rate
+from tpictl.quantities import format_duration, format_rate
 from tpictl.terminal import stdout_console
+from tpid.size import shown_size
 
 PLAN = "/tpid/plan"
 
@@ -53,13 +54,13 @@ def _ranks(preview: Preview) -> Table:
         table.add_row(
             str(number),
             Text(rank.name),
-            format_bytes(rank.streamed_bytes) if rank.streamed_bytes else "-",
-            format_bytes(rank.resident_bytes),
-            format_bytes(rank.window_bytes) if rank.window_bytes else "-",
-            format_bytes(rank.kv_bytes),
-            format_bytes(rank.activation_bytes),
-            format_bytes(rank.base_bytes),
-            f"{format_bytes(rank.memory_bytes)} of {format_bytes(rank.budget_bytes)}",
+            shown_size(rank.streamed_bytes) if rank.streamed_bytes else "-",
+            shown_size(rank.resident_bytes),
+            shown_size(rank.window_bytes) if rank.window_bytes else "-",
+            shown_size(rank.kv_bytes),
+            shown_size(rank.activation_bytes),
+            shown_size(rank.base_bytes),
+            f"{shown_size(rank.memory_bytes)} of {shown_size(rank.budget_bytes)}",
         )
     return table
 

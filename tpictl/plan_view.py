@@ -4,7 +4,8 @@ from rich.table import Table
 from rich.text import Text
 
 from tpictl.answers import Plan, Timings, UnitRange, Usage
-from tpictl.quantities import format_bytes, format_duration, format_rate
+from tpictl.quantities import format_duration, format_rate
+from tpid.size import shown_size
 
 
 def plan_table(plan: Plan) -> Table:
@@ -21,7 +22,7 @@ def plan_table(plan: Plan) -> Table:
             Text(rank.name),
             units_of(rank.share.attn, plan.n_attn_units),
             units_of(rank.share.ffn, plan.n_ffn_units),
-            format_bytes(rank.memory_bytes),
+            shown_size(rank.memory_bytes),
         )
     return table
 

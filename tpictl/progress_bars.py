@@ -8,7 +8,7 @@ from rich.progress import BarColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
 from tpictl.answers import Progress
-from tpictl.quantities import format_bytes
+from tpid.size import shown_size
 
 
 class StageBars:
@@ -47,7 +47,7 @@ class StageBars:
             self._finish()
             self._task = self._bars.add_task(progress.stage, total=total, amount=amount)
             if self._keep and not self._console.is_terminal:
-                self._console.print(f"{progress.stage}: {format_bytes(progress.total_bytes)}", markup=False)
+                self._console.print(f"{progress.stage}: {shown_size(progress.total_bytes)}", markup=False)
         elif self._task is not None:
             self._bars.update(self._task, total=total, completed=progress.done_bytes, amount=amount)
         self._stage = progress
@@ -56,10 +56,10 @@ class StageBars:
         """The stage before is done when another one begins."""
         if self._task is not None and self._stage is not None:
             total = self._stage.total_bytes
-            self._bars.update(self._task, total=total, completed=total, amount=format_bytes(total))
+            self._bars.update(self._task, total=total, completed=total, amount=shown_size(total))
 
 
 def _amount(progress: Progress) -> str:
     if progress.done_bytes in (0, progress.total_bytes):
-        return format_bytes(progress.total_bytes)
-    return f"{format_bytes(progress.done_bytes)} of {format_bytes(progress.total_bytes)}"
+        return shown_size(progress.total_bytes)
+    return f"{shown_size(progress.done_bytes)} of {shown_size(progress.total_bytes)}"

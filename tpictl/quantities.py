@@ -1,16 +1,4 @@
-"""Bytes, seconds and rates as people read them."""
-
-_UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
-
-
-def format_bytes(size_bytes: int) -> str:
-    """512 B, 45.3 MiB, 128 GiB: three digits at least, one after the point at most."""
-    value = float(size_bytes)
-    for unit in _UNITS[:-1]:
-        if value < 1023.5:
-            return _number(value, exact=unit == "B") + f" {unit}"
-        value /= 1024
-    return _number(value, exact=False) + f" {_UNITS[-1]}"
+"""Seconds and rates as people read them."""
 
 
 def format_duration(duration_s: float) -> str:
@@ -29,7 +17,3 @@ def format_duration(duration_s: float) -> str:
 
 def format_rate(tokens_s: float) -> str:
     return f"{tokens_s:.3g} tok/s" if tokens_s < 99.95 else f"{tokens_s:.0f} tok/s"
-
-
-def _number(value: float, *, exact: bool) -> str:
-    return f"{value:.0f}" if exact or value >= 99.95 else f"{value:.1f}"

@@ -10,8 +10,8 @@ from tpictl.client import Client
 from tpictl.decode import decode
 from tpictl.outcome import EXIT_ERROR, print_json
 from tpictl.progress_bars import StageBars
-from tpictl.quantities import format_bytes
 from tpictl.terminal import stderr_console
+from tpid.size import shown_size
 
 VERIFY = "/tpid/verify"
 
@@ -42,7 +42,7 @@ def run_verify(client: Client, pack: str, *, as_json: bool) -> None:
             console.print(f"{end.name} is damaged: {counted}.", markup=False, soft_wrap=True)
         raise typer.Exit(EXIT_ERROR)
     if not as_json:
-        print(f"{end.name} is sound: {format_bytes(end.checked_bytes)} are what was imported.")
+        print(f"{end.name} is sound: {shown_size(end.checked_bytes)} are what was imported.")
 
 
 def _tell(console: Console, fault: Fault) -> None:

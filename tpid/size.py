@@ -1,32 +1,34 @@
-"""Sizes as people write them."""
+"""Sizes as people write and read them: decimal, as disks are sold; `GiB` where somebody means it."""
 
 import re
-from typing import Annotated
 
-from pydantic import BeforeValidator, Field
+_SCALES = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
+_UNITS = ("kB", "MB", "GB", "TB", "PB")
+_SIZE = re.compile(r"\s*([0-9]{1,15}(?:\.[0-9]{1,15})?)\s*(?:([KMGT])(i?)B?|B?)\s*", re.IGNORECASE | re.ASCII)
 
-_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
-
-def parse_size(value: object) -> object:
-    """ "2G", "512 MiB" or a number of bytes -> bytes; anything else as it is, for pydantic to refuse."""
-    if not isinstance(value, str):
-        return value
-    match = re.fullmatch(r"\s*([0-9]{1,15}(?:\.[0-9]{1,15})?)\s*([KMGT]?)(?:i?B)?\s*", value, re.IGNORECASE | re.ASCII)
+def parse_size(text: str) -> int:
+    """ "2G", "2 GB", "512 MiB" or "1000000" -> bytes. Raises ValueError."""
+    match = _SIZE.fullmatch(text)
     if match is None:
-        raise ValueError(f"{value[:40]!r} is not a size such as 2G or 512M")
-    return int(float(match[1]) * _UNITS[match[2].upper()])
+        raise ValueError(f"{text[:40]!r} is not a size such as 2G or 512M")
+    number, unit, binary = match.groups()
+    return int(float(number) * (1024 if binary else 1000) ** _SCALES[(unit or "").upper()])
 
 
-def shown_size(size_bytes: int) -> str:
-    """Of a file, as disks and downloads count: 17 bytes, 4.2 kB, 98.3 MB, 1.24 GB."""
-    if size_bytes < 1000:
-        return "1 byte" if size_bytes == 1 else f"{size_bytes} bytes"
-    kilobytes = size_bytes / 1e3
-    if kilobytes < 999.95:
-        return f"{kilobytes:.1f} kB"
-    return f"{kilobytes / 1e3:.1f} MB" if kilobytes < 999_950 else f"{kilobytes / 1e6:.2f} GB"
+def shown_size(size_bytes: float) -> str:
+    """17 bytes, 4.53 MB, 45.3 MB, 128 GB: three digits of it."""
+    if size_bytes < 999.5:
+        return "1 byte" if round(size_bytes) == 1 else f"{size_bytes:.0f} bytes"
+    value = size_bytes / 1000
+    for unit in _UNITS[:-1]:
+        if value < 999.5:
+            return f"{_digits(value)} {unit}"
+        value /= 1000
+    return f"{_digits(value)} {_UNITS[-1]}"
 
 
-# At most 1 PiB: it must fit 64 bits when the other devices are told.
-Size = Annotated[int, BeforeValidator(parse_size), Field(gt=0, le=1 << 50)]
+def _digits(value: float) -> str:
+    if value < 9.995:
+        return f"{value:.2f}"
+    return f"{value:.1f}" if value < 99.95 else f"{value:.0f}"

@@ -83,11 +83,11 @@ def test_the_lease_follows_the_prompt(model_home: Home) -> None:
 
 
 def test_a_model_that_does_not_fit_says_which_device_has_how_much(model_home: Home) -> None:
-    user, helper = model_home.start("user", "helper", backend="torch", memory_budget="300M")
+    user, helper = model_home.start("user", "helper", backend="torch", memory_budget="300MiB")
     status, answer = user.request("/v1/chat/completions", _body("Hello."))
     assert (status, answer["error"]["code"]) == (503, "memory_plan")
     assert "missing on user" in answer["error"]["message"]
-    assert "user 0.31 GB" in answer["error"]["message"]
+    assert "user 315 MB" in answer["error"]["message"]
     assert "memory_budget" in answer["error"]["hint"]
     assert user.process.poll() is None
     assert helper.process.poll() is None

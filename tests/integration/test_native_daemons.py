@@ -14,7 +14,7 @@ if load() is None:
 
 PROMPT = "What is the capital of France? Tell me about it."
 # Too little for the model: the plan needs the other device, however slow this machine makes it look.
-SMALL: dict[str, Any] = {"memory_budget": "176M", "context_tokens": 512}
+SMALL: dict[str, Any] = {"memory_budget": "176MiB", "context_tokens": 512}
 
 
 def test_two_native_daemons_answer_within_the_memory_that_was_planned(model_home: Home) -> None:

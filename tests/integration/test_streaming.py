@@ -17,7 +17,7 @@ if load() is None:
 
 PROMPTS = ("How do plants make food?", "What is the capital of France?")
 SETTINGS = {"context_tokens": 512}
-BUDGETS = {"user": "176M", "helper": "150M"}
+BUDGETS = {"user": "176MiB", "helper": "150MiB"}
 
 
 def start_small(home: Home) -> list[Any]:
@@ -79,7 +79,7 @@ def test_one_device_gives_the_same_at_any_budget(model_home: Home) -> None:
     """From a window of one block to everything resident; by torch as well."""
     settings = {"context_tokens": 256, "prefill_tokens": 32}  # what is not weights takes little
     answers, streamed = {}, {}
-    for backend, budget in (("native", "4G"), ("native", "215M"), ("native", "160M"), ("torch", "500M")):
+    for backend, budget in (("native", "4G"), ("native", "215MiB"), ("native", "160MiB"), ("torch", "500MiB")):
         name = f"{backend}-{budget}"
         (daemon,) = model_home.start(name, memory_budget=budget, backend=backend, **settings)
         answers[name] = texts(daemon)
@@ -91,15 +91,15 @@ def test_one_device_gives_the_same_at_any_budget(model_home: Home) -> None:
             assert use["stall_s"] >= 0
         daemon.stop()
     assert set(map(tuple, answers.values())) == {tuple(answers["native-4G"])}
-    assert 0 == streamed["native-4G"] < streamed["native-215M"] < streamed["native-160M"]
-    assert streamed["torch-500M"] > 0
+    assert 0 == streamed["native-4G"] < streamed["native-215MiB"] < streamed["native-160MiB"]
+    assert streamed["torch-500MiB"] > 0
 
 
 def test_alone_the_block_that_cannot_be_read_is_named_and_the_file_mended_is_enough(model_home: Home) -> None:
     path = model_home.models_dir / "smollm2-135m" / "layers" / "014.safetensors"
     shutil.copy2(path, path.with_suffix(".own"))
     path.with_suffix(".own").replace(path)
-    (daemon,) = model_home.start("alone", memory_budget="160M", context_tokens=256, prefill_tokens=32)
+    (daemon,) = model_home.start("alone", memory_budget="160MiB", context_tokens=256, prefill_tokens=32)
     expected, whole = texts(daemon), path.read_bytes()
     with path.open("r+b") as file:
         file.truncate(8192)
@@ -153,7 +153,7 @@ def test_a_broken_disk_is_one_error_that_names_the_file_and_the_daemons_live(
 def test_a_broken_sector_of_a_streamed_layer_is_one_error_that_names_it(model_home: Home, faulty_disk: Any) -> None:
     layers = model_home.models_dir / "smollm2-135m" / "layers"
     switch = faulty_disk((layers / "014.safetensors").resolve(), from_byte=8192)
-    (daemon,) = model_home.start("alone", memory_budget="160M", context_tokens=256, prefill_tokens=32)
+    (daemon,) = model_home.start("alone", memory_budget="160MiB", context_tokens=256, prefill_tokens=32)
     expected = texts(daemon)
     switch.touch()
     for prompt in PROMPTS:

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from tpid.model.weights import Format
-from tpid.size import Size
+from tpid.size_field import Size
 
 MAX_NAME_CHARS = 255  # of a model; longer ones do not exist, but would be told again in an error
 MAX_PATH_CHARS = 4096

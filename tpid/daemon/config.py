@@ -16,7 +16,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from tpid.daemon.free_memory import free_memory_bytes
 from tpid.device import MAX_NAME_CHARS, Role, device_name, is_device_name
 from tpid.errors import ConfigError
-from tpid.size import Size
+from tpid.size_field import Size
 
 # Of what is free when the daemon starts. The rest is for what the owner starts later, and for the system's file cache.
 DEFAULT_BUDGET_FRACTION = 0.7

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from tpid.engine.text_messages import LENGTH, MAX_REPLY_BYTES, TokenTable, decode_ids, decode_table, frame, pack
 from tpid.errors import ChatTemplateError, TokenizerError
 from tpid.pack.reader import Pack
+from tpid.size import shown_size
 
 _KEPT_ENVIRONMENT = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "PYTHONPATH", "LD_LIBRARY_PATH")
 _HINT = "Send less text, or take the model from elsewhere."
@@ -153,4 +154,4 @@ class ModelText:
 
 def _ending(status: int, memory_bytes: int) -> str:
     how = signal.Signals(-status).name if -status in set(signal.Signals) else f"status {status}"
-    return f"The model's template or tokenizer crashed ({how}); it may use {memory_bytes >> 20} MiB of memory."
+    return f"The model's template or tokenizer crashed ({how}); it may use {shown_size(memory_bytes)} of memory."

@@ -17,6 +17,7 @@ from tpid.engine.text_messages import LENGTH, MAX_FRAME_BYTES, pack
 from tpid.errors import ChatTemplateError, TpidError
 from tpid.model.chat_template import ChatTemplate
 from tpid.model.tokenizer import Tokenizer
+from tpid.size import shown_size
 
 _NICE = 5
 _PR_SET_PDEATHSIG = 1
@@ -57,7 +58,7 @@ def _answer(replies: BinaryIO, memory_bytes: int, work: Any) -> None:
     except MemoryError:
         reply = _error(
             ChatTemplateError.code,
-            f"The model's template or tokenizer takes more than {memory_bytes >> 20} MiB of memory.",
+            f"The model's template or tokenizer takes more than {shown_size(memory_bytes)} of memory.",
             "Send less text, or take the model from elsewhere.",
         )
     replies.write(reply)

@@ -6,6 +6,7 @@ import numpy as np
 
 from tpid.errors import LoadError
 from tpid.pack.tiles import U8
+from tpid.size import shown_size
 
 
 def page_aligned(size_bytes: int) -> U8:
@@ -17,7 +18,7 @@ def page_aligned(size_bytes: int) -> U8:
         memory = mmap.mmap(-1, size_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     except (OSError, OverflowError) as error:
         raise LoadError(
-            f"The system gives no {size_bytes / 1e6:.0f} MB of memory for weights: {error}.",
+            f"The system gives no {shown_size(size_bytes)} of memory for weights: {error}.",
             hint="Lower memory_budget, or close other programs.",
         ) from error
     if hasattr(mmap, "MADV_HUGEPAGE"):

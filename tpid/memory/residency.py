@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from itertools import combinations, product
 
 from tpid.errors import MemoryPlanError
+from tpid.size import shown_size
 
 # Compute is as fast as was measured, or slower: other programs run, other ranks are waited for. A plan made for the
 # first alone has the smallest window that does, which then keeps the disk waiting.
@@ -85,8 +86,8 @@ def plan_residency(
         return _plan(items, [False] * len(items), 0)
     if budget_bytes < least_bytes(items):
         raise MemoryPlanError(
-            f"{budget_bytes / 1e6:.1f} MB are left for weights, but streaming them takes "
-            f"{least_bytes(items) / 1e6:.1f} MB at least.",
+            f"{shown_size(budget_bytes)} are left for weights, but streaming them takes "
+            f"{shown_size(least_bytes(items))} at least.",
             hint="Raise memory_budget, lower context_tokens, or add a device.",
         )
     judge = _Judge(items, disk_bytes_s, slowdowns)

@@ -9,6 +9,7 @@ from tpid.plan.division import Division, divide
 from tpid.plan.footprint import BACKENDS, Workload, least_bytes, share_bytes
 from tpid.plan.plan import LeftOut, Plan, Rank
 from tpid.plan.unfit import does_not_fit
+from tpid.size import shown_size
 
 # What all-resident weights prefill with well: longer passes take memory and win nothing.
 RESIDENT_PASS_TOKENS = 512
@@ -109,5 +110,5 @@ def _unfit(request: PlanRequest, device: DeviceProfile) -> str | None:
 def _why_nothing(work: Workload, device: DeviceProfile) -> str:
     least = min(least_bytes(work, device.backend, *units, coordinator=False) for units in ((0, 1), (1, 0)))
     if device.budget_bytes < least:
-        return f"its memory budget of {device.budget_bytes / 1e9:.2f} GB is below the {least / 1e9:.2f} GB of any share"
+        return f"its memory budget of {shown_size(device.budget_bytes)} is below the {shown_size(least)} of any share"
     return "beside the others it is too slow for a part of the model"

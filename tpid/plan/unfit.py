@@ -8,9 +8,10 @@ from tpid.device import DeviceProfile
 from tpid.errors import MemoryPlanError
 from tpid.plan.division import fits
 from tpid.plan.footprint import Workload
+from tpid.size import shown_size
 
 CONTEXT_STEP_TOKENS = 16
-_MIB = 1 << 20
+_STEP_BYTES = 1_000_000
 
 
 def does_not_fit(model: str, work: Workload, devices: Sequence[DeviceProfile]) -> MemoryPlanError:
@@ -18,30 +19,30 @@ def does_not_fit(model: str, work: Workload, devices: Sequence[DeviceProfile]) -
     coordinator = devices[0]
     missing = _missing_bytes(work, devices)
     context = _fitting_context_tokens(work, devices)
-    budgets = ", ".join(f"{device.name} {_size(device.budget_bytes)}" for device in devices)
+    budgets = ", ".join(f"{device.name} {shown_size(device.budget_bytes)}" for device in devices)
     where = "its memory budget is" if len(devices) == 1 else f"the memory budgets of these {len(devices)} devices are"
-    advice = [f'Set memory_budget = "{-(-(coordinator.budget_bytes + missing) // _MIB)}M" on {coordinator.name}']
+    advice = [f'Set memory_budget = "{-(-(coordinator.budget_bytes + missing) // _STEP_BYTES)}M" on {coordinator.name}']
     if context:
         advice.append(f"context_tokens = {context}")
     return MemoryPlanError(
         f"{model} with {work.context_tokens} tokens of context does not fit, even where all that can streams from "
-        f"disk: {_size(missing)} are missing on {coordinator.name}; {where}: {budgets}.",
+        f"disk: {shown_size(missing)} are missing on {coordinator.name}; {where}: {budgets}.",
         hint=", or ".join([*advice, "add a device."]),
     )
 
 
 def _missing_bytes(work: Workload, devices: Sequence[DeviceProfile]) -> int:
-    """What the coordinator's budget would have to grow by, to a MiB."""
+    """What the coordinator's budget would have to grow by, to a MB."""
     coordinator, *others = devices
 
     def enough(steps: int) -> bool:
-        larger = replace(coordinator, budget_bytes=coordinator.budget_bytes + steps * _MIB)
+        larger = replace(coordinator, budget_bytes=coordinator.budget_bytes + steps * _STEP_BYTES)
         return fits(work, [larger, *others])
 
     steps = 1
     while not enough(steps):
         steps *= 2
-    return _MIB * bisect_left(range(steps), True, key=enough)
+    return _STEP_BYTES * bisect_left(range(steps), True, key=enough)
 
 
 def _fitting_context_tokens(work: Workload, devices: Sequence[DeviceProfile]) -> int:
@@ -54,7 +55,3 @@ def _fitting_context_tokens(work: Workload, devices: Sequence[DeviceProfile]) ->
 
     steps = range(work.context_tokens // CONTEXT_STEP_TOKENS + 1)
     return CONTEXT_STEP_TOKENS * max(bisect_left(steps, True, key=too_long) - 1, 0)
-
-
-def _size(size_bytes: int) -> str:
-    return f"{size_bytes / 1e9:.2f} GB" if size_bytes >= 1e8 else f"{size_bytes / 1e6:.0f} MB"

@@ -165,7 +165,7 @@ def test_when_the_client_leaves_the_load_ends(serve: Serve, engine: ScriptedEngi
 def test_a_plan_as_if(serve: Serve, engine: ScriptedEngine, stored: str) -> None:
     status, (answer,) = call(serve, "/tpid/plan", {"model": stored, "memory": "2MB", "context_tokens": 64})
     assert (status, answer["plan"]["model"]) == (200, stored)
-    assert engine.previews == [(stored, 2 << 20, 64)]
+    assert engine.previews == [(stored, 2_000_000, 64)]
 
 
 def test_a_context_beyond_the_models_is_refused_with_the_longest(

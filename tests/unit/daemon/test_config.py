@@ -83,7 +83,7 @@ def test_every_field_can_be_set(load: Load) -> None:
         "models_dir": Path("/m"),
         "socket": Path("/r/s.sock"),
         "peers": ("127.0.0.1:1", "[::1]:2"),
-        "memory_budget": 3 << 29,
+        "memory_budget": 1_500_000_000,
     }
     assert config.model_dump() == expected
     assert (config.models_path, config.socket_path) == (Path("/m"), Path("/r/s.sock"))
@@ -182,13 +182,14 @@ def test_a_bad_value_is_named(load: Load, line: str, fault: str) -> None:
 @pytest.mark.parametrize(
     ("text", "size_bytes"),
     [
-        ("2G", 2 << 30),
+        ("2G", 2 * 10**9),
         ("512 MiB", 512 << 20),
-        ("512M", 512 << 20),
-        ("1.5g", 3 << 29),
-        (" 4 GB ", 4 << 30),
-        ("1T", 1 << 40),
-        ("100k", 100 << 10),
+        ("512M", 512 * 10**6),
+        ("1.5g", 1_500_000_000),
+        ("1.5gi", 3 << 29),
+        (" 4 GB ", 4 * 10**9),
+        ("1T", 10**12),
+        ("100k", 100_000),
         ("123456", 123456),
         ("12 B", 12),
     ],
@@ -214,7 +215,7 @@ def test_any_text_is_a_size_or_not(text: str) -> None:
 
 @given(st.integers(0, 1 << 49))
 def test_whole_sizes_are_exact(size: int) -> None:
-    assert parse_size(str(size)) == parse_size(size) == size
+    assert parse_size(str(size)) == size
 
 
 @pytest.mark.parametrize(

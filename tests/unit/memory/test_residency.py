@@ -102,7 +102,7 @@ def test_a_plan_still_serves_where_compute_is_slower_than_was_measured(fraction:
 def test_never_over_budget(shapes: list[tuple[int, float, int]], budget: int, unpacks: bool) -> None:
     items = [Item(size, took_s, unpacked if unpacks and size else 0) for size, took_s, unpacked in shapes]
     if budget < least_bytes(items):
-        with pytest.raises(MemoryPlanError, match="MB at least"):
+        with pytest.raises(MemoryPlanError, match="at least"):
             plan_residency(items, budget, 2.0)
         return
     plan = plan_residency(items, budget, 2.0)
@@ -131,7 +131,7 @@ def test_one_item_at_a_time_computes_and_reads_in_turn() -> None:
 def test_the_numbers_of_a_refusal() -> None:
     items = [Item(26 * MB, 0.1), Item(110 * MB, 0.1)] * 4
     assert least_bytes(items) == 110 * MB
-    with pytest.raises(MemoryPlanError, match=r"^50\.0 MB are left .* takes 110\.0 MB at least\.") as caught:
+    with pytest.raises(MemoryPlanError, match=r"^50\.0 MB are left .* takes 110 MB at least\.") as caught:
         plan_residency(items, 50 * MB, 1e9)
     assert caught.value.hint is not None
 

@@ -22,7 +22,7 @@ from tpid.plan.plan import LeftOut, Plan, Rank
 from tpid.plan.predict import Bottleneck, Forecast, Limit, RankForecast
 
 START_TIMEOUT_S = 30.0
-GIB = 1 << 30
+MB, GB = 10**6, 10**9
 LAPTOP, DESKTOP, PHONE = (DeviceId(character * 32) for character in "abc")
 
 
@@ -199,9 +199,9 @@ def _profile(id: DeviceId, name: str, role: Role, gib: int) -> DeviceProfile:
         name=name,
         role=role,
         version="0.1.0",
-        ram_bytes=gib * GIB,
-        budget_bytes=gib * GIB // 2,
-        disk_free_bytes=100 * GIB,
+        ram_bytes=gib * GB,
+        budget_bytes=gib * GB // 2,
+        disk_free_bytes=100 * GB,
         threads=4,
         read_bytes_s=8e9,
         backend="torch",
@@ -216,8 +216,8 @@ def plan_json() -> dict[str, Any]:
         pack=PackId("0" * 64),
         model="smollm2-135m",
         ranks=(
-            Rank(LAPTOP, "laptop", Share(UnitRange(0, 1), UnitRange(0, 18)), 300 << 20),
-            Rank(DESKTOP, "desktop", Share(UnitRange(1, 3), UnitRange(18, 48)), 200 << 20),
+            Rank(LAPTOP, "laptop", Share(UnitRange(0, 1), UnitRange(0, 18)), 300 * MB),
+            Rank(DESKTOP, "desktop", Share(UnitRange(1, 3), UnitRange(18, 48)), 200 * MB),
         ),
         left_out=(LeftOut(PHONE, "phone", "it does not have this model"),),
         context_tokens=4096,
@@ -235,14 +235,14 @@ def preview_json(plan_json: dict[str, Any]) -> dict[str, Any]:
         LAPTOP,
         "laptop",
         "native",
-        budget_bytes=300 << 20,
-        memory_bytes=299 << 20,
-        base_bytes=120 << 20,
-        kv_bytes=40 << 20,
-        activation_bytes=9 << 20,
-        resident_bytes=100 << 20,
-        window_bytes=30 << 20,
-        streamed_bytes=60 << 20,
+        budget_bytes=300 * MB,
+        memory_bytes=299 * MB,
+        base_bytes=120 * MB,
+        kv_bytes=40 * MB,
+        activation_bytes=9 * MB,
+        resident_bytes=100 * MB,
+        window_bytes=30 * MB,
+        streamed_bytes=60 * MB,
         compute_s=0.004,
         disk_s=0.04,
         disk_bytes_s=1.5e9,
@@ -251,8 +251,8 @@ def preview_json(plan_json: dict[str, Any]) -> dict[str, Any]:
         laptop,
         device=DESKTOP,
         name="desktop",
-        budget_bytes=16 * GIB,
-        memory_bytes=269 << 20,
+        budget_bytes=16 * GB,
+        memory_bytes=269 * MB,
         window_bytes=0,
         streamed_bytes=0,
     )
@@ -298,7 +298,7 @@ def status_json(plan_json: dict[str, Any]) -> dict[str, Any]:
             "busy": True,
             "waiting_requests": 2,
             "last": last | {"tpot_s": 0.042, "tokens_s": 23.8},
-            "memory_bytes": 700 << 20,
+            "memory_bytes": 700 * MB,
         }
     )
 
@@ -313,7 +313,7 @@ def models_json() -> dict[str, Any]:
         "hidden_size": 576,
         "context_tokens": 8192,
         "formats": ["w4"],
-        "size_bytes": 98 << 20,
+        "size_bytes": 98 * MB,
     }
     return {"models": [sound], "catalogue": {name: asdict(entry) for name, entry in CATALOGUE.items()}}
 

@@ -56,7 +56,7 @@ def test_pipe_gets_exactly_the_answer(daemon: Any, run: Run) -> None:
 def test_stats_come_after_the_answer_and_beside_it(run: Run) -> None:
     result = run("chat", "smollm2-135m", "--stats", stdin=b"Hi")
     assert (result.returncode, result.stdout) == (0, "Hellö, world.")
-    assert "   1  desktop  2 of 3 (1-2)  30 of 48 (18-47)  200 MiB" in result.stderr
+    assert "   1  desktop  2 of 3 (1-2)  30 of 48 (18-47)  200 MB" in result.stderr
     assert "phone is left out: it does not have this model" in result.stderr
     assert "TTFT 431 ms · TPOT 42 ms · 23.8 tok/s · 3 tokens · prompt 34 tokens (20 cached)" in result.stderr
 
@@ -182,7 +182,7 @@ def test_ctrl_c_ends_an_answer_in_a_pipe_and_the_work_in_the_daemon(daemon: Any,
 def test_ctrl_c_in_an_import_tells_how_to_go_on(
     daemon: Any, environment: dict[str, str], short_directory: Path
 ) -> None:
-    daemon.import_lines = [{"stage": "convert", "done_bytes": 0, "total_bytes": 2 << 20}] * 2
+    daemon.import_lines = [{"stage": "convert", "done_bytes": 0, "total_bytes": 2 * 10**6}] * 2
     daemon.hang_after = 1
     source = short_directory / "a model.gguf"
     source.touch()
@@ -198,14 +198,14 @@ def test_ctrl_c_in_an_import_tells_how_to_go_on(
 
 
 def test_import(daemon: Any, run: Run, short_directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    stages = [("convert", 0), ("convert", 2 << 20), ("verify", 2 << 20)]
-    daemon.import_lines = [{"stage": stage, "done_bytes": done, "total_bytes": 2 << 20} for stage, done in stages]
-    daemon.import_lines.append({"pack": {"name": "m", "id": "0", "size_bytes": 3 << 20}})
+    stages = [("convert", 0), ("convert", 2 * 10**6), ("verify", 2 * 10**6)]
+    daemon.import_lines = [{"stage": stage, "done_bytes": done, "total_bytes": 2 * 10**6} for stage, done in stages]
+    daemon.import_lines.append({"pack": {"name": "m", "id": "0", "size_bytes": 3 * 10**6}})
     monkeypatch.chdir(short_directory)
     Path("m.gguf").touch()
     result = run("import", "m.gguf", "--name", "m", "--replace")
-    assert (result.returncode, result.stdout) == (0, "m is ready (3.0 MiB). Talk to it: tpictl chat m\n")
-    assert result.stderr == "convert: 2.0 MiB\nverify: 2.0 MiB\n"
+    assert (result.returncode, result.stdout) == (0, "m is ready (3.00 MB). Talk to it: tpictl chat m\n")
+    assert result.stderr == "convert: 2.00 MB\nverify: 2.00 MB\n"
     expected = {"path": str(short_directory / "m.gguf"), "name": "m", "format": None, "replace": True}
     assert daemon.body("/tpid/import") == expected
 
@@ -233,7 +233,7 @@ def test_import_of_nothing(run: Run) -> None:
 
 
 def test_pull_as_json(daemon: Any, run: Run) -> None:
-    pack = {"name": "smollm2-135m", "id": "0", "size_bytes": 3 << 20}
+    pack = {"name": "smollm2-135m", "id": "0", "size_bytes": 3 * 10**6}
     daemon.import_lines = [{"stage": "fetch", "done_bytes": 0, "total_bytes": 1}, {"pack": pack}]
     result = run("pull", "smollm2-135m", "--format", "f16", "--json")
     assert json.loads(result.stdout) == {"pack": pack}
@@ -263,18 +263,18 @@ FAULT = {"code": "pack", "message": "/m/layers/000.safetensors: unit 3 of ffn.un
 
 
 def test_verify(daemon: Any, run: Run) -> None:
-    progress = [{"stage": "verify", "done_bytes": done << 20, "total_bytes": 2 << 20} for done in (1, 2)]
-    end = {"name": "m", "checked_bytes": 2 << 20, "n_faults": 0}
+    progress = [{"stage": "verify", "done_bytes": done * 10**6, "total_bytes": 2 * 10**6} for done in (1, 2)]
+    end = {"name": "m", "checked_bytes": 2 * 10**6, "n_faults": 0}
     daemon.verify_lines = [*progress, {"verified": end}]
     result = run("verify", "--pack", "m")
     assert (result.returncode, result.stderr) == (0, "")
-    assert result.stdout == "m is sound: 2.0 MiB are what was imported.\n"
+    assert result.stdout == "m is sound: 2.00 MB are what was imported.\n"
     assert daemon.body("/tpid/verify") == {"model": "m"}
     assert json.loads(run("verify", "--pack", "m", "--json").stdout) == {"verified": end, "faults": []}
 
 
 def test_verify_names_each_fault(daemon: Any, run: Run) -> None:
-    end = {"name": "m", "checked_bytes": 2 << 20, "n_faults": 2}
+    end = {"name": "m", "checked_bytes": 2 * 10**6, "n_faults": 2}
     daemon.verify_lines = [{"fault": FAULT}, {"fault": FAULT}, {"verified": end}]
     result = run("verify", "--pack", "m")
     assert (result.returncode, result.stdout) == (1, "")
@@ -332,4 +332,4 @@ def test_fast_start() -> None:
     code = f"import sys, tpictl.main, {', '.join(f'tpictl.{name}' for name in commands)}; print(*sys.modules)"
     everything = set(subprocess.check_output([sys.executable, "-c", code], text=True).split())
     assert not everything & {"torch", "numpy", "pydantic", "aiohttp"}
-    assert {name for name in everything if name.startswith("tpid.")} == {"tpid.errors"}
+    assert {name for name in everything if name.startswith("tpid.")} == {"tpid.errors", "tpid.size"}

@@ -28,18 +28,18 @@ def test_all_that_is_known_of_a_cluster(status_json: dict[str, Any]) -> None:
         "cluster      home\n"
         "coordinator  laptop (this device), term 7\n"
         "model        smollm2-135m on 2 devices, context 4096 tokens, wire fp32, term 7\n"
-        "now          busy, 2 requests wait, 700 MiB in memory\n"
+        "now          busy, 2 requests wait, 700 MB in memory\n"
         "last answer  TTFT 431 ms, 23.8 tok/s\n"
         "discovery    on: announced on 127.0.0.1; 1 device of other clusters\n"
         "\n"
-        "device         role    threads    budget       RAM      RTT  address\n"
-        "laptop (this)  user          4   4.0 GiB   8.0 GiB        -  127.0.0.1:7474\n"
-        "desktop        helper        4  16.0 GiB  32.0 GiB  0.18 ms  127.0.0.1:41002\n"
-        "phone          helper        4   2.0 GiB   4.0 GiB        -  127.0.0.1:41003\n"
+        "device         role    threads   budget      RAM      RTT  address\n"
+        "laptop (this)  user          4  4.00 GB  8.00 GB        -  127.0.0.1:7474\n"
+        "desktop        helper        4  16.0 GB  32.0 GB  0.18 ms  127.0.0.1:41002\n"
+        "phone          helper        4  2.00 GB  4.00 GB        -  127.0.0.1:41003\n"
         "\n"
-        "rank  device   KV groups     FFN units          memory\n"
-        "   0  laptop   1 of 3 (0)    18 of 48 (0-17)   300 MiB\n"
-        "   1  desktop  2 of 3 (1-2)  30 of 48 (18-47)  200 MiB\n"
+        "rank  device   KV groups     FFN units         memory\n"
+        "   0  laptop   1 of 3 (0)    18 of 48 (0-17)   300 MB\n"
+        "   1  desktop  2 of 3 (1-2)  30 of 48 (18-47)  200 MB\n"
         "\n"
         "phone is left out: it does not have this model\n"
         "attic at 127.0.0.1:41005 is not connected: It speaks version 2.\n"
@@ -48,24 +48,24 @@ def test_all_that_is_known_of_a_cluster(status_json: dict[str, Any]) -> None:
 
 
 def test_a_worker_tells_what_it_holds(status_json: dict[str, Any]) -> None:
-    weights = {"resident_bytes": 35 << 20}
+    weights = {"resident_bytes": 35 * 10**6}
     holding = {"model": "smollm2-135m", "term": 7, "rank": 1, "coordinator": "laptop", "weights": weights}
     shown = _dashboard(status_json | {"plan": None, "holding": holding, "last": None, "busy": False})
-    assert "model        smollm2-135m: rank 1 for laptop, 35.0 MiB of weights" in shown
+    assert "model        smollm2-135m: rank 1 for laptop, 35.0 MB of weights" in shown
     assert "KV groups" not in shown
     assert "last answer" not in shown
 
 
-STREAMS = {"resident_bytes": 35 << 20, "window_bytes": 2 << 20, "streamed_bytes": 20 << 20}
+STREAMS = {"resident_bytes": 35 * 10**6, "window_bytes": 2 * 10**6, "streamed_bytes": 20 * 10**6}
 
 
 def test_what_streams_and_what_it_costs(status_json: dict[str, Any]) -> None:
-    here = STREAMS | {"disk_bytes_s": 1.5 * 2**30, "stall_s": 0.0123}
+    here = STREAMS | {"disk_bytes_s": 1.5 * 10**9, "stall_s": 0.0123}
     shown = _dashboard(status_json | {"weights": {"a" * 32: here, "b" * 32: STREAMS}})
     assert (
         "device   resident   window  a token streams       disk  stall a token\n"
-        "laptop   35.0 MiB  2.0 MiB         20.0 MiB  1.5 GiB/s          12 ms\n"
-        "desktop  35.0 MiB  2.0 MiB         20.0 MiB          -              -\n"
+        "laptop    35.0 MB  2.00 MB          20.0 MB  1.50 GB/s          12 ms\n"
+        "desktop   35.0 MB  2.00 MB          20.0 MB          -              -\n"
     ) in shown
 
 
@@ -76,11 +76,11 @@ def test_nothing_is_said_of_streams_where_nothing_streams(status_json: dict[str,
 def test_a_worker_tells_what_streams(status_json: dict[str, Any]) -> None:
     holding = {"model": "m", "term": 7, "rank": 1, "coordinator": "laptop"}
     told = status_json | {"plan": None, "holding": holding | {"weights": STREAMS}}
-    line = "m: rank 1 for laptop, 35.0 MiB of weights resident, 20.0 MiB a token through a window of 2.0 MiB"
+    line = "m: rank 1 for laptop, 35.0 MB of weights resident, 20.0 MB a token through a window of 2.00 MB"
     assert line in " ".join(_dashboard(told).split())
-    times = {"disk_bytes_s": 1 << 30, "stall_s": 0.5}
+    times = {"disk_bytes_s": 10**9, "stall_s": 0.5}
     told = status_json | {"plan": None, "holding": holding | {"weights": STREAMS | times}}
-    assert f"{line}, disk 1.0 GiB/s, stalls 500 ms a token" in " ".join(_dashboard(told).split())
+    assert f"{line}, disk 1.00 GB/s, stalls 500 ms a token" in " ".join(_dashboard(told).split())
 
 
 def test_a_device_alone(status_json: dict[str, Any]) -> None:
@@ -96,7 +96,7 @@ def test_a_device_alone(status_json: dict[str, Any]) -> None:
     shown = _dashboard(status_json | {"cluster": alone} | idle)
     assert "coordinator  none" in shown
     assert "model        none loaded" in shown
-    assert "now          idle, 700 MiB" in shown
+    assert "now          idle, 700 MB" in shown
     assert "off: no multicast" in shown
 
 
@@ -131,12 +131,12 @@ def test_a_daemon_that_never_was_there_is_said_so(daemon: Any) -> None:
 
 def test_models(models_json: dict[str, Any]) -> None:
     models_json["models"].append({"name": "broken", "damaged": "layer 3 is cut short."})
-    models_json["catalogue"]["other"] = {"about": "another", "size_bytes": 1 << 30}
+    models_json["catalogue"]["other"] = {"about": "another", "size_bytes": 10**9}
     assert _shown(models_view(decode(Models, models_json))) == (
-        "name          architecture  layers  formats      size  context\n"
-        "smollm2-135m  llama             30  w4       98.0 MiB     8192\n"
+        "name          architecture  layers  formats     size  context\n"
+        "smollm2-135m  llama             30  w4       98.0 MB     8192\n"
         "broken is damaged: layer 3 is cut short.\n"
-        "tpictl pull other  (another; 1.0 GiB)"
+        "tpictl pull other  (another; 1.00 GB)"
     )
 
 

@@ -19,9 +19,9 @@ def test_what_each_device_holds_and_what_a_token_waits_for(preview_json: dict[st
     assert shown(preview_json) == (
         "smollm2-135m on 2 devices, context 4096 tokens, passes of 128\n"
         "\n"
-        "rank  device    streams  resident    window  KV cache  buffers   daemon               memory\n"
-        "   0  laptop   60.0 MiB   100 MiB  30.0 MiB  40.0 MiB  9.0 MiB  120 MiB   299 MiB of 300 MiB\n"
-        "   1  desktop         -   100 MiB         -  40.0 MiB  9.0 MiB  120 MiB  269 MiB of 16.0 GiB\n"
+        "rank  device   streams  resident   window  KV cache  buffers  daemon             memory\n"
+        "   0  laptop   60.0 MB    100 MB  30.0 MB   40.0 MB  9.00 MB  120 MB   299 MB of 300 MB\n"
+        "   1  desktop        -    100 MB        -   40.0 MB  9.00 MB  120 MB  269 MB of 16.0 GB\n"
         "\n"
         "TPOT  40 ms (25 tok/s), limited by the disk of laptop\n"
         "TTFT  1.90 s for a prompt of 2048 tokens in 16 walks over the disk, limited by the cores of desktop\n"
