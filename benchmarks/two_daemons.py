@@ -21,6 +21,7 @@ POLL_S = 0.1
 
 @dataclass(frozen=True, slots=True)
 class Answer:
+    text: str
     completion_tokens: int
     tokens_s: float  # by the daemon's clock, after the first token
 
@@ -40,7 +41,8 @@ class Cluster:
             "temperature": 0,
         }
         answer = self._request("POST", "/v1/chat/completions", body)
-        return Answer(answer["usage"]["completion_tokens"], answer["timings"]["tokens_s"])
+        text = answer["choices"][0]["message"]["content"]
+        return Answer(text, answer["usage"]["completion_tokens"], answer["timings"]["tokens_s"])
 
     def ranks(self) -> list[dict[str, Any]]:
         """Those of the plan that is loaded."""
