@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from homelab.programs import LabError
 from tpid.device import Role
-from tpid.size import Size
+from tpid.size_field import Size
 
 _STRICT = ConfigDict(frozen=True, extra="forbid")
 
