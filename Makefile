@@ -13,7 +13,7 @@ INSTALL_TORCH := $(PIP_INSTALL) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) 
 
 CROSS_TOOLS := gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user
 
-.PHONY: demo test fuzz lint types imports check cross-tools clean
+.PHONY: demo test fuzz chaos soak lint types imports check cross-tools clean
 
 demo: $(VENV)/.runtime
 	@$(BIN)/python -m tpid.daemon.demo
@@ -24,6 +24,13 @@ test: $(VENV)/.development
 # Longer than the tests do: make fuzz SECONDS=600 TARGETS="gguf frames"
 fuzz: $(VENV)/.development
 	@$(BIN)/python -m tests.fuzz $(or $(TARGETS),all) --seconds $(or $(SECONDS),60)
+
+# Real daemons under so many faults, and so many requests with cancels; the tests do the former for a few minutes.
+chaos: $(VENV)/.development
+	@TPID_CHAOS=$(or $(FAULTS),500) $(BIN)/python -m pytest -s tests/integration/test_chaos.py
+
+soak: $(VENV)/.development
+	@TPID_SOAK=$(or $(REQUESTS),10000) $(BIN)/python -m pytest -s tests/integration/test_soak.py
 
 lint: $(VENV)/.development
 	$(BIN)/ruff check .
