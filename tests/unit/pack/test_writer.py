@@ -252,8 +252,6 @@ class _Usage:
 def test_a_model_that_would_be_mostly_padding_is_refused(source_of: Sources, tmp_path: Path) -> None:
     sizes = {"hidden_size": 1, "n_heads": 4096, "n_kv_heads": 4096, "head_dim": 2, "ffn_size": 1, "vocab_size": 1}
     source = source_of(default=Format.F16, n_layers=20, **sizes)
-    with pytest.raises(
-        UnsupportedModelError, match=r"has 655\d\d\d weights, but in pieces so small .* take 33\d MB"
-    ):
+    with pytest.raises(UnsupportedModelError, match=r"has 655\d\d\d weights, but in pieces so small .* take 33\d MB"):
         import_pack(source, tmp_path / "pack")
     assert list(tmp_path.iterdir()) == []
