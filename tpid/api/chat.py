@@ -29,14 +29,14 @@ class ChatEndpoint:
     async def post(self, request: web.Request) -> web.StreamResponse:
         """The client ends an answer by closing the connection: aiohttp then cancels this handler."""
         body = await parse(request, ChatBody)
-        events = self._engine.chat(body.model, _generation_request(body))
+        events = self._engine.chat(body.model, generation_request(body))
         async with aclosing(events):
             if body.stream:
                 return await _stream(request, body, events)
             return await _whole(body, events)
 
 
-def _generation_request(body: ChatBody) -> GenerationRequest:
+def generation_request(body: ChatBody) -> GenerationRequest:
     """Raises RequestError where a sampling parameter or a stop string is out of range."""
     StopStrings(body.stop_strings)  # here, before the request waits for its turn
     sampling = SamplingParams(

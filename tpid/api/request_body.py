@@ -54,7 +54,7 @@ class BodyReader:
                 ) from None
             except web.RequestPayloadError as error:
                 raise RequestError(f"The body of the request is broken: {str(error)[:100]}.") from error
-            return _validated(kind, data)
+            return validated(kind, data)
 
     async def _read(self, request: web.Request, data: bytearray, limit_bytes: int) -> None:
         bounds = JsonBounds()
@@ -99,7 +99,8 @@ async def parse(request: web.Request, kind: type[Body]) -> Body:
     return await request.app[BODIES].parse(request, kind)
 
 
-def _validated(kind: type[Body], data: bytearray) -> Body:
+def validated(kind: type[Body], data: bytes | bytearray) -> Body:
+    """`data`, within its bounds, as `kind`. Raises RequestError."""
     try:
         return kind.model_validate_json(data)
     except ValidationError as error:
