@@ -13,7 +13,7 @@ HOMES = sorted((Path(__file__).parents[3] / "benchmarks" / "homes").glob("*.toml
 def test_a_count_gives_hosts_with_numbers() -> None:
     layout = parse_layout('hosts = [{ name = "user", role = "user" }, { name = "pi", count = 2, memory = "1G" }]')
     assert [host.name for host in layout.each_host] == ["user", "pi1", "pi2"]
-    assert [host.memory for host in layout.each_host] == [None, 2**30, 2**30]
+    assert [host.memory for host in layout.each_host] == [None, 10**9, 10**9]
     assert all(len(host.links) == 1 for host in layout.each_host)
 
 
