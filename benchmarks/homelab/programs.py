@@ -1,5 +1,6 @@
 """Programs of the system: run to their end, or started so that they cannot outlive this process."""
 
+import os
 import subprocess
 from collections.abc import Sequence
 
@@ -22,4 +23,6 @@ def run(*words: object, check: bool = True) -> str:
 
 def ends_with_us(command: Sequence[str]) -> list[str]:
     """`command`, killed by the kernel when the thread that started it ends, however that ends."""
-    return ["setpriv", "--pdeathsig", "KILL", "--", *command]
+    # Who has ended before the kernel was told is not our parent any more.
+    still_ours = ["sh", "-c", '[ "$PPID" = "$0" ] && exec "$@"', str(os.getpid())]
+    return ["setpriv", "--pdeathsig", "KILL", "--", *still_ours, *command]
