@@ -11,7 +11,7 @@ log = logging.getLogger(__name__)
 
 MAX_CONNECTIONS = 64  # a home has a handful of clients; each connection may hold a body
 UNREAD_TIMEOUT_S = 10.0  # after this a client that does not read its answer is cut, and the engine's turn is free
-SEND_BUFFER_BYTES = 1 << 14  # of the system, some dozen events of a stream
+SEND_BUFFER_BYTES = 1 << 14  # of the system; some hundred events of a stream, of a slow one fewer
 
 _FULL = {
     "code": "busy",
