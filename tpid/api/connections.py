@@ -3,12 +3,15 @@
 import asyncio
 import json
 import logging
+import socket
 from collections.abc import Callable
+from typing import cast
 
 log = logging.getLogger(__name__)
 
 MAX_CONNECTIONS = 64  # a home has a handful of clients; each connection may hold a body
 UNREAD_TIMEOUT_S = 10.0  # after this a client that does not read its answer is cut, and the engine's turn is free
+SEND_BUFFER_BYTES = 1 << 14  # of the system; some hundred events of a stream, of a slow one fewer
 
 _FULL = {
     "code": "busy",
@@ -52,10 +55,10 @@ class _Guarded(asyncio.Protocol):
         self._open.add(self)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        if isinstance(transport, asyncio.Transport):
-            self._transport = transport
-            # Without a buffer of its own: whatever is unsent, `pause_writing` tells.
-            transport.set_write_buffer_limits(high=0)
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is none by its class
+        # Without a buffer of its own, and with a short one of the system: `pause_writing` tells soon what is not read.
+        self._transport.set_write_buffer_limits(high=0)
+        self._transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
         self._inner.connection_made(transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -93,11 +96,11 @@ class _Refusal(asyncio.Protocol):
     """An answer to a connection above the limit, whatever it wants."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        if isinstance(transport, asyncio.Transport):
-            body = json.dumps({"error": _FULL}).encode()
-            head = (
-                "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\n"
-                f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
-            )
-            transport.write(head.encode() + body)
-            transport.close()
+        to = cast(asyncio.Transport, transport)
+        body = json.dumps({"error": _FULL}).encode()
+        head = (
+            "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\n"
+            f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+        )
+        to.write(head.encode() + body)
+        to.close()

@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 
 HEAD_TIMEOUT_S = 15.0  # for a complete head, from connecting or from the answer before
 SHUTDOWN_TIMEOUT_S = 2.0  # what an answer under way is given to end, when the daemon stops
+BACKLOG = 1024  # connections that may wait to be taken, or to be told that there are too many
 _MAX_PATH_BYTES = 107  # of sockaddr_un on Linux, without the closing zero
 
 
@@ -83,7 +84,7 @@ async def serving(
 
 async def _listen(connections: Connections, path: Path) -> asyncio.Server:
     try:
-        return await asyncio.get_running_loop().create_unix_server(connections, str(path))
+        return await asyncio.get_running_loop().create_unix_server(connections, str(path), backlog=BACKLOG)
     except OSError as error:
         raise ListenError(
             f"The control socket {path} cannot be made: {error.strerror}.",

@@ -27,6 +27,7 @@ class ScriptedEngine:
     script: list[Any] = field(default_factory=lambda: list(ANSWER))
     load_script: list[Any] = field(default_factory=list)
     endless: Text | None = None  # yielded again and again, before the script
+    n_endless: int = 0
     requests: list[GenerationRequest] = field(default_factory=list)
     models: list[str] = field(default_factory=list)
     previews: list[tuple[str, int | None, int | None]] = field(default_factory=list)
@@ -41,6 +42,7 @@ class ScriptedEngine:
         self.running += 1
         try:
             while self.endless is not None:
+                self.n_endless += 1
                 yield self.endless
                 await asyncio.sleep(0)
             for item in self.script:

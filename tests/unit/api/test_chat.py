@@ -4,6 +4,7 @@ import logging
 from typing import Any
 
 import pytest
+import uvloop
 
 from tests.unit.api.scripted import ANSWER, ScriptedEngine, Serve
 from tpid.engine.generation import Finished, GenerationStats, Text
@@ -25,7 +26,7 @@ def whole(serve: Serve, **options: Any) -> tuple[int, Any]:
         async with serve() as api:
             return await api.request(CHAT, HELLO | options)
 
-    return asyncio.run(main())
+    return uvloop.run(main())
 
 
 def streamed(serve: Serve, **options: Any) -> list[Any]:
@@ -37,7 +38,7 @@ def streamed(serve: Serve, **options: Any) -> list[Any]:
             assert status == 200
             return text
 
-    *events, rest = asyncio.run(main()).split("\n\n")
+    *events, rest = uvloop.run(main()).split("\n\n")
     assert rest == ""
     data = [event.removeprefix("data: ") for event in events]
     return [item if item == "[DONE]" else json.loads(item) for item in data]
@@ -145,7 +146,7 @@ def test_when_the_client_leaves_the_answer_ends(serve: Serve, engine: ScriptedEn
             engine.script = list(ANSWER)
             assert (await api.request(CHAT, HELLO))[1]["choices"][0]["message"]["content"] == "Hello"
 
-    asyncio.run(main())
+    uvloop.run(main())
     assert engine.running == 0
 
 

@@ -6,6 +6,7 @@ import json
 import logging
 
 import pytest
+import uvloop
 
 from tests.unit.api.scripted import Api, ScriptedEngine, Serve
 from tpid.engine.generation import Text
@@ -40,10 +41,25 @@ def test_a_client_that_does_not_read_its_answer_is_cut_and_the_answer_ends(
             writer.close()
 
     with caplog.at_level(logging.INFO):
-        asyncio.run(main())
+        uvloop.run(main())
     assert [r.getMessage() for r in caplog.records if "client" in r.msg] == [
         "client_cut reason=does_not_read after_s=0.05"
     ]
+
+
+def test_what_is_not_read_is_noticed_after_some_hundred_tokens(serve: Serve, engine: ScriptedEngine) -> None:
+    engine.endless = Text("x")
+
+    async def main() -> None:
+        async with serve(unread_timeout_s=0.05) as api:
+            _, writer = await api.raw()
+            writer.transport.pause_reading()  # type: ignore[attr-defined]
+            writer.write(CHAT)
+            await engine.ended.wait()
+            writer.close()
+
+    uvloop.run(main())
+    assert engine.n_endless < 500
 
 
 def test_a_client_that_reads_slowly_is_served(serve: Serve, engine: ScriptedEngine) -> None:
@@ -60,7 +76,7 @@ def test_a_client_that_reads_slowly_is_served(serve: Serve, engine: ScriptedEngi
             assert len(got) > 1_000_000
             writer.close()
 
-    asyncio.run(main())
+    uvloop.run(main())
 
 
 @pytest.mark.parametrize("sent", [b"", b"GET /tpid/st", b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\n", STATUS])
@@ -72,7 +88,7 @@ def test_a_connection_without_a_complete_head_is_closed(serve: Serve, sent: byte
             assert await is_cut(reader)
             writer.close()
 
-    asyncio.run(main())
+    uvloop.run(main())
 
 
 def test_an_answer_may_take_longer_than_a_head(serve: Serve, engine: ScriptedEngine) -> None:
@@ -89,7 +105,7 @@ def test_an_answer_may_take_longer_than_a_head(serve: Serve, engine: ScriptedEng
             writer.close()
             await engine.ended.wait()
 
-    asyncio.run(main())
+    uvloop.run(main())
 
 
 async def status_of(api: Api) -> int:
@@ -112,7 +128,7 @@ def test_connections_above_the_limit_are_told_so_and_room_comes_back(
             held[0][1].close()
 
     with caplog.at_level(logging.INFO):
-        asyncio.run(main())
+        uvloop.run(main())
     assert "connection_refused reason=too_many open=2" in caplog.messages
 
 
@@ -134,7 +150,7 @@ def test_clients_that_leave_leave_no_traceback(
             assert engine.running == 0
 
     with caplog.at_level(logging.INFO):
-        asyncio.run(main())
+        uvloop.run(main())
     assert not [record for record in caplog.records if record.exc_info or record.levelno >= logging.ERROR]
 
 
@@ -159,6 +175,6 @@ def test_what_is_no_http_is_one_line_at_most(serve: Serve, garbage: bytes, caplo
             assert await status_of(api) == 200
 
     with caplog.at_level(logging.INFO):
-        asyncio.run(main())
+        uvloop.run(main())
     assert not [record for record in caplog.records if record.exc_info]
     assert sum("request_malformed" in message for message in caplog.messages) == (not garbage.startswith(QUIET))

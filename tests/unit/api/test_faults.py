@@ -1,8 +1,8 @@
-import asyncio
 import logging
 from typing import Any
 
 import pytest
+import uvloop
 
 from tests.unit.api.scripted import ScriptedEngine, Serve
 from tpid import errors
@@ -30,7 +30,7 @@ def test_what_is_not_there(serve: Serve) -> None:
             assert await api.request("/none") == (404, _http("GET /none: Not Found."))
             assert await api.request("/tpid/load") == (405, _http("GET /tpid/load: Method Not Allowed."))
 
-    asyncio.run(main())
+    uvloop.run(main())
 
 
 def _http(message: str) -> dict[str, Any]:
@@ -46,6 +46,6 @@ def test_what_a_client_writes_into_a_path_makes_no_line_of_the_log(
             await api.request("/tpid/load", {"model": 3})
 
     with caplog.at_level(logging.DEBUG, "tpid"):
-        asyncio.run(main())
+        uvloop.run(main())
     assert "forged" not in caplog.text
     assert "request_refused route=/tpid/load code=request" in caplog.messages

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import uvloop
 
 from tests.unit.api.scripted import ScriptedEngine, Serve, plan_of
 from tpid.device import Role
@@ -37,7 +38,7 @@ def call(serve: Serve, target: str, body: Any = None, **options: Any) -> tuple[i
         async with serve(**options) as api:
             return await api.text(target, body)
 
-    status, text = asyncio.run(main())
+    status, text = uvloop.run(main())
     return status, [json.loads(line) for line in text.splitlines()]
 
 
@@ -156,7 +157,7 @@ def test_when_the_client_leaves_the_load_ends(serve: Serve, engine: ScriptedEngi
             writer.close()
             await cancelled.wait()
 
-    asyncio.run(main())
+    uvloop.run(main())
 
 
 # --- planning

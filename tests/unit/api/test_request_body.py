@@ -5,6 +5,7 @@ import json
 from typing import Any
 
 import pytest
+import uvloop
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
@@ -40,7 +41,7 @@ def test_a_body_of_the_largest_size_is_read(serve: Serve, engine: ScriptedEngine
             assert (await api.request(CHAT, chat_of(content)))[0] == 200
             assert engine.requests[0].messages[0]["content"] == content
 
-    asyncio.run(main())
+    uvloop.run(main())
 
 
 @pytest.mark.parametrize("chunked", [False, True])
@@ -56,7 +57,7 @@ def test_a_larger_one_is_refused_with_what_to_do(serve: Serve, engine: ScriptedE
             assert error["message"].startswith("The request has more than 1000000 bytes; the context holds 4096 tokens")
             assert (await api.request(CHAT, chat_of("still here")))[0] == 200
 
-    asyncio.run(main())
+    uvloop.run(main())
     assert len(engine.requests) == 1
 
 
@@ -66,7 +67,7 @@ def test_control_bodies_are_small(serve: Serve) -> None:
             error = await refused(api, b" " * (MAX_CONTROL_BYTES + 1), "/tpid/load")
             assert (error["code"], error["hint"]) == ("request", "Send names and paths only.")
 
-    asyncio.run(main())
+    uvloop.run(main())
 
 
 @pytest.mark.parametrize(
@@ -91,7 +92,7 @@ def test_too_many_items_are_refused_before_they_are_parsed(
         async with serve() as api:
             assert (await refused(api, body))["message"] == "The request has too many items."
 
-    asyncio.run(main())
+    uvloop.run(main())
 
 
 @pytest.mark.parametrize(
@@ -116,7 +117,7 @@ def test_what_is_no_sound_chat_is_one_error(serve: Serve, engine: ScriptedEngine
             assert error["message"].startswith(message)
             assert len(error["message"]) < 300
 
-    asyncio.run(main())
+    uvloop.run(main())
     assert not engine.requests
 
 
@@ -126,7 +127,7 @@ def test_a_compressed_body_is_refused_and_never_unpacked(serve: Serve) -> None:
             error = await refused(api, b"\x1f\x8b", headers={"Content-Encoding": "gzip"})
             assert error["message"] == "The request is compressed."
 
-    asyncio.run(main())
+    uvloop.run(main())
 
 
 async def answer_to(api: Api, data: bytes) -> bytes:
@@ -151,7 +152,7 @@ def test_a_body_that_does_not_come_is_not_waited_for(serve: Serve) -> None:
             assert b"was not complete within 0.05 s" in await reader.readuntil(b"}}")
             writer.close()
 
-    asyncio.run(main())
+    uvloop.run(main())
 
 
 def test_broken_chunks_are_an_error(serve: Serve) -> None:
@@ -161,7 +162,7 @@ def test_broken_chunks_are_an_error(serve: Serve) -> None:
         async with serve() as api:
             assert b" 400 " in await answer_to(api, head + b"1\r\na\r\nzz\r\n")
 
-    asyncio.run(main())
+    uvloop.run(main())
 
 
 def test_what_is_held_of_all_bodies_is_bounded_and_let_go(serve: Serve) -> None:
@@ -186,7 +187,7 @@ def test_what_is_held_of_all_bodies_is_bounded_and_let_go(serve: Serve) -> None:
                 await asyncio.sleep(0)
             assert (await api.request(CHAT, chat_of("hello")))[0] == 200
 
-    asyncio.run(main())
+    uvloop.run(main())
 
 
 def test_the_loop_is_free_while_bodies_are_read(serve: Serve) -> None:
@@ -205,7 +206,7 @@ def test_the_loop_is_free_while_bodies_are_read(serve: Serve) -> None:
             await refused(api, b'"' + b"x" * (MIN_CHAT_BYTES - 1))
             counting.cancel()
 
-    asyncio.run(main())
+    uvloop.run(main())
     assert steps > MIN_CHAT_BYTES / (1 << 16)
 
 
@@ -231,4 +232,4 @@ def test_any_body_gives_an_answer_or_an_error_of_the_client(serve: Serve, change
             if status != 200:
                 assert json.loads(text)["error"]["code"] == "request"
 
-    asyncio.run(main())
+    uvloop.run(main())

@@ -1,10 +1,10 @@
-import asyncio
 import os
 import socket
 import stat
 from pathlib import Path
 
 import pytest
+import uvloop
 
 from tests.unit.api.scripted import Serve
 from tpid.errors import ListenError
@@ -17,7 +17,7 @@ def start(serve: Serve) -> int:
         async with serve() as api:
             return (await api.request("/tpid/status"))[0]
 
-    return asyncio.run(main())
+    return uvloop.run(main())
 
 
 def refusal(serve: Serve) -> ListenError:
@@ -32,7 +32,7 @@ def test_the_socket_is_there_while_it_serves(serve: Serve, tmp_path: Path) -> No
         async with serve() as api:
             assert stat.S_ISSOCK(api.path.stat().st_mode)
 
-    asyncio.run(main())
+    uvloop.run(main())
     assert list(tmp_path.iterdir()) == []
     assert start(serve) == 200
 
@@ -67,7 +67,7 @@ def test_requests_under_way_are_ended_with_the_server(serve: Serve) -> None:
             await api.raw()
         writer.close()
 
-    asyncio.run(main())
+    uvloop.run(main())
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")

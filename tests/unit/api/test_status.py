@@ -1,5 +1,6 @@
-import asyncio
 from typing import Any
+
+import uvloop
 
 from tests.unit.api.scripted import STATS, ScriptedEngine, Serve, plan_of
 from tpid.device import DeviceId
@@ -12,7 +13,7 @@ def status(serve: Serve) -> Any:
         async with serve() as api:
             return await api.request("/tpid/status")
 
-    code, answer = asyncio.run(main())
+    code, answer = uvloop.run(main())
     assert code == 200
     return answer
 
