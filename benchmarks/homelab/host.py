@@ -4,6 +4,7 @@ import contextlib
 import ctypes
 import errno
 import os
+import shutil
 import subprocess
 import threading
 from collections.abc import Callable
@@ -139,6 +140,14 @@ class Host:
 
     def free_disk(self) -> None:
         (self.disk / "full").unlink(missing_ok=True)
+
+    def wipe(self) -> None:
+        """Its disk is empty, as that of a device that has never run; its daemon must not run."""
+        for path in self.disk.iterdir():
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
 
     def _add_addresses(self, nic: int) -> None:
         subnet = self.layout.links[nic].subnet

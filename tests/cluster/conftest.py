@@ -34,6 +34,9 @@ def _three_hosts(permitted: None) -> Iterator[Home]:
 
 @pytest.fixture
 def wired(_three_hosts: Home) -> Iterator[Home]:
-    """Three hosts on a quick wire, without daemons; its links are whole again after each test."""
+    """Three hosts on a quick wire, without daemons; after each test its links are whole and its hosts as new."""
     yield _three_hosts
     _three_hosts.heal()
+    for host in _three_hosts.hosts:
+        host.daemon.kill()
+        host.wipe()

@@ -21,12 +21,13 @@ BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 SOON_S = 20.0
 # Stands in for whoever builds a home: says its tag and waits; a process sleeps on a host, as a daemon would.
 OWNER = """
-import sys, time
+import subprocess, sys, time
 from homelab.home import Home
 from homelab.layout import parse_layout
 limits = ", cores = 0.5" if sys.argv[1] == "limits" else ""
 with Home(parse_layout(f"hosts = [{{ count = 2{limits} }}]")) as home:
-    home.hosts[0].popen("sleep", 1000)
+    sleeper = home.hosts[0].popen("sh", "-c", "echo asleep; exec sleep 1000", stdout=subprocess.PIPE)
+    sleeper.stdout.readline()
     print(home.directory.name, flush=True)
     time.sleep(1000)
 """
@@ -71,9 +72,9 @@ def processes(tag: str) -> list[str]:
 
 def wait_until_none(tag: str) -> None:
     deadline_s = time.monotonic() + SOON_S
-    while processes(tag) and time.monotonic() < deadline_s:
+    while found := processes(tag):
+        assert time.monotonic() < deadline_s, found
         time.sleep(0.02)
-    assert not processes(tag)
 
 
 def test_ctrl_c_takes_everything_down() -> None:
