@@ -365,5 +365,5 @@ def test_buffers_start_at_a_page(size_bytes: int) -> None:
 
 
 def test_memory_that_the_system_does_not_have_is_a_typed_error() -> None:
-    with pytest.raises(LoadError, match="MB of memory for weights"):
+    with pytest.raises(LoadError, match="PB of memory for weights"):
         page_aligned(1 << 60)

@@ -120,7 +120,7 @@ def test_with_everything_resident_nothing_is_read_in_a_pass(pack: Pack, monkeypa
 def test_too_small_a_budget_is_refused_before_anything_is_read(pack: Pack, monkeypatch: pytest.MonkeyPatch) -> None:
     items = stored(pack, WHOLE)
     monkeypatch.setattr(os, "preadv", None)
-    with pytest.raises(MemoryPlanError, match="MB at least"):
+    with pytest.raises(MemoryPlanError, match="kB at least"):
         asyncio.run(load(items, least_bytes([item.item for item in items]) - 1))
 
 
