@@ -19,7 +19,8 @@ from tests.integration.chaos import LONG, N_TOKENS, PROMPTS, Chaos, open_files, 
 
 N_FAULTS = int(os.environ.get("TPID_CHAOS", "63"))
 BUDGET_BYTES = 400_000_000
-MORE_FILES = 3  # a connection or two that is on its way out
+MORE_FILES = 8  # connections and a text process that are on their way out
+MORE_THREADS = (os.cpu_count() or 1) + 4  # of the loop's own pool, which grows to its limit as it is used
 
 
 @pytest.fixture
@@ -76,6 +77,6 @@ def test_each_request_under_a_fault_ends_right_and_the_next_one_works(
     chaos.whole()
     chaos.next_answer_is_right()
     assert open_files(user) <= files + MORE_FILES
-    assert threads(user) <= running
+    assert threads(user) <= running + MORE_THREADS
     assert not any(group.killed for group in groups.values())
     assert "Traceback" not in user.log
