@@ -87,7 +87,7 @@ def test_a_refusal_leaves_the_process_running() -> None:
     ("model", "error", "words"),
     [
         (source(ENDLESS), ChatTemplateError, "longer than 1 s"),
-        (source(GREEDY), ChatTemplateError, "more than 512 MiB"),
+        (source(GREEDY), ChatTemplateError, "more than 537 MB"),
         (
             source(
                 normalizer={
@@ -96,7 +96,7 @@ def test_a_refusal_leaves_the_process_running() -> None:
                 }
             ),
             TokenizerError,
-            "512 MiB",
+            "537 MB",
         ),
     ],
     ids=["time", "memory", "abort"],

@@ -61,7 +61,7 @@ def test_a_plan_is_told_without_loading(model_home: Home) -> None:
 
     tight = model_home.tpictl(user, "plan", "smollm2-135m", "--memory", "700M", "--context", "64", "--json")
     ranks = json.loads(tight.stdout)["forecast"]["ranks"]
-    assert ranks[0]["memory_bytes"] <= ranks[0]["budget_bytes"] == 700 << 20
+    assert ranks[0]["memory_bytes"] <= ranks[0]["budget_bytes"] == 700_000_000
     impossible = model_home.tpictl(user, "plan", "smollm2-135m", "--memory", "100M")
     assert impossible.returncode == 1
     assert "missing on user" in impossible.stderr
