@@ -68,9 +68,16 @@ class Coordinator:
             return Phase.LOADING
         return self.executor.phase if self.executor is not None else Phase.IDLE
 
+    @property
+    def _plan(self) -> Plan | None:
+        """That is being loaded, else that is loaded."""
+        if self._loading is not None:
+            return self._loading.plan
+        return self.executor.plan if self.executor is not None else None
+
     def standing(self, connection: Connection) -> Standing:
         """Of a peer whose frame speaks to this device as the coordinator."""
-        plan = self._loading.plan if self._loading is not None else self.executor.plan if self.executor else None
+        plan = self._plan
         is_rank = plan is not None and bool(plan.rank_of(connection.peer.id))
         return Standing.RANK if is_rank else Standing.MEMBER
 
@@ -131,7 +138,7 @@ class Coordinator:
 
     def lease_changed(self) -> None:
         """Ranks whose lease has ended have let their share go, or will: no pass may wait for them."""
-        plan = self._loading.plan if self._loading is not None else self.executor.plan if self.executor else None
+        plan = self._plan
         if plan is None:
             return
         try:
