@@ -82,7 +82,7 @@ def _engine_settings(config: Config) -> EngineSettings:
 def profile_of(config: Config, compute: Compute, pack: Pack) -> DeviceProfile:
     """Without a disk: nothing streams, or it does not fit. One rank has all, however fast it is."""
     return DeviceProfile(
-        DeviceId("0" * 32),
+        DeviceId("0" * 64),
         "alone",
         Role.USER,
         __version__,
@@ -100,7 +100,7 @@ def profile_with_disk(config: Config, compute: Compute, pack: Pack) -> DevicePro
     """As a daemon that starts for the first time measures it."""
     with TemporaryDirectory() as state:
         measured = config.model_copy(update={"state_dir": Path(state)})
-        return make_profile(measured, DeviceId("0" * 32), PackStore(pack.directory.parent), compute)
+        return make_profile(measured, DeviceId("0" * 64), PackStore(pack.directory.parent), compute)
 
 
 async def decode_s(executor: Executor, tokens: int, depth: int) -> float:

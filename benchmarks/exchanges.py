@@ -24,9 +24,10 @@ import uvloop
 from tpid.cluster.identity.contexts import pairing_client, pairing_server
 from tpid.cluster.identity.identity import load_or_create_identity
 from tpid.comm.connection import Connection
+from tpid.comm.dialling import dial
 from tpid.comm.frames import Header
 from tpid.comm.handshake import Handshake
-from tpid.comm.listener import Listener, dial
+from tpid.comm.listener import Listener
 from tpid.comm.messages import Hello, Kind
 from tpid.comm.opening import Purpose
 from tpid.comm.settings import CommSettings
@@ -102,7 +103,7 @@ class Ours:
                 HOST, 0, hello=lambda: hello_of(0), accept=lambda _: None, on_connection=self._joined, settings=settings
             )
             return self._listener.port
-        self._hub = await dial(HOST, port, lambda: hello_of(rank), settings)
+        self._hub = await dial([(HOST, port)], lambda: hello_of(rank), settings)
         self._hub.set_receiver(self._receiver)
         return port
 
@@ -307,7 +308,7 @@ def check(total: np.ndarray, n_ranks: int) -> None:
 
 def hello_of(rank: int) -> Hello:
     profile = DeviceProfile(
-        DeviceId(f"{rank:032x}"), f"rank{rank}", Role.USER, "0", 2**33, 2**32, 2**36, 1, 1e9, "torch"
+        DeviceId(f"{rank:064x}"), f"rank{rank}", Role.USER, "0", 2**33, 2**32, 2**36, 1, 1e9, "torch"
     )
     return Hello(cluster="benchmark", profile=profile)
 

@@ -21,6 +21,8 @@ from typing import Any
 
 from make_model import DEFAULT_DIRECTORY, make_model
 from memory_cgroup import MemoryCgroup, memory_cgroup
+from paired_home import PairedHome
+from tpid.device import Role
 from tpid.model.weights import Format
 
 SHAPES = ("llama-2-70b", "llama-3.1-70b")
@@ -66,13 +68,14 @@ def generate(row: str, pack: Path, daemons: int, budget_bytes: int, tokens: int)
     """One answer through the API of the coordinator."""
     with tempfile.TemporaryDirectory(prefix="tpid-70b-") as directory, contextlib.ExitStack() as stack:
         homes, groups = [], []
+        roles = {f"device-{number}": Role.HELPER if number else Role.USER for number in range(daemons)}
+        paired = stack.enter_context(PairedHome(roles))
         for number in range(daemons):  # one after the other: each measures its speed when it starts
             home = Path(directory) / str(number)
             home.mkdir()
+            paired.furnish(f"device-{number}", home / "state")
             group = stack.enter_context(memory_cgroup(budget_bytes))
-            process = stack.enter_context(
-                _daemon(home, group, pack.parent, number, budget_bytes=budget_bytes, cluster=Path(directory).name)
-            )
+            process = stack.enter_context(_daemon(home, group, pack.parent, number, budget_bytes=budget_bytes))
             _wait(home, process, 1)
             homes.append((home, process))
             groups.append(group)
@@ -100,12 +103,12 @@ def generate(row: str, pack: Path, daemons: int, budget_bytes: int, tokens: int)
 
 @contextlib.contextmanager
 def _daemon(
-    home: Path, group: MemoryCgroup, models: Path, number: int, *, budget_bytes: int, cluster: str
+    home: Path, group: MemoryCgroup, models: Path, number: int, *, budget_bytes: int
 ) -> Iterator["subprocess.Popen[bytes]"]:
     settings = {
         "name": f"device-{number}",
         "role": "helper" if number else "user",
-        "cluster": cluster,
+        "listen": "loopback",
         "state_dir": str(home / "state"),
         "models_dir": str(models),
         "socket": str(home / "tpid.sock"),

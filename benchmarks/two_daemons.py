@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -13,6 +12,9 @@ from http.client import HTTPConnection
 from pathlib import Path
 from socket import AF_UNIX, socket
 from typing import Any
+
+from paired_home import PairedHome
+from tpid.device import Role
 
 START_TIMEOUT_S = 120.0
 STOP_TIMEOUT_S = 20.0
@@ -69,11 +71,14 @@ class Cluster:
 def cluster(name: str, cores: Sequence[int], models: Path, directory: Path) -> Iterator[Cluster]:
     """A cluster of one daemon a core; the first is the user's, the others help. `directory` has a short path."""
     with contextlib.ExitStack() as stack:
+        roles = {f"{name}{rank}": Role.HELPER if rank else Role.USER for rank in range(len(cores))}
+        paired = stack.enter_context(PairedHome(roles))
         for rank, core in enumerate(cores):
+            paired.furnish(f"{name}{rank}", directory / f"{name}{rank}")
             settings = {
                 "name": f"{name}{rank}",
                 "role": "helper" if rank else "user",
-                "cluster": f"bench-{os.getpid()}-{name}",
+                "listen": "loopback",
                 "state_dir": str(directory / f"{name}{rank}"),
                 "models_dir": str(models.resolve()),
                 "socket": str(directory / f"{name}{rank}.sock"),

@@ -131,7 +131,6 @@ class Device:
 class Sighted:
     name: Line
     address: Line
-    version: Line
 
 
 @dataclass(frozen=True, slots=True)
@@ -304,3 +303,91 @@ class Chunk:
     choices: tuple[Choice, ...]
     usage: Usage | None = None
     timings: Timings | None = None
+
+
+# --- the home
+
+
+@dataclass(frozen=True, slots=True)
+class HomeDevice:
+    """A member of the home."""
+
+    name: Line
+    short_fingerprint: Line
+    role: Line
+    is_me: bool
+    connected: bool
+    addresses: tuple[Line, ...]
+    rtt_s: float | None
+    last_seen: float | None  # seconds of the daemon's clock
+
+
+@dataclass(frozen=True, slots=True)
+class Stranger:
+    """A device in this network that is not of the home."""
+
+    name: Line
+    address: Line
+    home: Line
+
+
+@dataclass(frozen=True, slots=True)
+class Devices:
+    """GET /tpid/devices"""
+
+    home: Line
+    devices: tuple[HomeDevice, ...]
+    strangers: tuple[Stranger, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    name: Line
+    fingerprint: Line
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """POST /tpid/invite, the first line"""
+
+    code: Line
+    valid_s: float
+    role: Line
+    device: Named
+    addresses: tuple[Line, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Tried:
+    address: Line
+    tries_left: int
+
+
+@dataclass(frozen=True, slots=True)
+class Invited:
+    name: Line
+    fingerprint: Line
+    role: Line
+    acknowledged: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Looking:
+    """POST /tpid/join: while it looks for the device that invites"""
+
+    seen: tuple[Line, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    name: Line
+    address: Line
+
+
+@dataclass(frozen=True, slots=True)
+class Joined:
+    name: Line
+    fingerprint: Line
+    role: Line
+    inviter: Line
+    inviter_fingerprint: Line

@@ -9,6 +9,7 @@ from tpictl.decode import decode
 
 STATUS = "/tpid/status"
 MODELS = "/tpid/models"
+DEVICES = "/tpid/devices"
 
 OnProgress = Callable[[Progress], None]
 OnNote = Callable[[str], None]

@@ -102,7 +102,7 @@ def _activity(status: Status) -> Text:
 def _discovery(cluster: Cluster) -> Text:
     text = Text(cluster.discovery, style="" if cluster.discovery.startswith("on") else "yellow")
     if cluster.n_other_clusters:
-        text.append(f"; {_count(cluster.n_other_clusters, 'device')} of other clusters")
+        text.append(f"; {_count(cluster.n_other_clusters, 'device')} of other homes")
     if cluster.n_unreadable:
         text.append(f"; {_count(cluster.n_unreadable, 'unreadable announcement')}")
     return text

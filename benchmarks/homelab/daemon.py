@@ -1,7 +1,4 @@
-"""The daemon of a host: how it is started, spoken to and ended. Nothing else knows how a daemon gets into a home.
-
-Until devices can be paired, the daemon keeps to loopback; `open_daemon.py` opens it to the host's network.
-"""
+"""The daemon of a host: how it is started, spoken to and ended. Nothing else knows how a daemon gets into a home."""
 
 import contextlib
 import json
@@ -23,7 +20,6 @@ PORT = 7474  # of every host: the default, as at home
 STOP_TIMEOUT_S = 20.0
 WAIT_TIMEOUT_S = 60.0
 POLL_S = 0.05
-_OPEN_DAEMON = Path(__file__).with_name("open_daemon.py")
 
 
 class Daemon:
@@ -46,16 +42,15 @@ class Daemon:
     def is_running(self) -> bool:
         return self._process is not None and self._process.poll() is None
 
-    def start(self, models: Path, cluster: str, **settings: Any) -> None:
+    def start(self, models: Path, **settings: Any) -> None:
         """Begins to start it. `settings` are of its tpid.toml, and win over those of the layout."""
         if self.is_running:
             raise LabError(f"The daemon of {self._host.name} runs already.")
-        config = self._write_config(models, cluster, settings)
-        listen = "0.0.0.0" if self._host.layout.ipv4 else "::"
-        opened = [sys.executable, "-P", str(_OPEN_DAEMON), listen, ",".join(self._host.addresses)]
+        config = self._write_config(models, settings)
+        command = [sys.executable, "-P", "-m", "tpid.daemon.main"]
         with (self._host.directory / "log").open("ab") as log:
             self._process = self._host.popen(
-                *opened, "--config", config, stdout=log, stderr=log, env=self._host.environment()
+                *command, "--config", config, stdout=log, stderr=log, env=self._host.environment()
             )
 
     def signal(self, number: signal.Signals) -> None:
@@ -104,11 +99,10 @@ class Daemon:
             time.sleep(POLL_S)
         raise LabError(f"On {self._host.name} {what} did not come about in {timeout_s:g} s:\n{self.log}")
 
-    def _write_config(self, models: Path, cluster: str, settings: dict[str, Any]) -> Path:
+    def _write_config(self, models: Path, settings: dict[str, Any]) -> Path:
         values = {
             "name": self._host.name,
             "role": self._host.layout.role.value,
-            "cluster": cluster,
             "state_dir": str(self._host.disk),
             "models_dir": str(models.resolve()),
             "socket": str(self.socket_path),

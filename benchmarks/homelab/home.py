@@ -13,6 +13,7 @@ from homelab.leftovers import directory_of, new_tag, remove, remove_leftovers
 from homelab.permitted import why_not
 from homelab.programs import LabError
 from homelab.switch import Link, Switch
+from paired_home import PairedHome
 
 _PARTITION = 100  # groups of the switch above all subnets
 
@@ -25,6 +26,7 @@ class Home:
         self.hosts: list[Host] = []
         self._tag = new_tag()
         self._switch: Switch | None = None
+        self._paired: PairedHome | None = None
 
     @classmethod
     def from_toml(cls, path: Path) -> Self:
@@ -94,6 +96,8 @@ class Home:
             if self._switch is not None:
                 self._switch.stop()
             remove(self._tag)
+            if self._paired is not None:
+                self._paired.close()
         finally:
             signal.signal(signal.SIGINT, before)
 
@@ -105,8 +109,13 @@ class Home:
             self.start_daemon(host, models, **settings)
         self.wait_whole()
 
-    def start_daemon(self, host: Host, models: Path, **settings: Any) -> None:
-        host.daemon.start(models, self._tag, **settings)
+    def start_daemon(self, host: Host, models: Path, *, paired: bool = True, **settings: Any) -> None:
+        """`paired`: as a member of the home of all its hosts; else with the state that it has."""
+        if paired:
+            if self._paired is None:
+                self._paired = PairedHome({each.name: each.layout.role for each in self.hosts})
+            self._paired.furnish(host.name, host.disk)
+        host.daemon.start(models, **settings)
 
     def wait_whole(self, at: Host | None = None, names: Collection[str] | None = None) -> float:
         """Until `at`, by default the first host, has the lease of all the named, by default of all; the seconds."""

@@ -4,7 +4,6 @@ import contextlib
 import http.client
 import json
 import os
-import secrets
 import shutil
 import signal
 import socket
@@ -20,6 +19,8 @@ from typing import Any
 import pytest
 
 from benchmarks.memory_cgroup import MemoryCgroup
+from benchmarks.paired_home import PairedHome
+from tpid.device import Role
 from tpid.pack.reader import Pack
 
 READY_TIMEOUT_S = 60.0
@@ -127,8 +128,8 @@ class Home:
     """All daemons of a test; they share a directory of models."""
 
     directory: Path
-    cluster: str = field(default_factory=lambda: f"test-{secrets.token_hex(6)}")
     daemons: list[Daemon] = field(default_factory=list)
+    paired: dict[str, PairedHome] = field(default_factory=dict)  # by the names of its devices
 
     @property
     def models_dir(self) -> Path:
@@ -137,12 +138,17 @@ class Home:
     def add_model(self, pack: Pack) -> None:
         shutil.copytree(pack.directory, self.models_dir / pack.directory.name, copy_function=_link_or_copy)
 
+    def pair(self, **roles: str) -> None:
+        """These devices, which have not run yet, belong to one home from now on."""
+        home = PairedHome({name: Role(role) for name, role in roles.items()})
+        self.paired |= dict.fromkeys(roles, home)
+
     def write_config(self, name: str, **settings: Any) -> Path:
         directory = self.directory / name
         directory.mkdir(exist_ok=True)
         values = {
             "name": name,
-            "cluster": self.cluster,
+            "listen": "loopback",
             "state_dir": str(directory / "state"),
             "models_dir": str(self.models_dir),
             "socket": str(directory / "tpid.sock"),
@@ -161,8 +167,10 @@ class Home:
         environment: Mapping[str, str] | None = None,
         **settings: Any,
     ) -> Daemon:
-        """Start a daemon, in a cgroup if one is given, and do not wait for it."""
+        """Start a daemon, in a cgroup if one is given, and do not wait for it. Alone, unless it was paired."""
         config = self.write_config(name, **settings)
+        if name in self.paired:
+            self.paired[name].furnish(name, config.parent / "state")
         with (config.parent / "log").open("ab") as log:
             command = [sys.executable, "-m", "tpid.daemon.main", "--config", str(config)]
             command = group.command(command) if group is not None else command
@@ -173,6 +181,8 @@ class Home:
 
     def start(self, *names: str, **settings: Any) -> list[Daemon]:
         """The first is the user's, the others help; returns when all are one cluster."""
+        if not any(name in self.paired for name in names):
+            self.pair(**{name: "helper" if index else "user" for index, name in enumerate(names)})
         started = [
             self.launch(name, role="user" if index == 0 else "helper", **settings) for index, name in enumerate(names)
         ]
@@ -208,6 +218,8 @@ def home() -> Iterator[Home]:
         finally:
             for daemon in here.daemons:
                 daemon.stop()
+            for paired in here.paired.values():
+                paired.close()
 
 
 @pytest.fixture
@@ -229,6 +241,7 @@ def shared_daemon(smollm2: Pack) -> Iterator[Daemon]:
             yield daemon
         finally:
             daemon.stop()
+            here.paired["shared"].close()
 
 
 def _link_or_copy(source: str, target: str) -> None:

@@ -62,6 +62,7 @@ def test_each_request_under_a_fault_ends_right_and_the_next_one_works(
             name, role=role, memory_budget=f"{BUDGET_BYTES}B", group=groups.get(name), environment=environment
         )
 
+    model_home.pair(user="user", left="helper", right="helper")
     user, left, right = (launch(name) for name in ("user", "left", "right"))
     chaos = Chaos(user, [left, right], launch, {}, switch, chance)
     chaos.whole()

@@ -13,11 +13,11 @@ from zeroconf.asyncio import AsyncServiceInfo, AsyncZeroconf
 from tpid.cluster.advert import encode_advert
 from tpid.cluster.backoff import Backoff
 from tpid.cluster.cluster import Cluster
-from tpid.cluster.discovery import SERVICE_TYPE
+from tpid.cluster.discovery import SERVICE_TYPE, Site
 from tpid.cluster.lease import ElectionSettings
 from tpid.cluster.settings import ClusterSettings
 from tpid.comm.connection import Connection
-from tpid.comm.listener import dial
+from tpid.comm.dialling import dial
 from tpid.comm.messages import Hello, Kind, Unload
 from tpid.comm.settings import CommSettings
 from tpid.device import DeviceId, DeviceProfile, Role
@@ -50,7 +50,7 @@ def cluster_name() -> str:
 
 def profile(name: str, role: Role = Role.USER, device_id: str | None = None) -> DeviceProfile:
     return DeviceProfile(
-        id=DeviceId(device_id or secrets.token_hex(16)),
+        id=DeviceId(device_id or secrets.token_hex(32)),
         name=name,
         role=role,
         version="0.1.0",
@@ -239,8 +239,8 @@ def test_who_leaves_in_order_is_gone_at_once(cluster_name: str) -> None:
 @pytest.mark.parametrize("who_knows", ["lower", "higher"])
 def test_static_peers_without_mdns(cluster_name: str, who_knows: str) -> None:
     async def test() -> None:
-        low = profile("low", device_id="0" * 32)
-        high = profile("high", device_id="f" * 32)
+        low = profile("low", device_id="0" * 64)
+        high = profile("high", device_id="f" * 64)
         first, second = (high, low) if who_knows == "lower" else (low, high)
         async with make(cluster_name, first, mdns=False) as one:
             address = f"localhost:{one.port}"
@@ -264,8 +264,8 @@ def test_both_dial_at_once_and_keep_one_connection(cluster_name: str) -> None:
     async def test() -> None:
         ports = await unused_ports(2)
         both = tuple(f"127.0.0.1:{port}" for port in ports)  # each finds itself in the list, too
-        low = make(cluster_name, profile("low", device_id="0" * 32), mdns=False, port=ports[0], static_peers=both)
-        high = make(cluster_name, profile("high", device_id="f" * 32), mdns=False, port=ports[1], static_peers=both)
+        low = make(cluster_name, profile("low", device_id="0" * 64), mdns=False, port=ports[0], static_peers=both)
+        high = make(cluster_name, profile("high", device_id="f" * 64), mdns=False, port=ports[1], static_peers=both)
         async with low, high:
             await complete([low, high])
             assert low.peers[high.me.id].outgoing != high.peers[low.me.id].outgoing
@@ -297,10 +297,10 @@ def test_another_protocol_version_is_reported_by_name_and_not_dialled(cluster_na
             await mdns.async_register_service(
                 AsyncServiceInfo(
                     SERVICE_TYPE,
-                    f"{old.id}.{SERVICE_TYPE}",
+                    f"grandpa.{SERVICE_TYPE}",
                     port=9,
                     properties=dict(encode_advert(old, cluster_name)) | {"v": "0"},
-                    server=f"{old.id}.local.",
+                    server="grandpa.local.",
                     parsed_addresses=["127.0.0.1"],
                 )
             )
@@ -340,13 +340,14 @@ def test_an_announcement_that_no_tpid_made_is_counted(cluster_name: str) -> None
     run(test())
 
 
-def test_trouble_with_mdns_does_not_stop_the_rest(cluster_name: str) -> None:
+def test_trouble_with_mdns_does_not_stop_the_rest(cluster_name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     async def test() -> None:
-        # An address that no interface here has: nothing is ever sent.
         async with (
-            make(cluster_name, profile("one"), mdns_interfaces=("192.0.2.1",)) as one,
+            make(cluster_name, profile("one")) as one,
             make(cluster_name, profile("two"), mdns=False, static_peers=(f"127.0.0.1:{one.port}",)) as two,
         ):
+            # An address that no interface here has: nothing is ever sent.
+            monkeypatch.setattr(one._network, "site", lambda hosts, port: Site(("192.0.2.1",), ("192.0.2.1",), port))
             await complete([one, two])
             await one.wait_for(lambda: one.status().discovery.startswith("off: "))
             assert "OSError" in one.status().discovery
@@ -396,7 +397,7 @@ def test_a_second_hello_with_a_known_id_changes_nothing(cluster_name: str) -> No
                 theirs = one.peers[other.id]
                 with pytest.raises(RefusedError, match="connected already"):
                     await dial(
-                        "127.0.0.1", one.port, lambda: Hello(cluster=cluster_name, profile=other), CommSettings()
+                        [("127.0.0.1", one.port)], lambda: Hello(cluster=cluster_name, profile=other), CommSettings()
                     )
                 assert one.peers[other.id] is theirs
                 assert not theirs.closed
@@ -406,7 +407,7 @@ def test_a_second_hello_with_a_known_id_changes_nothing(cluster_name: str) -> No
 
 def test_a_copied_device_is_told_on_both_sides(cluster_name: str) -> None:
     async def test() -> None:
-        device_id = secrets.token_hex(16)
+        device_id = secrets.token_hex(32)
         async with make(cluster_name, profile("pi-1", device_id=device_id), mdns=False) as one:
             settings: dict[str, Any] = {"mdns": False, "static_peers": (f"127.0.0.1:{one.port}",)}
             async with make(cluster_name, profile("pi-2", device_id=device_id), **settings) as two:
@@ -416,6 +417,6 @@ def test_a_copied_device_is_told_on_both_sides(cluster_name: str) -> None:
                     assert failed.code == "cloned"
                     assert "pi-1" in failed.reason
                     assert "pi-2" in failed.reason
-                    assert "device-id" in failed.reason
+                    assert "identity.pem" in failed.reason
 
     run(test())

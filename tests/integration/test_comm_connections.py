@@ -15,8 +15,9 @@ import pytest
 import uvloop
 
 from tpid.comm.connection import Connection
+from tpid.comm.dialling import dial
 from tpid.comm.frames import PREFIX, Header, encode_message, encode_tensor_head
-from tpid.comm.listener import MAX_OPENING_OF_SOURCE, Listener, dial
+from tpid.comm.listener import MAX_OPENING_OF_SOURCE, Listener
 from tpid.comm.messages import Bye, Device, Failed, Hello, Kind, Loaded, Message, Pong, Renew
 from tpid.comm.settings import CommSettings
 from tpid.comm.star import StarHub, StarLeaf
@@ -55,7 +56,7 @@ def run(request: pytest.FixtureRequest) -> Run:
 
 def hello_of(number: int, cluster: str = "home") -> Hello:
     profile = DeviceProfile(
-        DeviceId(f"{number:032x}"), f"device-{number}", Role.USER, "0.1", 2**34, 2**33, 2**36, 4, 1e9, "torch"
+        DeviceId(f"{number:064x}"), f"device-{number}", Role.USER, "0.1", 2**34, 2**33, 2**36, 4, 1e9, "torch"
     )
     return Hello(cluster=cluster, profile=profile)
 
@@ -108,7 +109,7 @@ class Home:
         self, number: int = 1, settings: CommSettings | None = None
     ) -> tuple[Connection, Recorder, Connection, Recorder]:
         """A device that dials, and what this side sees of it."""
-        theirs = await dial(HOST, self.port, lambda: hello_of(number), settings or self.settings)
+        theirs = await dial([(HOST, self.port)], lambda: hello_of(number), settings or self.settings)
         their_recorder = Recorder()
         theirs.set_receiver(their_recorder)
         ours, our_recorder = await self.arrivals.get()
@@ -220,7 +221,7 @@ def test_two_devices_meet_and_part(run: Run) -> None:
 def test_frames_wait_for_the_receiver(run: Run) -> None:
     async def test() -> None:
         async with home() as device:
-            theirs = await dial(HOST, device.port, lambda: hello_of(1), SETTINGS)
+            theirs = await dial([(HOST, device.port)], lambda: hello_of(1), SETTINGS)
             ours, _ = await device.arrivals.get()
             sent = [Renew(term=term) for term in range(100)]
             for message in sent:
@@ -240,7 +241,7 @@ def test_another_cluster(run: Run) -> None:
     async def test() -> None:
         async with home() as device:
             with pytest.raises(RefusedError, match="'work'") as caught:
-                await dial(HOST, device.port, lambda: hello_of(1, "work"), SETTINGS)
+                await dial([(HOST, device.port)], lambda: hello_of(1, "work"), SETTINGS)
             assert caught.value.reason_code == "other_cluster"
             await device.joined_by(2)
 
@@ -251,7 +252,7 @@ def test_itself(run: Run) -> None:
     async def test() -> None:
         async with home() as device:
             with pytest.raises(RefusedError) as caught:
-                await dial(HOST, device.port, lambda: hello_of(0), SETTINGS)
+                await dial([(HOST, device.port)], lambda: hello_of(0), SETTINGS)
             assert caught.value.reason_code == "self"
 
     run(test())
@@ -262,20 +263,20 @@ def test_the_owner_refuses(run: Run) -> None:
         async with home() as device:
             device.refusal = BusyError("There is a connection already.")
             with pytest.raises(RefusedError, match="There is a connection already") as caught:
-                await dial(HOST, device.port, lambda: hello_of(1), SETTINGS)
+                await dial([(HOST, device.port)], lambda: hello_of(1), SETTINGS)
             assert caught.value.reason_code == "busy"
             assert device.arrivals.empty()
 
     run(test())
 
 
-def test_a_device_of_version_2_dials_us(run: Run) -> None:
+def test_a_device_of_version_3_dials_us(run: Run) -> None:
     async def test() -> None:
         async with home() as device:
             stranger = await Stranger.at(device.port)
-            stranger.writer.write(PREFIX.pack(b"TP", 2, Kind.HELLO, 4, 0) + b"\xff\xff\xff\xff")
+            stranger.writer.write(PREFIX.pack(b"TP", 3, Kind.HELLO, 4, 0) + b"\xff\xff\xff\xff")
             version, kind, header = await stranger.frame()
-            assert (version, kind) == (1, Kind.REFUSE)
+            assert (version, kind) == (2, Kind.REFUSE)
             assert b"version_mismatch" in header
             await stranger.is_shut()
             await device.joined_by(1)
@@ -283,19 +284,19 @@ def test_a_device_of_version_2_dials_us(run: Run) -> None:
     run(test())
 
 
-def test_we_dial_a_device_of_version_2(run: Run) -> None:
+def test_we_dial_a_device_of_version_3(run: Run) -> None:
     async def serve(stranger: Stranger) -> None:
-        assert (await stranger.frame())[:2] == (1, Kind.HELLO)
-        stranger.writer.write(PREFIX.pack(b"TP", 2, Kind.REFUSE, 2, 0) + b"??")
-        assert (await stranger.frame())[:2] == (1, Kind.REFUSE)
+        assert (await stranger.frame())[:2] == (2, Kind.HELLO)
+        stranger.writer.write(PREFIX.pack(b"TP", 3, Kind.REFUSE, 2, 0) + b"??")
+        assert (await stranger.frame())[:2] == (2, Kind.REFUSE)
         await stranger.is_shut()
 
     async def test() -> None:
         async with raw_server(serve) as port:
             with pytest.raises(VersionMismatchError) as caught:
-                await dial(HOST, port, lambda: hello_of(1), SETTINGS)
-            assert f"{HOST}:{port} speaks version 2" in caught.value.message
-            assert "version 1" in caught.value.message
+                await dial([(HOST, port)], lambda: hello_of(1), SETTINGS)
+            assert f"{HOST}:{port} speaks version 3" in caught.value.message
+            assert "version 2" in caught.value.message
             assert caught.value.hint == "Upgrade tpid on this device."
 
     run(test())
@@ -307,7 +308,7 @@ def test_nobody_is_there(run: Run) -> None:
             bound.bind((HOST, 0))
             port = bound.getsockname()[1]
             with pytest.raises(DeviceLostError, match=f"{HOST}:{port} cannot be reached"):
-                await dial(HOST, port, lambda: hello_of(1), SETTINGS)
+                await dial([(HOST, port)], lambda: hello_of(1), SETTINGS)
 
     run(test())
 
@@ -316,7 +317,7 @@ def test_somebody_is_there_and_says_nothing(run: Run) -> None:
     async def test() -> None:
         async with raw_server(Stranger.is_shut) as port:
             with pytest.raises(DeviceLostError, match=r"did not say hello within 0\.1 s"):
-                await dial(HOST, port, lambda: hello_of(1), IMPATIENT)
+                await dial([(HOST, port)], lambda: hello_of(1), IMPATIENT)
 
     run(test())
 
@@ -335,7 +336,7 @@ def test_dialling_may_be_cancelled(run: Run) -> None:
     async def test() -> None:
         nonlocal task
         async with raw_server(serve) as port:
-            task = asyncio.create_task(dial(HOST, port, lambda: hello_of(1), SETTINGS))
+            task = asyncio.create_task(dial([(HOST, port)], lambda: hello_of(1), SETTINGS))
             with pytest.raises(asyncio.CancelledError):
                 await task
             await gone.wait()
@@ -352,9 +353,9 @@ def test_dialling_may_be_cancelled(run: Run) -> None:
         b"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
         bytes(100_000),
         b"TP",
-        PREFIX.pack(b"TP", 1, Kind.HELLO, 2**32 - 1, 0),
-        PREFIX.pack(b"TP", 1, Kind.HELLO, 3, 0) + b"\xc1\xc1\xc1",
-        PREFIX.pack(b"TP", 1, Kind.PARTIAL, 10, 2**20),
+        PREFIX.pack(b"TP", 2, Kind.HELLO, 2**32 - 1, 0),
+        PREFIX.pack(b"TP", 2, Kind.HELLO, 3, 0) + b"\xc1\xc1\xc1",
+        PREFIX.pack(b"TP", 2, Kind.PARTIAL, 10, 2**20),
         encode_message(Bye(reason="never mind")),
         encode_message(Pong(sent_s=1)),
     ],
@@ -390,9 +391,9 @@ def test_port_in_use(run: Run) -> None:
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "example.invalid"])
 def test_only_loopback_while_nothing_is_encrypted(run: Run, host: str) -> None:
     async def test() -> None:
-        with pytest.raises(ConfigError, match="not encrypted"):
-            await dial(host, 1, lambda: hello_of(1), SETTINGS)
-        with pytest.raises(ConfigError, match="not encrypted"):
+        with pytest.raises(ConfigError, match="without TLS"):
+            await dial([(host, 1)], lambda: hello_of(1), SETTINGS)
+        with pytest.raises(ConfigError, match="without TLS"):
             await Listener.listen(
                 host,
                 0,
@@ -564,10 +565,10 @@ def test_abort_and_close_tell_the_receiver_once(run: Run) -> None:
 @pytest.mark.parametrize(
     ("data", "match"),
     [
-        (PREFIX.pack(b"TP", 1, Kind.SUM, 8, SETTINGS.max_payload_bytes + 1), "268435457 bytes"),
-        (PREFIX.pack(b"TP", 1, Kind.LOAD, 2**20, 0), "1048576 bytes"),
+        (PREFIX.pack(b"TP", 2, Kind.SUM, 8, SETTINGS.max_payload_bytes + 1), "268435457 bytes"),
+        (PREFIX.pack(b"TP", 2, Kind.LOAD, 2**20, 0), "1048576 bytes"),
         (PREFIX.pack(b"XX", 1, Kind.LOAD, 1, 0), "not a frame"),
-        (PREFIX.pack(b"TP", 1, 200, 1, 0), "number 200"),
+        (PREFIX.pack(b"TP", 2, 200, 1, 0), "number 200"),
         (encode_message(hello_of(1)), "second hello"),
         (encode_message(Device(profile=hello_of(5).profile)), "device id changed"),
     ],

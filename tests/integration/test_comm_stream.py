@@ -247,7 +247,7 @@ def test_a_listener_without_descriptors_tries_again(run: Run, monkeypatch: pytes
             return None
 
     monkeypatch.setattr(listener_module, "_logger", Telltale())
-    profile = DeviceProfile(DeviceId("0" * 32), "a", Role.USER, "0", 2**33, 2**32, 2**36, 1, 1e9, "torch")
+    profile = DeviceProfile(DeviceId("0" * 64), "a", Role.USER, "0", 2**33, 2**32, 2**36, 1, 1e9, "torch")
 
     async def test() -> None:
         listening = await Listener.listen(

@@ -278,7 +278,7 @@ def test_a_connection_runs_over_tls_as_over_tcp(runner: Callable[..., None]) -> 
 
     def connection(channel: TlsChannel, number: int, dialled: bool) -> tuple[Connection, asyncio.Future[Connection]]:
         profile = DeviceProfile(
-            DeviceId(f"{number:032x}"), f"device{number}", Role.USER, "0", 2**33, 2**32, 2**36, 1, 1e9, "torch"
+            DeviceId(f"{number:064x}"), f"device{number}", Role.USER, "0", 2**33, 2**32, 2**36, 1, 1e9, "torch"
         )
         opened: asyncio.Future[Connection] = asyncio.get_running_loop().create_future()
         handshake = Handshake(Hello(cluster="home", profile=profile), dialled=dialled, peer_address="x")

@@ -71,6 +71,7 @@ def test_a_lost_coordinator_frees_its_worker(model_home: Home) -> None:
 
 def test_the_lease_follows_the_prompt(model_home: Home) -> None:
     """Two laptops: each answers from its own prompt, one after the other, with the other one's help."""
+    model_home.pair(first="user", second="user")
     first = model_home.launch("first", role="user")
     second = model_home.launch("second", role="user")
     for daemon in (first, second):
@@ -94,6 +95,7 @@ def test_a_model_that_does_not_fit_says_which_device_has_how_much(model_home: Ho
 
 
 def test_a_device_without_the_model_is_left_out_and_the_plan_says_why(model_home: Home, tmp_path: Path) -> None:
+    model_home.pair(user="user", empty="helper")
     (user,) = model_home.start("user")
     model_home.launch("empty", role="helper", models_dir=str(tmp_path))
     user.wait("both", lambda status: sum(d["granted"] for d in status["cluster"]["devices"]) == 2)
@@ -155,20 +157,20 @@ def test_a_bad_configuration_is_one_sentence(tmp_path: Path, line: str, word: st
 
 
 def test_another_version_of_the_protocol_is_refused_and_named(home: Home) -> None:
-    """A peer of version 2, by hand: it sees our version, and our status tells of it."""
+    """A peer of version 1, by hand: it sees our version, and our status tells of it."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"127.0.0.1:{server.getsockname()[1]}"
         daemon = home.launch("user", peers=[address])
         peer, _ = server.accept()
         with peer:
             ours = peer.recv(12)
-            assert ours[:3] == b"TP\x01"
-            peer.sendall(b"TP\x02\x01" + bytes(8))
+            assert ours[:3] == b"TP\x02"
+            peer.sendall(b"TP\x01\x02" + bytes(8))
             status = daemon.wait("the refusal", lambda status: status["cluster"]["failed"])
     failed = status["cluster"]["failed"][0]
     assert failed["code"] == "version_mismatch"
     assert failed["address"] == address
-    assert "2" in failed["reason"]
+    assert "version 1" in failed["reason"]
     assert daemon.process.poll() is None
 
 

@@ -30,6 +30,7 @@ def test_two_native_daemons_answer_within_the_memory_that_was_planned(model_home
 
 
 def test_native_and_torch_devices_work_together(model_home: Home) -> None:
+    model_home.pair(user="user", helper="helper")
     user = model_home.launch("user", role="user", backend="native", **SMALL)
     model_home.launch("helper", role="helper", backend="torch", context_tokens=512)
     user.wait("both", lambda status: sum(d["granted"] for d in status["cluster"]["devices"]) == 2)

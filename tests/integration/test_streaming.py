@@ -21,6 +21,7 @@ BUDGETS = {"user": "176MiB", "helper": "150MiB"}
 
 
 def start_small(home: Home) -> list[Any]:
+    home.pair(user="user", helper="helper")
     user = home.launch("user", role="user", memory_budget=BUDGETS["user"], **SETTINGS)
     helper = home.launch("helper", role="helper", memory_budget=BUDGETS["helper"], **SETTINGS)
     user.wait("both", lambda status: sum(d["granted"] for d in status["cluster"]["devices"]) == 2)

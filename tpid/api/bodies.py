@@ -55,6 +55,29 @@ class ChatBody(JsonBody):
         return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
 
 
+class InviteBody(JsonBody):
+    """POST /tpid/invite"""
+
+    role: Literal["user", "helper"] = "helper"
+
+
+class JoinBody(JsonBody):
+    """POST /tpid/join"""
+
+    code: Annotated[str, Field(max_length=MAX_NAME_CHARS)]
+    address: Annotated[str, Field(max_length=MAX_NAME_CHARS)] | None = None
+
+
+class RemoveBody(JsonBody):
+    """POST /tpid/devices/remove"""
+
+    name: Annotated[str, Field(max_length=MAX_NAME_CHARS)]
+
+
+class LeaveBody(JsonBody):
+    """POST /tpid/leave"""
+
+
 class ImportBody(JsonBody):
     """POST /tpid/import"""
 

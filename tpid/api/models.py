@@ -1,7 +1,6 @@
 """Models on this device: listing, importing, pulling, loading."""
 
 import asyncio
-import json
 import logging
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
@@ -14,6 +13,7 @@ from aiohttp import web
 from tpid.api.bodies import ImportBody, LoadBody, PlanBody, PullBody, VerifyBody
 from tpid.api.faults import INTERNAL_FAULT, describe
 from tpid.api.imports import Imports
+from tpid.api.lines import stream_lines
 from tpid.api.request_body import parse
 from tpid.api.verification import Verifications
 from tpid.device import Role
@@ -85,7 +85,7 @@ class ModelEndpoints:
                 task.cancel()
                 await asyncio.wait([task])
 
-        return await _stream_lines(request, until_done())
+        return await stream_lines(request, until_done())
 
     async def plan(self, request: web.Request) -> web.Response:
         """What a request would be planned with now; nothing is loaded."""
@@ -108,10 +108,10 @@ class ModelEndpoints:
         """Lines of JSON: progress and faults, then {"verified": …}."""
         body = await parse(request, VerifyBody)
         pack = await asyncio.to_thread(self._store.open, body.model)
-        return await _stream_lines(request, self._verifications.run(pack))
+        return await stream_lines(request, self._verifications.run(pack))
 
     async def _run(self, request: web.Request, name: str, arguments: list[str]) -> web.StreamResponse:
-        return await _stream_lines(request, self._import_lines(name, arguments))
+        return await stream_lines(request, self._import_lines(name, arguments))
 
     async def _import_lines(self, name: str, arguments: list[str]) -> AsyncGenerator[dict[str, Any], None]:
         async with aclosing(self._imports.run(name, arguments)) as lines:
@@ -119,31 +119,6 @@ class ModelEndpoints:
                 if "pack" in line:
                     await self._engine.tell_packs()
                 yield line
-
-
-async def _stream_lines(request: web.Request, lines: AsyncGenerator[dict[str, Any], None]) -> web.StreamResponse:
-    """Lines of JSON. An error before the first is an HTTP status, a later one is the last line."""
-    response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson"})
-    async with aclosing(lines):
-        try:
-            async for line in lines:
-                await _write_line(request, response, line)
-        except ConnectionError:  # the client is gone: there is nobody to tell
-            raise
-        except Exception as error:
-            if not response.prepared:
-                raise
-            if not isinstance(error, TpidError):
-                log.exception("work_failed path=%s", request.path)
-            fault = describe(error) if isinstance(error, TpidError) else INTERNAL_FAULT
-            await _write_line(request, response, {"error": fault})
-    return response
-
-
-async def _write_line(request: web.Request, response: web.StreamResponse, line: dict[str, Any]) -> None:
-    if not response.prepared:
-        await response.prepare(request)
-    await response.write(json.dumps(line).encode() + b"\n")
 
 
 def _options(body: ImportBody | PullBody) -> list[str]:

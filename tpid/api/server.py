@@ -12,6 +12,7 @@ from aiohttp import web
 
 from tpid.api.chat import ChatEndpoint
 from tpid.api.connections import MAX_CONNECTIONS, UNREAD_TIMEOUT_S, Connections
+from tpid.api.devices import DeviceEndpoints
 from tpid.api.faults import HttpLog, faults
 from tpid.api.models import ModelEndpoints
 from tpid.api.request_body import BODIES, BodyReader
@@ -26,7 +27,13 @@ BACKLOG = 1024  # connections that may wait to be taken, or to be told that ther
 _MAX_PATH_BYTES = 107  # of sockaddr_un on Linux, without the closing zero
 
 
-def make_app(chat: ChatEndpoint, models: ModelEndpoints, status: StatusEndpoint, bodies: BodyReader) -> web.Application:
+def make_app(
+    chat: ChatEndpoint,
+    models: ModelEndpoints,
+    status: StatusEndpoint,
+    devices: DeviceEndpoints,
+    bodies: BodyReader,
+) -> web.Application:
     app = web.Application(middlewares=[faults])
     app[BODIES] = bodies
     app.add_routes(
@@ -40,6 +47,11 @@ def make_app(chat: ChatEndpoint, models: ModelEndpoints, status: StatusEndpoint,
             web.post("/tpid/load", models.load),
             web.post("/tpid/plan", models.plan),
             web.post("/tpid/verify", models.verify),
+            web.get("/tpid/devices", devices.list_),
+            web.post("/tpid/devices/remove", devices.remove),
+            web.post("/tpid/invite", devices.invite),
+            web.post("/tpid/join", devices.join),
+            web.post("/tpid/leave", devices.leave),
         ]
     )
     return app

@@ -2,57 +2,50 @@
 
 key      value
 -------  -----------------------------------------------------------------
-id       device id: 32 hexadecimal digits; also the name of the service
+id       device id: 64 hexadecimal digits
 name     of the device, for people: 1 to 63 printable characters
-cluster  1 to 63 printable characters
-role     user, helper
+home     short fingerprint of its home
 v        version of the protocol
-ver      version of tpid
-ram      bytes installed
-disk     bytes free where the packs are
-threads  that compute
-read     measured bytes of weights that a decode step goes through in a second
+ram      bytes installed                                                     not where `advertise` is "minimal"
+disk     bytes free where the packs are                                      likewise
+threads  that compute                                                        likewise
+read     measured bytes of weights that a decode step goes through in a second; likewise
 """
 
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from tpid.cluster.identity.device_id import parse_device_id
 from tpid.comm.messages import PROTOCOL_VERSION
-from tpid.device import DeviceId, DeviceProfile, Role, is_device_name
+from tpid.device import DeviceId, DeviceProfile, is_device_name
 from tpid.errors import RemoteProtocolError
 
 MAX_TEXT_CHARS = 63  # a key and 63 characters of 3 bytes fit the 255 bytes of one TXT string
 
 _NUMBER = re.compile(rb"[0-9]{1,18}")  # below 2**63
+_DEVICE_ID = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, slots=True)
 class Advert:
-    """Hints, not facts: what counts is the hello of the connection."""
+    """Hints, not facts: what counts is what the connection proves. A number that is not told is 0."""
 
     id: DeviceId
     name: str
-    cluster: str
-    role: Role
+    home: str
     protocol_version: int
-    version: str
-    ram_bytes: int
-    disk_free_bytes: int
-    threads: int
-    read_bytes_s: int
+    ram_bytes: int = 0
+    disk_free_bytes: int = 0
+    threads: int = 0
+    read_bytes_s: int = 0
 
 
-def encode_advert(profile: DeviceProfile, cluster: str) -> dict[str, str]:
+def encode_advert(profile: DeviceProfile, home: str, *, minimal: bool = False) -> dict[str, str]:
     """The TXT record of this device."""
-    return {
-        "id": profile.id,
-        "name": profile.name,
-        "cluster": cluster,
-        "role": profile.role,
-        "v": str(PROTOCOL_VERSION),
-        "ver": _printable(profile.version) or "0",
+    record = {"id": profile.id, "name": profile.name, "home": home, "v": str(PROTOCOL_VERSION)}
+    if minimal:
+        return record
+    return record | {
         "ram": str(profile.ram_bytes),
         "disk": str(profile.disk_free_bytes),
         "threads": str(profile.threads),
@@ -62,19 +55,17 @@ def encode_advert(profile: DeviceProfile, cluster: str) -> dict[str, str]:
 
 def decode_advert(properties: Mapping[bytes, bytes | None]) -> Advert:
     """Raises RemoteProtocolError, and nothing else, whatever the bytes."""
-    device_id = parse_device_id(_text(properties, "id"))
-    if device_id is None:
+    device_id = _decoded(properties, "id")
+    version = _number(properties, "v", needed=True)
+    if version != PROTOCOL_VERSION:  # only what all versions have
+        return Advert(DeviceId(device_id[:MAX_TEXT_CHARS]), _name(properties), "", version)
+    if not _DEVICE_ID.fullmatch(device_id):
         raise RemoteProtocolError("The announcement of a device has no device id.")
-    role = _text(properties, "role")
-    if role not in (Role.USER.value, Role.HELPER.value):
-        raise RemoteProtocolError(f"Device {device_id} announces the unknown role {role!r}.")
     return Advert(
-        id=device_id,
+        id=DeviceId(device_id),
         name=_name(properties),
-        cluster=_text(properties, "cluster"),
-        role=Role(role),
-        protocol_version=_number(properties, "v"),
-        version=_text(properties, "ver"),
+        home=_text(properties, "home"),
+        protocol_version=version,
         ram_bytes=_number(properties, "ram"),
         disk_free_bytes=_number(properties, "disk"),
         threads=_number(properties, "threads"),
@@ -112,8 +103,10 @@ def _decoded(properties: Mapping[bytes, bytes | None], key: str) -> str:
         return ""
 
 
-def _number(properties: Mapping[bytes, bytes | None], key: str) -> int:
+def _number(properties: Mapping[bytes, bytes | None], key: str, *, needed: bool = False) -> int:
     value = properties.get(key.encode()) or b""
+    if not value and not needed:
+        return 0
     if not _NUMBER.fullmatch(value):
         raise RemoteProtocolError(f"The announcement of a device has no number {key!r}.")
     return int(value)

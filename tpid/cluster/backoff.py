@@ -8,7 +8,7 @@ class Backoff:
     """Doubles from `first_s` to `most_s`; half of it is chance, so that devices do not dial in step."""
 
     first_s: float = 0.25
-    most_s: float = 30.0  # mDNS wakes the dialler earlier where there is mDNS
+    most_s: float = 4.0  # a try costs next to nothing, and a device that returns shall not be waited for
 
     def delay_s(self, failures: int, chance: float) -> float:
         """Before the next attempt after `failures` (0, 1, …) in a row; `chance` in [0, 1)."""

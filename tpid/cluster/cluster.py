@@ -22,7 +22,7 @@ import contextlib
 import logging
 import random
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import replace
 from types import TracebackType
 from typing import Literal, Self
@@ -31,9 +31,11 @@ from tpid.clock import awake_or_asleep_s
 from tpid.cluster.address import Address, parse_address
 from tpid.cluster.advert import is_cluster_name
 from tpid.cluster.changed import Changed
-from tpid.cluster.discovery import Discovery
+from tpid.cluster.discovery import LOOPBACK, Discovery, Sighting
 from tpid.cluster.election import Election
 from tpid.cluster.handler import Handler
+from tpid.cluster.home import Home
+from tpid.cluster.interfaces import Choice
 from tpid.cluster.lease import (
     LEASE_MESSAGES,
     Action,
@@ -54,13 +56,19 @@ from tpid.cluster.lease import (
 from tpid.cluster.lease import Changed as LeaseChanged
 from tpid.cluster.long_lived import lives
 from tpid.cluster.membership import Membership
+from tpid.cluster.network import Network
+from tpid.cluster.news import NEWS_MESSAGES, News
+from tpid.cluster.presence import Presence
+from tpid.cluster.roster.statement import Statement
 from tpid.cluster.settings import ClusterSettings
 from tpid.cluster.sit_out import SitOut
 from tpid.cluster.status import ClusterStatus, DeviceStatus, SightedDevice
+from tpid.cluster.whereabouts import Whereabouts
 from tpid.comm.connection import Connection
 from tpid.comm.listener import Listener
 from tpid.comm.messages import Device, Hello, Kind, Message
 from tpid.comm.tensors import StartHeader, TensorHeader
+from tpid.comm.tls_channel import TlsChannel
 from tpid.device import DeviceId, DeviceProfile, Role
 from tpid.errors import ConfigError, DeviceLostError, LocalProtocolError, NotCoordinatorError, TpidError
 
@@ -73,9 +81,15 @@ class Cluster:
     """Use as `async with Cluster(settings, profile) as cluster`. One task may hold it; all calls are on its loop."""
 
     def __init__(
-        self, settings: ClusterSettings, profile: DeviceProfile, *, chance: random.Random | None = None
+        self,
+        settings: ClusterSettings,
+        profile: DeviceProfile,
+        home: Home | None = None,
+        *,
+        chance: random.Random | None = None,
     ) -> None:
-        """Raises ConfigError for a bad name or address. `chance` is for the jitter of dialling."""
+        """Without a `home`, connections are plain and stay on loopback: for tests. `chance` is for the jitter of
+        dialling. Raises ConfigError for a bad name or address."""
         if not is_cluster_name(settings.name):
             raise ConfigError(
                 f"{settings.name!r} cannot be the name of a cluster.", hint="Use 1 to 63 printable characters."
@@ -84,9 +98,15 @@ class Cluster:
         self._profile = profile
         self._static_peers: tuple[Address, ...] = tuple(parse_address(text) for text in settings.static_peers)
         self._changed = Changed()
+        self._home = home
+        self._whereabouts = home.whereabouts if home is not None else Whereabouts()
+        self.on_left: Callable[[], None] = lambda: None  # called when this device belongs to its home no more
         self._election = Election(profile.id, profile.role, settings.election)
         self._membership = Membership(
             me=profile.id,
+            home=home,
+            group=settings.name,
+            whereabouts=self._whereabouts,
             hello=self._hello,
             owner=self,
             changed=self._changed,
@@ -95,8 +115,15 @@ class Cluster:
             chance=chance or random.Random(),
         )
         self._discovery = Discovery(
-            settings.name, profile, self._membership, self._changed.notify, settings.mdns_interfaces
+            lambda: self.name,
+            profile,
+            self._membership,
+            self._changed.notify,
+            minimal=settings.advertise_minimal,
         )
+        self._network = Network(settings.network)
+        self._presence: Presence | None = None
+        self._news = News(home, self._whereabouts, lambda: self.peers) if home is not None else None
         self._handler: Handler | None = None
         self._waiting_prompts = 0
         self._sit_out = SitOut()
@@ -106,6 +133,7 @@ class Cluster:
         self._listener: Listener | None = None
         self._tasks = asyncio.TaskGroup()
         self._own_tasks: list[asyncio.Task[None]] = []
+        self.on_pairing: Callable[[TlsChannel, str], None] = _nobody_invites
 
     # --- life
 
@@ -119,16 +147,28 @@ class Cluster:
             on_connection=self._membership.adopt,
             on_refused=self._membership.refused,
             settings=self._settings.comm,
+            trust=self._home,
+            on_pairing=self._pairing_asked,
         )
         await self._tasks.__aenter__()
-        port = self._listener.port
+        if self._home is not None:
+            self._home.on_change = self._roster_changed
+            self._whereabouts.on_change = self._addresses_changed
+            self._whereabouts.on_seen = self._home.whereabouts_changed
+            keeping = lives("home", self._home.keep_saved)
+            self._own_tasks.append(self._tasks.create_task(keeping, name="home"))
+        self._presence = Presence(
+            self._listener, self._discovery, self._network, has_reason=self._has_others, on_moved=self._moved
+        )
+        presence = lives("presence", self._presence.run)
+        self._own_tasks.append(self._tasks.create_task(presence, name="presence"))
         self._own_tasks.append(self._tasks.create_task(lives("election-timer", self._keep_time), name="election-timer"))
         if self._settings.mdns:
-            discovery = lives("discovery", lambda: self._discovery.run(port))
+            discovery = lives("discovery", self._discovery.run)
             self._own_tasks.append(self._tasks.create_task(discovery, name="discovery"))
         self._membership.start(self._tasks, self._static_peers)
         self._feed(Tick())
-        _logger.info("cluster_up device=%s cluster=%s port=%d", self.me.id, self._settings.name, self.port)
+        _logger.info("cluster_up device=%s home=%s port=%d", self.me.id, self.name, self.port)
         return self
 
     async def __aexit__(
@@ -147,7 +187,74 @@ class Cluster:
             finally:
                 if self._listener is not None:
                     await self._listener.close()
-                _logger.info("cluster_down device=%s cluster=%s", self.me.id, self._settings.name)
+                if self._home is not None:
+                    await self._home.save()
+                _logger.info("cluster_down device=%s home=%s", self.me.id, self.name)
+
+    # --- the home, and the network that it is in
+
+    @property
+    def name(self) -> str:
+        """Of the cluster: the fingerprint of its home."""
+        return self._home.fingerprint if self._home is not None else self._settings.name
+
+    @contextlib.asynccontextmanager
+    async def opened(self) -> AsyncIterator[None]:
+        """Meanwhile this device is open to its network, though it may have nobody there yet."""
+        if self._presence is None:
+            raise LocalProtocolError("The cluster is not up.")
+        async with self._presence.opened():
+            yield
+
+    def strangers(self) -> list[Sighting]:
+        """The devices in this network that are announced and do not belong to this home."""
+        return [s for s in self._discovery.sightings.values() if not self._membership.counts(s.device_id)]
+
+    def tell(self, statements: Sequence[Statement]) -> None:
+        """This device has said something about its home: the others hear of it at once."""
+        if self._news is not None:
+            self._news.roster_changed(statements)
+
+    def addresses(self) -> list[str]:
+        """Where this device listens for others; loopback only where there is nothing else."""
+        hosts = sorted(self._listener.hosts) if self._listener is not None else []
+        outside = [host for host in hosts if host not in LOOPBACK]
+        return [str(Address(host, self.port)) for host in outside or hosts]
+
+    def interfaces(self) -> tuple[Choice, ...]:
+        return self._network.choices()
+
+    def _pairing_asked(self, channel: TlsChannel, address: str) -> None:
+        self.on_pairing(channel, address)
+
+    def _has_others(self) -> bool:
+        """Whether there is reason to listen beyond this machine."""
+        return bool(self._static_peers) or (self._home is not None and len(self._home.members) > 1)
+
+    def _moved(self) -> None:
+        self._membership.network_changed()
+        self._changed.notify()
+
+    def _roster_changed(self) -> None:
+        """Deferred by a turn: the news is passed on first, to who is put out by it as well."""
+        asyncio.get_running_loop().call_soon(self._follow_roster)
+
+    def _follow_roster(self) -> None:
+        if self._home is not None and self._home.me is None:
+            self.on_left()
+        self._membership.roster_changed()
+        self._discovery.update(self._profile)
+        if self._presence is not None:
+            self._presence.look()
+        self._changed.notify()
+
+    def _addresses_changed(self) -> None:
+        if self._home is not None:
+            self._home.whereabouts_changed()
+        self._membership.network_changed()
+        self._changed.notify()
+        if self._news is not None:
+            self._news.addresses_changed()
 
     def set_handler(self, handler: Handler) -> None:
         """Frames that come before are refused, so call it before the cluster is entered."""
@@ -195,20 +302,20 @@ class Cluster:
         await self._changed.wait_for(lambda: self._election.holding and not self._election.unanswered)
 
     def status(self) -> ClusterStatus:
-        sighted = (s for s in self._membership.sightings.values() if s.device_id not in self.peers)
+        sighted = (s for s in self._membership.sightings if s.device_id not in self.peers)
         return ClusterStatus(
-            cluster=self._settings.name,
+            cluster=self.name,
             devices=self._device_status(),
             coordinator=self.coordinator,
             term=self.term,
             busy=self._election.busy,
             discovery=self._discovery.state if self._settings.mdns else "disabled",
             sighted=tuple(
-                SightedDevice(s.device_id, s.advert.name, str(s.address), s.advert.protocol_version, s.advert.version)
+                SightedDevice(s.device_id, s.advert.name, str(s.addresses[0]), s.advert.protocol_version)
                 for s in sighted
             ),
             failed=tuple(self._membership.failed),
-            n_other_clusters=self._discovery.n_other_clusters,
+            n_other_clusters=self._membership.n_strangers,
             n_unreadable=self._discovery.n_unreadable,
         )
 
@@ -350,11 +457,14 @@ class Cluster:
         return self.me.name if device_id == self.me.id else device_id
 
     def _hello(self) -> Hello:
-        return Hello(cluster=self._settings.name, profile=self._profile)
+        return Hello(cluster=self.name, profile=self._profile, port=self.port)
 
     # --- the owner of connections
 
     def joined(self, connection: Connection) -> None:
+        if self._news is not None:
+            self._news.joined(connection)
+        self._whereabouts.saw(connection.peer.id)
         self._feed(PeerJoined(connection.peer.id, connection.peer.role))
         if self._handler is not None:
             self._handler.peer_joined(connection)
@@ -378,6 +488,10 @@ class Cluster:
         if isinstance(message, LEASE_MESSAGES):
             self._feed(Received(connection.peer.id, message))
             return
+        if isinstance(message, NEWS_MESSAGES):
+            if self._news is not None:
+                self._news.received(connection, message)
+            return
         if kind is Kind.DEVICE:
             self._changed.notify()
         if self._handler is not None:
@@ -385,6 +499,7 @@ class Cluster:
 
     def lost(self, connection: Connection, error: TpidError) -> None:
         if self._membership.forget(connection, error):
+            self._whereabouts.saw(connection.peer.id)
             self._feed(PeerLost(connection.peer.id))
             if self._handler is not None:
                 self._handler.peer_lost(connection, error)
@@ -441,3 +556,7 @@ class Cluster:
                 self._changed.notify()
                 if self._handler is not None:
                     self._handler.lease_changed()
+
+
+def _nobody_invites(channel: TlsChannel, address: str) -> None:
+    channel.sock.close()

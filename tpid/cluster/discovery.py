@@ -1,25 +1,28 @@
 """Who is in the house: mDNS, advertised and browsed. The only home of zeroconf.
 
     what comes in                          what follows
-    -------------------------------------  ----------------------------------------------------
-    announcement of this cluster           `sighted`, again whenever it changes or is repeated
+    -------------------------------------  ----------------------------------------------------------------
+    announcement of a device               `sighted`, again whenever it changes or is repeated
     announcement taken back, or run out    `vanished`
-    of another cluster                     counted
-    unreadable, or its name is not its id  counted
+    unreadable                             counted
+    the name of this device is taken       it is announced under another one: the id is in the record
     no multicast, port 5353 not usable     `state` says why; tried again every RETRY_S; nothing else stops
 
-mDNS says where, never who. Until pairing exists it is sent on the loopback interface only.
+mDNS says where, never who: several names may carry one id, at several addresses, and all of them are told.
 """
 
 import asyncio
+import base64
+import contextlib
 import ipaddress
 import logging
-from collections.abc import Callable, Sequence
+import secrets
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 from zeroconf import Error as ZeroconfError
-from zeroconf import NonUniqueNameException, ServiceStateChange, Zeroconf
+from zeroconf import IPVersion, NonUniqueNameException, ServiceStateChange, Zeroconf
 from zeroconf.asyncio import AsyncServiceBrowser, AsyncServiceInfo, AsyncZeroconf
 
 from tpid.cluster.address import Address
@@ -30,18 +33,26 @@ from tpid.errors import RemoteProtocolError
 SERVICE_TYPE = "_tpid._tcp.local."
 LOOPBACK = ("127.0.0.1",)
 MAX_NAMES = 256  # of services that are looked at; a home has fewer, a flood has more
+MAX_ADDRESSES = 8  # of one service
 RETRY_S = 30.0  # after discovery failed to start: networks come and go slowly
 RESOLVE_TIMEOUT_S = 3.0
 GOODBYE_TIMEOUT_S = 2.0
+NAMES_AT_ONCE = 3  # that are tried before a pause of RETRY_S; who takes them all answers to any name
+
+_TAKEN: Final = (
+    "another device announces the identity of this one; if one is a copy of the other, delete the file identity.pem in "
+    "the state directory of one of them, and start its tpid again"
+)
 
 _logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Sighting:
-    """A device of this cluster was announced at this address."""
+    """A device was announced under this name, at these addresses."""
 
-    address: Address
+    service: str
+    addresses: tuple[Address, ...]
     advert: Advert
 
     @property
@@ -54,43 +65,56 @@ class Watcher(Protocol):
 
     def sighted(self, sighting: Sighting) -> None: ...
 
-    def vanished(self, device_id: DeviceId) -> None: ...
+    def vanished(self, sighting: Sighting) -> None: ...
 
     def cloned(self, sighting: Sighting) -> None: ...
 
-    def has_met(self, device_id: DeviceId) -> bool:
-        """Whether the device has been connected."""
+    def counts(self, device_id: DeviceId) -> bool:
+        """Whether it is a device that must not be forgotten for a stranger."""
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Site:
+    """Where this device is announced: multicast is sent from `interfaces`, and tells `addresses` and `port`."""
+
+    interfaces: tuple[str, ...] = LOOPBACK
+    addresses: tuple[str, ...] = LOOPBACK
+    port: int = 0
+
+
 class Discovery:
-    """Advertises `profile` at `port`, and tells the watcher of others of the same cluster."""
+    """Advertises `profile`, and tells the watcher of all others."""
 
     def __init__(
         self,
-        cluster: str,
+        home: Callable[[], str],
         profile: DeviceProfile,
         watcher: Watcher,
         on_change: Callable[[], None],
-        interfaces: Sequence[str] = LOOPBACK,
+        *,
+        minimal: bool = False,
     ) -> None:
+        """`home` gives what this device's home is announced as; `minimal` keeps its numbers back."""
         self.state = "starting"
-        self._cluster = cluster
+        self._home = home
+        self._minimal = minimal
         self._profile = profile
         self._watcher = watcher
         self._on_change = on_change
-        self._interfaces = list(interfaces)
-        self._port = 0
+        self._site = Site()
+        self._instance = _label(profile.id)  # the name of the service
+        self._name_taken = False
         self._sightings: dict[str, Sighting] = {}  # by service name
-        self._others: set[str] = set()
         self._unreadable: set[str] = set()
         self._resolving: dict[str, asyncio.Task[None]] = {}
-        self._profile_changed = asyncio.Event()
+        self._record_changed = asyncio.Event()
+        self._site_changed = asyncio.Event()
 
     @property
-    def n_other_clusters(self) -> int:
-        """Devices of other clusters that are announced."""
-        return len(self._others)
+    def sightings(self) -> Mapping[str, Sighting]:
+        """All devices that are announced but this one, by the name of their service."""
+        return self._sightings
 
     @property
     def n_unreadable(self) -> int:
@@ -99,25 +123,40 @@ class Discovery:
 
     def update(self, profile: DeviceProfile) -> None:
         self._profile = profile
-        self._profile_changed.set()
+        self._record_changed.set()
 
-    async def run(self, port: int) -> None:
+    def move(self, site: Site) -> None:
+        """From now on this device is announced there."""
+        if site != self._site:
+            self._site = site
+            self._site_changed.set()
+
+    async def run(self) -> None:
         """Until cancelled; takes the announcement back at the end. Trouble is told by `state`, never raised."""
-        self._port = port
         while True:
+            self._site_changed.clear()
+            session = asyncio.create_task(self._session_told(), name="mdns")
+            moved = asyncio.create_task(self._site_changed.wait(), name="mdns-moved")
             try:
-                await self._session()
-            except* NonUniqueNameException:
-                self._set_state(
-                    "off: another device announces the device-id of this one; one is a copy of the other: delete the "
-                    "file device-id in the state directory of one of them, and start its tpid again"
-                )
-            except* (OSError, ZeroconfError) as group:
-                self._set_state(f"off: {_first(group)}")
-            await asyncio.sleep(RETRY_S)
+                await asyncio.wait([session, moved], return_when=asyncio.FIRST_COMPLETED)
+                if session.done():  # in trouble
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout(RETRY_S):
+                            await self._site_changed.wait()
+            finally:
+                moved.cancel()
+                session.cancel()
+                await asyncio.wait([session, moved])
+
+    async def _session_told(self) -> None:
+        try:
+            await self._session()
+        except* (OSError, ZeroconfError, RuntimeError) as group:  # the last where an interface has just gone
+            self._set_state(f"off: {_first(group)}")
 
     async def _session(self) -> None:
-        zeroconf = AsyncZeroconf(interfaces=self._interfaces)
+        site = self._site
+        zeroconf = AsyncZeroconf(interfaces=list(site.interfaces), ip_version=_ip_version(site.interfaces))
         try:
             async with asyncio.TaskGroup() as tasks:
                 browser = AsyncServiceBrowser(
@@ -130,7 +169,7 @@ class Discovery:
                     ],
                 )
                 try:
-                    await self._advertise(zeroconf)
+                    await self._advertise(zeroconf, site)
                 finally:
                     await browser.async_cancel()
                     for task in self._resolving.values():
@@ -138,15 +177,29 @@ class Discovery:
         finally:
             await self._close(zeroconf)
 
-    async def _advertise(self, zeroconf: AsyncZeroconf) -> None:
-        self._profile_changed.clear()
-        info = self._service()
-        await (await zeroconf.async_register_service(info))
-        self._set_state(f"on: announced on {', '.join(self._interfaces)}")
+    async def _advertise(self, zeroconf: AsyncZeroconf, site: Site) -> None:
+        self._record_changed.clear()
+        await self._register(zeroconf, site)
+        where = f"on: announced on {', '.join(site.addresses)}"
+        self._set_state(f"{where} under another name: {_TAKEN}" if self._name_taken else where)
         while True:
-            await self._profile_changed.wait()
-            self._profile_changed.clear()
-            await (await zeroconf.async_update_service(self._service()))
+            await self._record_changed.wait()
+            self._record_changed.clear()
+            await (await zeroconf.async_update_service(self._service(site)))
+
+    async def _register(self, zeroconf: AsyncZeroconf, site: Site) -> None:
+        """Announce the service, under a name by chance where another device answers to its own."""
+        n_taken = 0
+        while True:
+            try:
+                await (await zeroconf.async_register_service(self._service(site)))
+                return
+            except NonUniqueNameException:
+                n_taken, self._name_taken = n_taken + 1, True
+                self._instance = f"tpid-{secrets.token_hex(8)}"
+            if n_taken % NAMES_AT_ONCE == 0:
+                self._set_state(f"not announced, other devices are looked for: {_TAKEN}")
+                await asyncio.sleep(RETRY_S)
 
     async def _close(self, zeroconf: AsyncZeroconf) -> None:
         try:
@@ -157,21 +210,21 @@ class Discovery:
         finally:
             await zeroconf.async_close()
 
-    def _service(self) -> AsyncServiceInfo:
+    def _service(self, site: Site) -> AsyncServiceInfo:
         return AsyncServiceInfo(
             SERVICE_TYPE,
-            f"{self._profile.id}.{SERVICE_TYPE}",
-            port=self._port,
-            properties=dict(encode_advert(self._profile, self._cluster)),
-            server=f"{self._profile.id}.local.",
-            parsed_addresses=self._interfaces,
+            f"{self._instance}.{SERVICE_TYPE}",
+            port=site.port,
+            properties=dict(encode_advert(self._profile, self._home(), minimal=self._minimal)),
+            server=f"{self._instance}.local.",
+            parsed_addresses=[address.partition("%")[0] for address in site.addresses],
         )
 
     def _announced(self, zeroconf: Zeroconf, name: str, change: ServiceStateChange, tasks: asyncio.TaskGroup) -> None:
         if change is ServiceStateChange.Removed:
             self._forget(name)
             return
-        known = self._sightings.keys() | self._others | self._unreadable | self._resolving.keys()
+        known = self._sightings.keys() | self._unreadable | self._resolving.keys()
         if name not in known and len(known) >= MAX_NAMES and not self._make_room():
             return
         try:
@@ -192,17 +245,16 @@ class Discovery:
             del self._resolving[name]
 
     def _make_room(self) -> bool:
-        """Forget a name that leads to no device of this cluster; else one that leads nowhere yet, then one that led
-        to no connection, the oldest of its kind. A device that was connected once is never forgotten for a stranger."""
-        for names in (self._unreadable, self._others):
-            if names:
-                names.pop()
-                return True
+        """Forget a name that leads to no device; else one that leads nowhere yet, then that of a stranger, the oldest
+        of its kind. A device that counts is never forgotten for a stranger."""
+        if self._unreadable:
+            self._unreadable.pop()
+            return True
         if self._resolving:
             self._resolving.pop(next(iter(self._resolving))).cancel()
             return True
         for name, sighting in self._sightings.items():
-            if not self._watcher.has_met(sighting.device_id):
+            if not self._watcher.counts(sighting.device_id):
                 self._forget(name)
                 return True
         return False
@@ -212,37 +264,32 @@ class Discovery:
             self._resolved(name, info)
 
     def _resolved(self, name: str, info: AsyncServiceInfo) -> None:
-        host = _best_host(info.parsed_scoped_addresses())
+        hosts = _usable(info.parsed_scoped_addresses())
         try:
             advert = decode_advert(info.properties)
-            if name != f"{advert.id}.{SERVICE_TYPE}" or host is None or not info.port:
-                raise RemoteProtocolError("Its name is not its id, or it has no address.")
+            if not hosts or not info.port:
+                raise RemoteProtocolError("It has no address.")
         except RemoteProtocolError as error:
             _logger.debug("mdns_unreadable service=%r reason=%s", name, error)
             self._forget(name)
             self._unreadable.add(name)
             self._on_change()
             return
+        addresses = tuple(Address(host, info.port) for host in hosts)
+        sighting = Sighting(name, addresses, advert)
         if advert.id == self._profile.id:
-            if info.port != self._port or advert.name != self._profile.name:
-                self._watcher.cloned(Sighting(Address(host, info.port), advert))
+            if info.port != self._site.port or advert.name != self._profile.name:
+                self._watcher.cloned(sighting)
             return
-        if advert.cluster != self._cluster:
-            self._forget(name)
-            self._others.add(name)
-            self._on_change()
-            return
-        self._others.discard(name)
         self._unreadable.discard(name)
-        self._sightings[name] = sighting = Sighting(Address(host, info.port), advert)
+        self._sightings[name] = sighting
         self._watcher.sighted(sighting)
 
     def _forget(self, name: str) -> None:
-        self._others.discard(name)
         self._unreadable.discard(name)
         sighting = self._sightings.pop(name, None)
         if sighting is not None:
-            self._watcher.vanished(sighting.device_id)
+            self._watcher.vanished(sighting)
         self._on_change()
 
     def _set_state(self, state: str) -> None:
@@ -252,14 +299,26 @@ class Discovery:
             self._on_change()
 
 
-def _best_host(hosts: Sequence[str]) -> str | None:
-    """Loopback first, then IPv4; None if there is no address."""
+def _usable(hosts: Sequence[str]) -> list[str]:
+    """In the order to try them: IPv4, then IPv6. Loopback leads to another device only where it has nothing else."""
+    addresses = {host: ipaddress.ip_address(host) for host in hosts}
+    outside = [host for host, address in addresses.items() if not address.is_loopback]
+    return sorted(outside or addresses, key=lambda host: addresses[host].version)[:MAX_ADDRESSES]
 
-    def rank(host: str) -> tuple[bool, int]:
-        address = ipaddress.ip_address(host)
-        return (not address.is_loopback, address.version)
 
-    return min(hosts, key=rank, default=None)
+def _label(device_id: DeviceId) -> str:
+    """The id as one label of DNS, which has 63 characters at most."""
+    try:
+        return base64.b32encode(bytes.fromhex(device_id)).decode("ascii").rstrip("=").lower()
+    except ValueError:
+        return device_id[:63]
+
+
+def _ip_version(interfaces: Sequence[str]) -> IPVersion:
+    versions = {ipaddress.ip_address(interface).version for interface in interfaces}
+    if versions == {4}:
+        return IPVersion.V4Only
+    return IPVersion.V6Only if versions == {6} else IPVersion.All
 
 
 def _first(group: BaseExceptionGroup[BaseException]) -> str:

@@ -2,10 +2,14 @@
 
 who dials                      when
 -----------------------------  -----------------------------------------------------------------
-the device with the lower id   mDNS shows the other one and they are not connected
+the device with the lower id   a member of the home is announced, or was reached somewhere before,
+                               and they are not connected
+the one with the higher id     the same, and the other has not come within HIGHER_WAITS_S: it may
+                               know of this one what that one does not know of it
 who has it as a static peer    not connected to the device at that address
-after a failure or a loss      backoff with chance, cut short when mDNS announces the device again
-nobody                         a device of another protocol version; our own address
+after a failure or a loss      backoff with chance, cut short when mDNS announces the device again,
+                               and when this device's own addresses change
+nobody                         a stranger; a device of another protocol version; our own address
 
 two connections of one pair    which stays
 -----------------------------  -----------------------------------------------------------------
@@ -25,17 +29,20 @@ from tpid.cluster.address import Address
 from tpid.cluster.backoff import Backoff
 from tpid.cluster.changed import Changed
 from tpid.cluster.discovery import Sighting
+from tpid.cluster.home import Home
 from tpid.cluster.long_lived import lives
 from tpid.cluster.status import FailedDial
+from tpid.cluster.whereabouts import Whereabouts
 from tpid.comm.connection import Connection, Receiver
+from tpid.comm.dialling import dial
 from tpid.comm.handshake import CLONED, SELF
-from tpid.comm.listener import dial
 from tpid.comm.messages import PROTOCOL_VERSION, Hello
 from tpid.comm.settings import CommSettings
 from tpid.device import DeviceId
-from tpid.errors import DeviceLostError, RefusedError, TpidError, VersionMismatchError
+from tpid.errors import DeviceLostError, NotPairedError, RefusedError, TpidError, VersionMismatchError
 
 STEADY_S: Final = 10.0  # a connection that lasted this long was no failure
+HIGHER_WAITS_S: Final = 1.0
 DUPLICATE: Final = "duplicate"  # code of a refusal: the pair has a connection already
 # Two devices that find each other at the same time dial each other: within this time one of the two connections, the
 # same on both sides, gives way to the other. Later the one that is there stays: a second hello proves nothing.
@@ -53,11 +60,11 @@ class Owner(Receiver, Protocol):
 
 @dataclass(slots=True)
 class _Target:
-    """An address that is dialled."""
+    """A device, or an address of the configuration, that is dialled."""
 
-    address: Address
-    static: bool
-    device_id: DeviceId | None = None
+    label: str  # for people and logs
+    address: Address | None  # of the configuration
+    device_id: DeviceId | None = None  # of an address: who has answered there
     name: str | None = None
     wake: asyncio.Event = field(default_factory=asyncio.Event)
     task: asyncio.Task[None] | None = None
@@ -70,26 +77,33 @@ class Membership:
         self,
         *,
         me: DeviceId,
+        home: Home | None,
+        group: str,
         hello: Callable[[], Hello],
         owner: Owner,
         changed: Changed,
         settings: CommSettings,
         backoff: Backoff,
         chance: random.Random,
+        whereabouts: Whereabouts,
     ) -> None:
+        """Without a `home`, whoever announces `group` is dialled."""
         self._me = me
+        self._home = home
+        self._group = group
         self._hello = hello
         self._owner = owner
         self._changed = changed
         self._settings = settings
         self._backoff = backoff
         self._chance = chance
+        self._whereabouts = whereabouts
         self._tasks: asyncio.TaskGroup | None = None
         self._peers: dict[DeviceId, Connection] = {}
         self._since_s: dict[DeviceId, float] = {}  # when each was adopted
-        self._targets: dict[Address, _Target] = {}
-        self._sightings: dict[DeviceId, Sighting] = {}
-        self._failed: dict[Address, FailedDial] = {}
+        self._targets: dict[str, _Target] = {}  # by device id, or by address
+        self._sightings: dict[DeviceId, dict[str, Sighting]] = {}  # by the name of the service
+        self._failed: dict[str, FailedDial] = {}  # by the key of the target
         self._clone: FailedDial | None = None
         self._met: dict[DeviceId, None] = {}
 
@@ -98,19 +112,30 @@ class Membership:
         return self._peers
 
     @property
-    def sightings(self) -> Mapping[DeviceId, Sighting]:
-        return self._sightings
+    def sightings(self) -> list[Sighting]:
+        """Those of this home's devices, and of such as may have just become so; one a device."""
+        return [
+            next(iter(services.values()))
+            for device, services in self._sightings.items()
+            if self._counts_to_home(device, next(iter(services.values())))
+        ]
+
+    @property
+    def n_strangers(self) -> int:
+        """Devices of other homes that are announced."""
+        return len(self._sightings) - len(self.sightings)
 
     @property
     def failed(self) -> list[FailedDial]:
-        """The last failure of each address that is not connected, and the device that has this one's id."""
+        """The last failure of each device or address that is not connected, and the device that has this one's id."""
         clone = [self._clone] if self._clone is not None else []
         return [*self._failed.values(), *clone]
 
     def start(self, tasks: asyncio.TaskGroup, static_peers: tuple[Address, ...]) -> None:
         self._tasks = tasks
         for address in static_peers:
-            self._add(_Target(address, static=True))
+            self._add(str(address), _Target(str(address), address))
+        self.roster_changed()
 
     async def stop(self, reason: str) -> None:
         """Dial no more and say goodbye to all, within the close timeout of a connection."""
@@ -123,56 +148,97 @@ class Membership:
             for connection in list(self._peers.values()):
                 closing.create_task(connection.close(reason), name=f"close-{connection.peer_address}")
 
+    # --- who belongs to the home
+
+    def roster_changed(self) -> None:
+        """Cut off who was put out, and look for who has come."""
+        if self._home is None:
+            return
+        members = self._home.members
+        for device_id, connection in list(self._peers.items()):
+            if device_id not in members and self._tasks is not None and not connection.closed:
+                _logger.warning("put_out device=%s peer=%s", self._me, device_id)
+                closing = connection.close("It does not belong to this home any more.")
+                self._tasks.create_task(closing, name=f"close-{connection.peer_address}")
+        for key, target in list(self._targets.items()):
+            if target.address is None and target.device_id not in members:
+                self._remove(key)
+        for device_id, member in members.items():
+            if device_id != self._me:
+                self._look_for(device_id, member.name)
+
+    def network_changed(self) -> None:
+        """This device has other addresses: what could not be reached may be reached now."""
+        for target in self._targets.values():
+            target.wake.set()
+
+    def _look_for(self, device_id: DeviceId, name: str) -> None:
+        """Dial it, now and whenever it is not connected, wherever it may be."""
+        target = self._targets.get(device_id)
+        if target is None:
+            self._add(device_id, _Target(name, None, device_id, name))
+        else:
+            target.name = target.label = name
+            target.wake.set()
+
+    def _counts_to_home(self, device_id: DeviceId, sighting: Sighting) -> bool:
+        """Of a device of another version nobody knows."""
+        if sighting.advert.protocol_version != PROTOCOL_VERSION:
+            return True
+        if self._home is None:
+            return sighting.advert.home == self._group
+        return device_id in self._home.members or sighting.advert.home == self._home.fingerprint
+
     # --- mDNS (the watcher of discovery)
 
     def sighted(self, sighting: Sighting) -> None:
-        before = self._sightings.get(sighting.device_id)
-        if before is not None and before.address != sighting.address:
-            self.vanished(sighting.device_id)
-        self._sightings[sighting.device_id] = sighting
-        advert, address = sighting.advert, sighting.address
+        advert, device_id = sighting.advert, sighting.device_id
+        self._sightings.setdefault(device_id, {})[sighting.service] = sighting
         if advert.protocol_version != PROTOCOL_VERSION:
             older = "that device" if advert.protocol_version < PROTOCOL_VERSION else "this device"
             self._note_failure(
-                address,
+                device_id,
+                str(sighting.addresses[0]),
                 advert.name,
                 VersionMismatchError(
-                    f"Device {advert.name} at {address} speaks version {advert.protocol_version} of the protocol, "
-                    f"this device version {PROTOCOL_VERSION}.",
+                    f"Device {advert.name} at {sighting.addresses[0]} speaks version {advert.protocol_version} of the "
+                    f"protocol, this device version {PROTOCOL_VERSION}.",
                     hint=f"Upgrade tpid on {older}.",
                 ),
             )
             return
-        target = self._targets.get(address)
-        if target is None:
-            if self._me < sighting.device_id:
-                self._add(_Target(address, False, sighting.device_id, advert.name))
-        else:
-            target.device_id, target.name = sighting.device_id, advert.name
-            target.wake.set()
+        for target in self._targets.values():
+            if target.address in sighting.addresses:
+                target.device_id, target.name = device_id, advert.name
+                target.wake.set()
+        if self._home is None:
+            if advert.home == self._group:
+                self._look_for(device_id, advert.name)
+        elif (member := self._home.members.get(device_id)) is not None:
+            self._look_for(device_id, member.name)
         self._changed.notify()
 
-    def vanished(self, device_id: DeviceId) -> None:
+    def vanished(self, sighting: Sighting) -> None:
         """Its connection, if there is one, stays: it knows better."""
-        sighting = self._sightings.pop(device_id, None)
-        if sighting is None:
-            return
-        target = self._targets.get(sighting.address)
-        if target is None or not target.static:
-            self._failed.pop(sighting.address, None)
-            if target is not None:
-                del self._targets[sighting.address]
-                if target.task is not None:
-                    target.task.cancel()
+        services = self._sightings.get(sighting.device_id, {})
+        services.pop(sighting.service, None)
+        if not services:
+            self._sightings.pop(sighting.device_id, None)
+            self._failed.pop(sighting.device_id, None)
+            if self._home is None:
+                self._remove(sighting.device_id)
         self._changed.notify()
 
-    def has_met(self, device_id: DeviceId) -> bool:
-        return device_id in self._met
+    def counts(self, device_id: DeviceId) -> bool:
+        return device_id in self._met if self._home is None else device_id in self._home.members
 
     # --- connections (what the listener asks and brings)
 
     def accept(self, hello: Hello) -> None:
-        """Raises RefusedError for a second connection of a pair that the first one outranks."""
+        """Raises NotPairedError for who was put out meanwhile, and RefusedError for a second connection of a pair that
+        the first one outranks."""
+        if not self._belongs(hello.profile.id):
+            raise _put_out(hello.profile.name)
         existing = self._open(hello.profile.id)
         if existing is not None and self._stays(existing, outgoing=False):
             raise RefusedError(
@@ -184,6 +250,9 @@ class Membership:
         """Take a connection that is up."""
         if self._tasks is None:
             connection.abort(DeviceLostError("This device leaves the cluster."))
+            return
+        if not self._belongs(connection.peer.id):
+            connection.abort(_put_out(connection.peer.name))
             return
         existing = self._open(connection.peer.id)
         if existing is not None:
@@ -203,6 +272,7 @@ class Membership:
             connection.peer_address,
             connection.outgoing,
         )
+        self._reached(connection)
         self._owner.joined(connection)
         self._changed.notify()
 
@@ -214,9 +284,9 @@ class Membership:
     def cloned(self, sighting: Sighting) -> None:
         """Another device announces this device's id."""
         self._note_clone(
-            str(sighting.address),
-            f"Device {sighting.advert.name} announces the device-id of this device: one is a copy of the other. "
-            "Delete the file device-id in the state directory of one of them, and start its tpid again.",
+            str(sighting.addresses[0]),
+            f"Device {sighting.advert.name} announces the identity of this device: one is a copy of the other. "
+            "Delete the file identity.pem in the state directory of one of them, and start its tpid again.",
         )
 
     def forget(self, connection: Connection, error: TpidError) -> bool:
@@ -227,6 +297,18 @@ class Membership:
         _logger.info("peer_lost device=%s peer=%s reason=%s", self._me, connection.peer.id, error)
         self._changed.notify()
         return True
+
+    def _belongs(self, device_id: DeviceId) -> bool:
+        return self._home is None or device_id in self._home.members
+
+    def _reached(self, connection: Connection) -> None:
+        """Remember where: of who has dialled this device, where it says that it listens."""
+        for key in (connection.peer.id, connection.peer_address):
+            self._failed.pop(key, None)
+        if self._home is None or not connection.peer_port:
+            return
+        host, _, _ = connection.peer_address.rpartition(":")
+        self._whereabouts.reached(connection.peer.id, Address(host.strip("[]"), connection.peer_port))
 
     def _meet(self, device_id: DeviceId) -> None:
         self._met.pop(device_id, None)
@@ -255,37 +337,64 @@ class Membership:
 
     # --- dialling
 
-    def _add(self, target: _Target) -> None:
-        if self._tasks is None or target.address in self._targets:
+    def _add(self, key: str, target: _Target) -> None:
+        if self._tasks is None or key in self._targets:
             return
-        self._targets[target.address] = target
-        name = f"dial-{target.address}"
-        target.task = self._tasks.create_task(lives(name, lambda: self._keep_connected(target)), name=name)
+        self._targets[key] = target
+        name = f"dial-{target.label}"
+        target.task = self._tasks.create_task(lives(name, lambda: self._keep_connected(key, target)), name=name)
+
+    def _remove(self, key: str) -> None:
+        target = self._targets.pop(key, None)
+        self._failed.pop(key, None)
+        if target is not None and target.task is not None:
+            target.task.cancel()
 
     def _connected(self, target: _Target) -> bool:
         connection = self._peers.get(target.device_id) if target.device_id is not None else None
         return connection is not None and not connection.closed
 
-    async def _keep_connected(self, target: _Target) -> None:
+    def _addresses(self, target: _Target) -> list[Address]:
+        """Where it may be, as it is known now: announced, then where it was before."""
+        if target.address is not None:
+            return [target.address]
+        if target.device_id is None:
+            return []
+        sightings = self._sightings.get(target.device_id, {}).values()
+        announced = [address for sighting in sightings for address in sighting.addresses]
+        return list(dict.fromkeys([*announced, *self._whereabouts.of(target.device_id)]))
+
+    async def _keep_connected(self, key: str, target: _Target) -> None:
         loop = asyncio.get_running_loop()
         failures = 0
         while True:
             await self._changed.wait_for(lambda: not self._connected(target))
+            if target.address is None and target.device_id is not None and self._me > target.device_id:
+                await asyncio.sleep(HIGHER_WAITS_S)
+                if self._connected(target):
+                    continue
             target.wake.clear()
+            addresses = self._addresses(target)
+            if not addresses:
+                await target.wake.wait()
+                continue
             try:
-                connection = await dial(target.address.host, target.address.port, self._hello, self._settings)
+                connection = await dial(
+                    [(address.host, address.port) for address in addresses],
+                    self._hello,
+                    self._settings,
+                    trust=self._home,
+                    expected=target.device_id if target.address is None else None,
+                )
             except TpidError as error:
                 if isinstance(error, RefusedError) and error.reason_code == SELF:
-                    _logger.info("static_peer_is_self device=%s address=%s", self._me, target.address)
+                    _logger.info("static_peer_is_self device=%s address=%s", self._me, target.label)
                     return
-                if isinstance(error, RefusedError) and error.reason_code == CLONED:
-                    self._note_clone(str(target.address), str(error))
-                elif not (isinstance(error, RefusedError) and error.reason_code == DUPLICATE):
-                    self._note_failure(target.address, target.name, error)
+                self._dial_failed(key, target, addresses, error)
                 failures += 1
             else:
                 target.device_id, target.name = connection.peer.id, connection.peer.name
-                self._failed.pop(target.address, None)
+                self._failed.pop(key, None)
                 since_s = loop.time()
                 self.adopt(connection)
                 await self._changed.wait_for(lambda: not self._connected(target))
@@ -299,16 +408,35 @@ class Membership:
         except TimeoutError:
             pass
 
+    def _dial_failed(self, key: str, target: _Target, addresses: list[Address], error: TpidError) -> None:
+        where = " or ".join(map(str, addresses))
+        if isinstance(error, RefusedError) and error.reason_code == CLONED:
+            self._note_clone(where, str(error))
+        elif isinstance(error, RefusedError) and error.reason_code == DUPLICATE:
+            pass
+        elif target.address is None and target.device_id not in self._sightings:
+            # Where it was once: that nobody is there now is no news.
+            _logger.debug("not_found device=%s peer=%s reason=%s", self._me, target.device_id, error)
+        else:
+            self._note_failure(key, where, target.name, error)
+
     def _note_clone(self, address: str, reason: str) -> None:
         if self._clone is None:
             _logger.warning("cloned device=%s reason=%r", self._me, reason)
         self._clone = FailedDial(address, None, CLONED, reason)
         self._changed.notify()
 
-    def _note_failure(self, address: Address, name: str | None, error: TpidError) -> None:
+    def _note_failure(self, key: str, address: str, name: str | None, error: TpidError) -> None:
         code = error.reason_code if isinstance(error, RefusedError) else error.code
-        failed = FailedDial(str(address), name, code, str(error))
-        if self._failed.get(address) != failed:  # once a change, however often it is tried
-            self._failed[address] = failed
+        failed = FailedDial(address, name, code, str(error))
+        if self._failed.get(key) != failed:  # once a change, however often it is tried
+            self._failed[key] = failed
             _logger.warning("dial_failed device=%s address=%s code=%s reason=%s", self._me, address, code, error)
             self._changed.notify()
+
+
+def _put_out(name: str) -> NotPairedError:
+    return NotPairedError(
+        f"Device {name} does not belong to this home any more.",
+        hint="Pair it: `tpictl invite` here, `tpictl join CODE` there.",
+    )

@@ -3,21 +3,20 @@
 from dataclasses import dataclass, field
 
 from tpid.cluster.backoff import Backoff
-from tpid.cluster.discovery import LOOPBACK
 from tpid.cluster.lease import ElectionSettings
+from tpid.cluster.network import NetworkSettings
 from tpid.comm.settings import CommSettings
 
 
 @dataclass(frozen=True, slots=True)
 class ClusterSettings:
-    """Until pairing exists, all of it stays on the loopback interface."""
-
-    name: str  # of the cluster: 1 to 63 printable characters
-    host: str = "127.0.0.1"  # to listen on
+    name: str  # of the cluster where there is no home: 1 to 63 printable characters
+    host: str = "127.0.0.1"  # to listen on always; `network` says where else
     port: int = 0  # 0: any free one; mDNS tells it
     static_peers: tuple[str, ...] = ()  # host:port each, for networks without multicast
     mdns: bool = True
-    mdns_interfaces: tuple[str, ...] = LOOPBACK
+    advertise_minimal: bool = False  # whether mDNS keeps the device's numbers back
+    network: NetworkSettings = field(default_factory=NetworkSettings)
     comm: CommSettings = field(default_factory=CommSettings)
     election: ElectionSettings = field(default_factory=ElectionSettings)
     backoff: Backoff = field(default_factory=Backoff)

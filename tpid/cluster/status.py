@@ -36,12 +36,11 @@ class SightedDevice:
     name: str
     address: str
     protocol_version: int
-    version: str  # of tpid
 
 
 @dataclass(frozen=True, slots=True)
 class ClusterStatus:
-    cluster: str
+    cluster: str  # short fingerprint of the home
     devices: tuple[DeviceStatus, ...]  # this one first, then by name
     coordinator: DeviceId | None  # whose lease this device has given
     term: int  # of that lease; 0 without one
@@ -49,5 +48,5 @@ class ClusterStatus:
     discovery: str  # "on: …", "off: why", "disabled"
     sighted: tuple[SightedDevice, ...]
     failed: tuple[FailedDial, ...]
-    n_other_clusters: int  # devices of other clusters in this network
+    n_other_clusters: int  # devices of other homes in this network
     n_unreadable: int  # announcements that no tpid can have made

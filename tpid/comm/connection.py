@@ -10,6 +10,7 @@ from enum import Enum, auto
 from typing import Final, Protocol, cast
 
 from tpid.clock import awake_or_asleep_s
+from tpid.comm.channel import Channel
 from tpid.comm.frames import ExpectedFrame, FrameReader, Header, encode_message, encode_tensor_head
 from tpid.comm.handshake import Handshake
 from tpid.comm.liveness import Liveness, Loss
@@ -61,15 +62,15 @@ class Connection:
 
     def __init__(
         self,
-        sock: socket.socket,
+        connected: socket.socket | Channel,
         make_handshake: Callable[[str], Handshake],
         settings: CommSettings,
         *,
         on_open: Callable[[Connection], None],
         on_failed: Callable[[Connection, TpidError], None],
     ) -> None:
-        """Takes over the connected `sock`. `make_handshake` gets the peer's host:port. `on_open` follows the hello,
-        or `on_failed` if there is none; neither comes from within this call."""
+        """Takes over what is `connected`: a bare socket is plain. `make_handshake` gets the peer's host:port. `on_open`
+        follows the hello, or `on_failed` if there is none; neither comes from within this call."""
         self.rtt_s: float | None = None
         self._settings = settings
         self._on_open = on_open
@@ -80,7 +81,7 @@ class Connection:
         self._error: TpidError | None = None
         self._receiver: Receiver | None = None
         self._told = False  # the owner, of the end
-        self._stream = Stream(sock, self, write_pause_bytes=settings.write_pause_bytes)
+        self._stream = Stream(connected, self, write_pause_bytes=settings.write_pause_bytes)
         self._handshake = make_handshake(_address(self._stream.peer_name))
         self._reader = FrameReader(self, peer_address=self.peer_address, max_payload_bytes=settings.max_payload_bytes)
         self._gone: asyncio.Future[None] = self._loop.create_future()
@@ -103,6 +104,11 @@ class Connection:
     def outgoing(self) -> bool:
         """Whether this side dialled."""
         return self._handshake.dialled
+
+    @property
+    def peer_port(self) -> int:
+        """Where the peer listens, as its hello said; 0: nowhere."""
+        return self._handshake.peer_port
 
     @property
     def closed(self) -> bool:
@@ -249,6 +255,8 @@ class Connection:
                 if isinstance(header, Device):
                     if header.profile.id != self.peer.id:
                         raise RemoteProtocolError(f"The device id changed to {header.profile.id}.")
+                    if header.profile.role is not self.peer.role:
+                        raise RemoteProtocolError(f"The role of the device changed to {header.profile.role}.")
                     self.peer = header.profile
                 cast(Receiver, self._receiver).received(self, kind, header, payload)
 

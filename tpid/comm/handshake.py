@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from tpid.comm.messages import PROTOCOL_VERSION, Bye, Hello, Message, Refuse
-from tpid.device import DeviceProfile
+from tpid.comm.trust import Proven
+from tpid.device import DeviceProfile, Role
 from tpid.errors import DeviceLostError, RefusedError, RemoteProtocolError, TpidError, VersionMismatchError
 
 # Codes of refusals.
@@ -27,15 +28,24 @@ class Outcome:
 
 
 class Handshake:
-    """One side of the hello. `accept` is the listener's owner's say: it raises a TpidError to refuse."""
+    """One side of the hello. `accept` is the listener's owner's say: it raises a TpidError to refuse. `proven` is who
+    the peer is by its certificate, None on a plain connection."""
 
     def __init__(
-        self, hello: Hello, *, dialled: bool, peer_address: str, accept: Callable[[Hello], None] | None = None
+        self,
+        hello: Hello,
+        *,
+        dialled: bool,
+        peer_address: str,
+        accept: Callable[[Hello], None] | None = None,
+        proven: Proven | None = None,
     ) -> None:
         self.dialled = dialled
         self.peer_address = peer_address
+        self.peer_port = 0  # where the peer listens, once its hello is here
         self._hello = hello
         self._accept = accept
+        self._proven = proven
 
     def start(self) -> Hello | None:
         """What this side sends before it has received anything."""
@@ -71,9 +81,11 @@ class Handshake:
             return Outcome(send=Refuse(code=error.reason_code, reason=str(error)), error=error)
         except TpidError as error:
             return Outcome(send=Refuse(code=error.code, reason=str(error)), error=error)
+        self.peer_port = theirs.port
         return Outcome(send=None if self.dialled else self._hello, peer=theirs.profile)
 
     def _check(self, theirs: Hello) -> None:
+        self._check_proven(theirs.profile)
         if theirs.cluster != self._hello.cluster:
             raise RefusedError(
                 f"Device {theirs.profile.name} at {self.peer_address} is in cluster {theirs.cluster!r}, "
@@ -85,7 +97,24 @@ class Handshake:
                 raise RefusedError(f"The device at {self.peer_address} is this device itself.", reason_code=SELF)
             raise RefusedError(
                 f"Device {theirs.profile.name} at {self.peer_address} and device {self._hello.profile.name} have the "
-                "same device-id: one is a copy of the other.",
+                "same identity: one is a copy of the other.",
                 reason_code=CLONED,
-                hint="Delete the file device-id in the state directory of one of them, and start its tpid again.",
+                hint="Delete the file identity.pem in the state directory of one of them, and start its tpid again.",
+            )
+
+    def _check_proven(self, claimed: DeviceProfile) -> None:
+        """A hello claims; the certificate and the roster prove."""
+        proven = self._proven
+        if proven is None:
+            return
+        if claimed.id != proven.id:
+            raise RefusedError(
+                f"The device at {self.peer_address} says that it is {claimed.id}, and its certificate is that of "
+                f"{proven.id}.",
+                reason_code="not_proven",
+            )
+        if claimed.role is Role.USER and proven.role is not Role.USER:
+            raise RefusedError(
+                f"Device {claimed.name} at {self.peer_address} says that it is a user's, and was paired as a helper.",
+                reason_code="not_granted",
             )

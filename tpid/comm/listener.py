@@ -1,21 +1,26 @@
-"""How connections come to be: dialled, or accepted by a listener. Both end with the hello done."""
+"""How connections are accepted: through TLS, to the end of the hello."""
 
 from __future__ import annotations
 
 import asyncio
 import errno
-import ipaddress
 import logging
 import socket
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Final
 
+from tpid.comm.channel import Channel
 from tpid.comm.connection import Connection, format_address
+from tpid.comm.dialling import check_address
 from tpid.comm.handshake import Handshake
 from tpid.comm.messages import Hello
+from tpid.comm.opening import Purpose
 from tpid.comm.settings import CommSettings
-from tpid.errors import ConfigError, DeviceLostError, ListenError, TpidError
+from tpid.comm.tls_channel import TlsChannel
+from tpid.comm.tls_handshake import answer_tls
+from tpid.comm.trust import Proven, Trust
+from tpid.errors import DeviceLostError, ListenError, TpidError
 
 # Strangers hold a staging buffer each until their hello is late; a home has fewer devices than this.
 MAX_OPENING: Final = 64
@@ -31,49 +36,22 @@ _EXHAUSTED_WAIT_S: Final = 1.0
 _logger = logging.getLogger(__name__)
 
 
-async def dial(host: str, port: int, hello: Callable[[], Hello], settings: CommSettings) -> Connection:
-    """Connect to a device; give the connection its receiver before the next await.
-
-    Raises DeviceLostError where nobody answers in time, VersionMismatchError, RefusedError (ours or theirs),
-    RemoteProtocolError, and ConfigError for an address that may not be dialled. May be cancelled.
-    """
-    _check_address(host, settings)
-    address = format_address(host, port)
-    opened: asyncio.Future[Connection] = asyncio.get_running_loop().create_future()
-
-    def on_failed(_: Connection, error: TpidError) -> None:
-        if not opened.done():
-            opened.set_exception(error)
-
-    def make_handshake(_: str) -> Handshake:
-        return Handshake(hello(), dialled=True, peer_address=address)
-
-    try:
-        async with asyncio.timeout(settings.connect_timeout_s):
-            sock = await _connect(host, port)
-        connection = Connection(sock, make_handshake, settings, on_open=opened.set_result, on_failed=on_failed)
-    except TimeoutError:
-        seconds = settings.connect_timeout_s
-        raise DeviceLostError(f"The device at {address} did not answer within {seconds:g} s.") from None
-    except (OSError, UnicodeError, OverflowError) as error:
-        raise DeviceLostError(f"The device at {address} cannot be reached: {error}.") from error
-    try:
-        return await opened  # the connection itself sees to it that the hello comes in time
-    except asyncio.CancelledError:
-        connection.abort(DeviceLostError(f"Dialling {address} was cancelled."))
-        raise
-
-
 class Listener:
-    """Accepts connections until closed. What comes to nothing before its hello is logged, and harms nothing."""
+    """Accepts connections until closed. What comes to nothing before its hello is logged, and harms nothing.
+
+    With `trust` every connection goes through TLS first; who has an invitation goes to `on_pairing`.
+    """
 
     def __init__(
         self,
+        *,
         hello: Callable[[], Hello],
         accept: Callable[[Hello], None],
         on_connection: Callable[[Connection], None],
         on_refused: Callable[[str, TpidError], None],
         settings: CommSettings,
+        trust: Trust | None,
+        on_pairing: Callable[[TlsChannel, str], None] | None,
     ) -> None:
         self.port = 0
         self._hello = hello
@@ -81,8 +59,11 @@ class Listener:
         self._on_connection = on_connection
         self._on_refused = on_refused
         self._settings = settings
-        self._opening: dict[Connection, str] = {}  # with the address that it comes from, the oldest first
-        self._sockets: list[socket.socket] = []
+        self._trust = trust
+        self._on_pairing = on_pairing
+        # Those whose hello is not done, in TLS or behind it, with the address that they come from, the oldest first.
+        self._opening: dict[Connection | asyncio.Task[None], str] = {}
+        self._sockets: dict[str, list[socket.socket]] = {}  # by the host that they listen on
         self._retries: set[asyncio.TimerHandle] = set()
 
     @classmethod
@@ -96,38 +77,78 @@ class Listener:
         on_connection: Callable[[Connection], None],
         on_refused: Callable[[str, TpidError], None] = lambda address, error: None,
         settings: CommSettings,
+        trust: Trust | None = None,
+        on_pairing: Callable[[TlsChannel, str], None] | None = None,
     ) -> Listener:
         """Listen on `port`, 0 for any free one.
 
         `accept` raises a TpidError to refuse a hello. `on_connection` gets each connection that is up and sets its
-        receiver, `on_refused` the address and the error of each that is not. Raises ListenError, and ConfigError for
-        an address that may not be listened on.
+        receiver, `on_refused` the address and the error of each that is not, `on_pairing` each channel of a device
+        that wants to pair, which it owns from then on. Raises ListenError, and ConfigError for an address that may not
+        be listened on.
         """
-        _check_address(host, settings)
-        listener = cls(hello, accept, on_connection, on_refused, settings)
+        check_address(host, settings, trust)
+        listener = cls(
+            hello=hello,
+            accept=accept,
+            on_connection=on_connection,
+            on_refused=on_refused,
+            settings=settings,
+            trust=trust,
+            on_pairing=on_pairing,
+        )
         try:
-            listener._sockets = await _bind(host, port)
+            sockets = await _bind(host, port)
         except (OSError, UnicodeError, OverflowError) as error:
             raise _listen_error(host, port, error) from error
-        listener.port = listener._sockets[0].getsockname()[1]
-        for sock in listener._sockets:
-            listener._watch(sock)
+        listener.port = sockets[0].getsockname()[1]
+        listener._add(host, sockets)
         return listener
+
+    @property
+    def hosts(self) -> frozenset[str]:
+        """What is listened on."""
+        return frozenset(self._sockets)
+
+    async def listen_on(self, hosts: Collection[str]) -> dict[str, ListenError]:
+        """Listen on these addresses, at the same port, and on no others. Those that cannot be listened on, and why."""
+        failed: dict[str, ListenError] = {}
+        for host in self.hosts - set(hosts):
+            self._remove(host)
+        for host in sorted(set(hosts) - self.hosts):
+            check_address(host, self._settings, self._trust)
+            try:
+                self._add(host, await _bind(host, self.port))
+            except (OSError, UnicodeError, OverflowError) as error:
+                failed[host] = _listen_error(host, self.port, error)
+        return failed
 
     async def close(self) -> None:
         """Stop listening; connections that are up stay up, those before their hello are cut."""
         for retry in self._retries:
             retry.cancel()
-        for sock in self._sockets:
+        for host in self.hosts:
+            self._remove(host)
+        for opening in list(self._opening):
+            if isinstance(opening, Connection):
+                await opening.close("The device stops listening.")
+            else:
+                opening.cancel()
+                await asyncio.wait([opening])
+
+    def _add(self, host: str, sockets: list[socket.socket]) -> None:
+        self._sockets[host] = sockets
+        for sock in sockets:
+            self._watch(sock)
+
+    def _remove(self, host: str) -> None:
+        for sock in self._sockets.pop(host):
             asyncio.get_running_loop().remove_reader(sock)
             sock.close()
-        self._sockets = []
-        opening = list(self._opening)
-        for connection in opening:
-            await connection.close("The device stops listening.")
 
     def _watch(self, sock: socket.socket) -> None:
-        asyncio.get_running_loop().add_reader(sock, self._accept_from, sock)
+        if sock.fileno() >= 0:
+            asyncio.get_running_loop().add_reader(sock, self._accept_from, sock)
 
     def _accept_from(self, server: socket.socket) -> None:
         for _ in range(_ACCEPTS):
@@ -148,31 +169,70 @@ class Listener:
 
     def _incoming(self, sock: socket.socket) -> None:
         try:
-            source = str(sock.getpeername()[0])
+            sock.setblocking(False)
+            source, port = sock.getpeername()[:2]
             self._make_room(source)
-            connection = Connection(sock, self._handshake, self._settings, on_open=self._opened, on_failed=self._failed)
+            if self._trust is None:
+                self._begin_hello(sock, source, None)
+                return
         except OSError as error:  # gone again
             sock.close()
             _logger.info("hello_failed error=os reason=%s", error)
             return
+        task = asyncio.create_task(self._begin_tls(sock, source, format_address(source, port), self._trust))
+        self._opening[task] = source
+        task.add_done_callback(lambda task: self._opening.pop(task, None))
+
+    async def _begin_tls(self, sock: socket.socket, source: str, address: str, trust: Trust) -> None:
+        doors = {
+            purpose: door
+            for purpose, door in trust.doors().items()
+            if purpose is not Purpose.PAIRING or self._on_pairing is not None
+        }
+        try:
+            purpose, channel = await answer_tls(
+                sock, doors, peer_address=address, timeout_s=self._settings.hello_timeout_s
+            )
+        except TpidError as error:
+            self._on_refused(address, error)
+            _logger.info("tls_failed peer=%s error=%s reason=%s", address, error.code, error)
+            return
+        if purpose is Purpose.PAIRING and self._on_pairing is not None:
+            self._on_pairing(channel, address)
+            return
+        proven = trust.proven(channel.peer_certificate)
+        if proven is None:  # it was put out in this very moment
+            sock.close()
+            return
+        try:
+            self._begin_hello(channel, source, proven)
+        except OSError as error:  # gone again
+            sock.close()
+            _logger.info("hello_failed error=os reason=%s", error)
+
+    def _begin_hello(self, connected: socket.socket | Channel, source: str, proven: Proven | None) -> None:
+        def handshake(address: str) -> Handshake:
+            return Handshake(self._hello(), dialled=False, peer_address=address, accept=self._accept, proven=proven)
+
+        connection = Connection(connected, handshake, self._settings, on_open=self._opened, on_failed=self._failed)
         self._opening[connection] = source
 
     def _make_room(self, source: str) -> None:
         """A device says its hello at once, so whoever has kept quiet for longest gives way: of the same address first,
         else of the address that has most."""
-        of_source = [connection for connection, other in self._opening.items() if other == source]
+        of_source = [opening for opening, other in self._opening.items() if other == source]
         if len(of_source) >= MAX_OPENING_OF_SOURCE:
             self._cut(of_source[0])
         elif len(self._opening) >= MAX_OPENING:
             (most, _), *_ = Counter(self._opening.values()).most_common(1)
-            self._cut(next(connection for connection, other in self._opening.items() if other == most))
+            self._cut(next(opening for opening, other in self._opening.items() if other == most))
 
-    def _cut(self, connection: Connection) -> None:
-        del self._opening[connection]
-        connection.abort(DeviceLostError("It said no hello while others wanted to."))
-
-    def _handshake(self, address: str) -> Handshake:
-        return Handshake(self._hello(), dialled=False, peer_address=address, accept=self._accept)
+    def _cut(self, opening: Connection | asyncio.Task[None]) -> None:
+        del self._opening[opening]
+        if isinstance(opening, Connection):
+            opening.abort(DeviceLostError("It said no hello while others wanted to."))
+        else:
+            opening.cancel()
 
     def _opened(self, connection: Connection) -> None:
         self._opening.pop(connection, None)
@@ -182,29 +242,6 @@ class Listener:
         self._opening.pop(connection, None)
         self._on_refused(connection.peer_address, error)
         _logger.info("hello_failed peer=%s error=%s reason=%s", connection.peer_address, error.code, error)
-
-
-async def _connect(host: str, port: int) -> socket.socket:
-    """Connected to the first of the host's addresses that answers. Raises the last one's OSError, and gaierror."""
-    loop = asyncio.get_running_loop()
-    failure = OSError(f"{host} has no address")
-    for family, kind, protocol, _, address in await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM):
-        try:
-            sock = socket.socket(family, kind, protocol)
-        except OSError as error:  # this system has no IPv6
-            failure = error
-            continue
-        try:
-            sock.setblocking(False)
-            await loop.sock_connect(sock, address)
-            return sock
-        except OSError as error:
-            sock.close()
-            failure = error
-        except BaseException:
-            sock.close()
-            raise
-    raise failure
 
 
 async def _bind(host: str, port: int) -> list[socket.socket]:
@@ -243,17 +280,3 @@ def _listen_error(host: str, port: int, error: Exception) -> ListenError:
             hint="Stop that program, or configure another port for tpid.",
         )
     return ListenError(f"This device cannot listen on {address}: {error}.")
-
-
-def _check_address(host: str, settings: CommSettings) -> None:
-    if settings.allow_unencrypted_network or host == "localhost":
-        return
-    try:
-        loopback = ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        loopback = False
-    if not loopback:
-        raise ConfigError(
-            f"{host} is not a loopback address, and connections between devices are not encrypted yet.",
-            hint="Use 127.0.0.1.",
-        )

@@ -13,13 +13,13 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from tpid.device import DeviceProfile, is_device_name
 
-PROTOCOL_VERSION: Final = 1
+PROTOCOL_VERSION: Final = 2
 
 MAX_TEXT_CHARS: Final = 2000
 MAX_WORD_CHARS: Final = 255  # of a version, a backend, the id of a pack
 MAX_RATE: Final = 1e18  # bytes or operations a second: above any device
 MAX_PACKS: Final = 1000
-_DEVICE_ID: Final = re.compile(r"[0-9a-f]{32}")
+_DEVICE_ID: Final = re.compile(r"[0-9a-f]{64}")
 
 
 def _one_line(text: str) -> str:
@@ -30,7 +30,7 @@ def _one_line(text: str) -> str:
 def _plausible(profile: DeviceProfile) -> DeviceProfile:
     """What the planner divides by, and what people are shown, must be what it says."""
     if not _DEVICE_ID.fullmatch(profile.id):
-        raise ValueError("the device id is not 32 hex digits")
+        raise ValueError("the device id is not 64 hex digits")
     if not is_device_name(profile.name):
         raise ValueError("the name of the device is empty, too long or not printable")
     texts = (profile.version, profile.backend, *profile.packs)
@@ -60,6 +60,7 @@ PassId = Annotated[int, Field(ge=0, lt=2**63, strict=True)]
 Size = Annotated[int, Field(ge=0, lt=2**63, strict=True)]
 Measured = Annotated[float, Field(ge=0, lt=2**63)]
 Text = Annotated[str, AfterValidator(_one_line)]
+AddressText = Annotated[str, Field(min_length=3, max_length=300), AfterValidator(_one_line)]
 Profile = Annotated[DeviceProfile, AfterValidator(_plausible)]
 
 
@@ -70,6 +71,9 @@ class Kind(IntEnum):
     PING = 4
     PONG = 5
     DEVICE = 6
+    ROSTER_KEYS = 7
+    ROSTER = 8
+    ADDRESSES = 9
 
     CAMPAIGN = 16
     GRANT = 17
@@ -101,6 +105,7 @@ class Hello(Message):
 
     cluster: Annotated[str, Field(min_length=1, max_length=63), AfterValidator(_one_line)]
     profile: Profile
+    port: Annotated[int, Field(ge=0, le=65535, strict=True)] = 0  # where the sender listens; 0: nowhere
 
 
 class Refuse(Message):
@@ -130,6 +135,27 @@ class Device(Message):
     """The sender's profile has changed."""
 
     profile: Profile
+
+
+class RosterKeys(Message):
+    """Which statements of the home's roster the sender has: see `tpid.cluster.roster.gossip`."""
+
+    keys: Annotated[bytes, Field(max_length=64 * 1024, strict=True)]
+
+
+class RosterNews(Message):
+    """Statements of the roster that the receiver may lack: see `tpid.cluster.roster.gossip`."""
+
+    statements: Annotated[bytes, Field(max_length=64 * 1024, strict=True)]
+
+
+class Addresses(Message):
+    """Where the sender has reached members of the home, as host:port; to be tried, not believed."""
+
+    addresses: Annotated[
+        dict[Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")], Annotated[list[AddressText], Field(max_length=8)]],
+        Field(max_length=64),
+    ]
 
 
 class Campaign(Message):
@@ -230,6 +256,9 @@ CONTROL_MESSAGES: Final[dict[Kind, type[Message]]] = {
     Kind.PING: Ping,
     Kind.PONG: Pong,
     Kind.DEVICE: Device,
+    Kind.ROSTER_KEYS: RosterKeys,
+    Kind.ROSTER: RosterNews,
+    Kind.ADDRESSES: Addresses,
     Kind.CAMPAIGN: Campaign,
     Kind.GRANT: Grant,
     Kind.DENY: Deny,

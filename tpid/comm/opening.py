@@ -17,9 +17,9 @@ import struct
 from enum import IntEnum
 from typing import Final
 
+from tpid.comm.messages import PROTOCOL_VERSION
 from tpid.errors import PairingError, RefusedError, RemoteProtocolError, TpidError, VersionMismatchError
 
-TLS_VERSION: Final = 2  # of the protocol: the first that knows TLS
 OPENING_BYTES: Final = 12
 
 _OPENING: Final = struct.Struct(">2sBBII")
@@ -33,7 +33,7 @@ class Purpose(IntEnum):
 
 
 def encode_opening(purpose: Purpose) -> bytes:
-    return _OPENING.pack(_MAGIC, TLS_VERSION, purpose, 0, 0)
+    return _OPENING.pack(_MAGIC, PROTOCOL_VERSION, purpose, 0, 0)
 
 
 def decode_opening(data: bytes, *, peer_address: str) -> Purpose:
@@ -47,7 +47,7 @@ def decode_opening(data: bytes, *, peer_address: str) -> Purpose:
 
 def closed() -> bytes:
     """The listener's answer where a purpose is not possible now, and to a dialler of another version."""
-    return _OPENING.pack(_MAGIC, TLS_VERSION, _CLOSED, 0, 0)
+    return _OPENING.pack(_MAGIC, PROTOCOL_VERSION, _CLOSED, 0, 0)
 
 
 def refusal_in(data: bytes, purpose: Purpose, *, peer_address: str) -> TpidError | None:
@@ -71,10 +71,11 @@ def _kind(data: bytes, peer_address: str) -> int:
     if len(data) < OPENING_BYTES or data[:2] != _MAGIC:
         raise RemoteProtocolError(f"What answers at {peer_address} is no tpid.")
     _, version, kind, _, _ = _OPENING.unpack_from(data)
-    if version != TLS_VERSION:
-        older = "that one" if version < TLS_VERSION else "this one"
+    if version != PROTOCOL_VERSION:
+        older = "that one" if version < PROTOCOL_VERSION else "this one"
         raise VersionMismatchError(
-            f"The device at {peer_address} speaks version {version} of the protocol, this one version {TLS_VERSION}.",
+            f"The device at {peer_address} speaks version {version} of the protocol, "
+            f"this one version {PROTOCOL_VERSION}.",
             hint=f"Upgrade tpid on {older}.",
         )
     return int(kind)

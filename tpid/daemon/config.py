@@ -78,15 +78,12 @@ class Config(BaseModel):
     role: Role = Field(
         default=Role.USER,
         strict=False,
-        description="`user`: somebody types here, may coordinate. `helper`: lends memory and cores, never coordinates.",
-    )
-    cluster: str = Field(
-        default="home",
-        pattern=r"^[A-Za-z0-9._-]{1,63}$",
-        description="Only devices with the same word here find each other.",
+        description="`user`: somebody types here, may coordinate. `helper`: lends memory and cores, never coordinates. "
+        "A device that was paired as a helper is one, whatever stands here.",
     )
     state_dir: HomePath = Field(
-        default_factory=default_state_dir, description="Identity and packs. Default: systemd's or the XDG directory."
+        default_factory=default_state_dir,
+        description="Identity, home and packs. Default: systemd's or the XDG directory.",
     )
     models_dir: HomePath | None = Field(
         default=None,
@@ -99,7 +96,24 @@ class Config(BaseModel):
     peers: tuple[str, ...] = Field(
         default=(),
         strict=False,
-        description="Devices to dial without mDNS, as host:port; loopback only until pairing exists.",
+        description="Devices of the home to dial, as host:port, where mDNS does not get through. Who answers has to be "
+        "paired.",
+    )
+    listen: Annotated[str, Field(pattern="^(home|loopback)$")] = Field(
+        default="home",
+        description="`home`: the private network as well, as soon as the home has a second device or an invitation is "
+        "open. `loopback`: this machine alone, always.",
+    )
+    interfaces: tuple[str, ...] = Field(
+        default=(),
+        strict=False,
+        description="Names of network interfaces, with `*`: only these are used, whatever kind they are. Default: all "
+        "of the private network; `tpictl doctor` shows each with the reason.",
+    )
+    advertise: Annotated[str, Field(pattern="^(full|minimal)$")] = Field(
+        default="full",
+        description="`full`: mDNS tells this device's memory, disk and compute. `minimal`: paired devices alone learn "
+        "them, over TLS.",
     )
     discovery: bool = Field(default=True, description="Find and be found by mDNS.")
     threads: int = Field(

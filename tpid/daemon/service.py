@@ -4,20 +4,23 @@ import asyncio
 import logging
 import os
 import signal
+from dataclasses import dataclass, replace
 
 from tpid.api.chat import ChatEndpoint
+from tpid.api.devices import DeviceEndpoints
 from tpid.api.imports import Imports
 from tpid.api.models import ModelEndpoints
 from tpid.api.request_body import BodyReader
 from tpid.api.server import make_app, serving
 from tpid.api.status import StatusEndpoint
 from tpid.cluster.cluster import Cluster, ClusterSettings
-from tpid.cluster.identity.device_id import load_or_create_device_id
+from tpid.cluster.home import Home
+from tpid.cluster.network import NetworkSettings
 from tpid.compute.select import Compute, choose_compute
 from tpid.daemon.config import Config
 from tpid.daemon.profile import make_profile
 from tpid.daemon.service_manager import notify
-from tpid.device import DeviceProfile
+from tpid.device import DeviceProfile, Role, device_name
 from tpid.engine.engine import Engine
 from tpid.engine.settings import EngineSettings
 from tpid.errors import ConfigError
@@ -28,25 +31,71 @@ log = logging.getLogger(__name__)
 
 async def run(config: Config) -> None:
     """Serve until SIGTERM or SIGINT; a second one forces the end. Raises TpidError where it cannot start."""
-    profile, store, compute = await asyncio.to_thread(_prepare, config)
-    cluster = Cluster(_cluster_settings(config), profile)
-    engine = Engine(cluster, store, compute, _engine_settings(config))
-    cluster.set_handler(engine)
-    models = ModelEndpoints(engine, store, Imports(store.directory), config.role)
-    app = make_app(ChatEndpoint(engine), models, StatusEndpoint(engine, cluster), BodyReader(config.context_tokens))
     stop = _stop_on_signals()
+    home, parts = await asyncio.to_thread(_prepare, config)
+    while True:
+        await _serve(config, home, replace(parts, profile=_as_member(parts.profile, home)), stop)
+        if stop.is_set():
+            return
+        # It has joined a home, or left one: it is another device now, with another role.
+        home = await asyncio.to_thread(Home.load, config.state_dir, config.name)
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What stays the same in whatever home this device is."""
+
+    profile: DeviceProfile
+    store: PackStore
+    compute: Compute
+
+
+async def _serve(config: Config, home: Home, parts: Parts, stop: asyncio.Event) -> None:
+    """As a member of `home`, until `stop`, or until it belongs to another one."""
+    profile, store = parts.profile, parts.store
+    cluster = Cluster(_cluster_settings(config), profile, home)
+    engine = Engine(cluster, store, parts.compute, _engine_settings(config))
+    cluster.set_handler(engine)
+    moved = asyncio.Event()
+    cluster.on_left = moved.set
+    app = make_app(
+        ChatEndpoint(engine),
+        ModelEndpoints(engine, store, Imports(store.directory), profile.role),
+        StatusEndpoint(engine, cluster),
+        DeviceEndpoints(cluster, home, moved.set),
+        BodyReader(config.context_tokens),
+    )
     # The API first: it is what finds out that another daemon runs here.
     async with serving(app, config.socket_path), cluster, asyncio.TaskGroup() as tasks:
         worker = tasks.create_task(engine.run(), name="engine")
-        log.warning("loopback_only reason=%r", "devices cannot be paired yet, so nothing leaves this machine")
-        log.info("ready socket=%s port=%d models=%s", config.socket_path, cluster.port, store.directory)
+        log.info(
+            "ready socket=%s port=%d models=%s home=%s devices=%d role=%s",
+            config.socket_path,
+            cluster.port,
+            store.directory,
+            home.fingerprint,
+            len(home.members),
+            profile.role,
+        )
         notify("READY=1")
-        await stop.wait()
-        notify("STOPPING=1")
-        worker.cancel()
+        waits = [tasks.create_task(event.wait(), name="end") for event in (stop, moved)]
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        if stop.is_set():
+            notify("STOPPING=1")
+        for task in (worker, *waits):
+            task.cancel()
 
 
-def _prepare(config: Config) -> tuple[DeviceProfile, PackStore, Compute]:
+def _as_member(profile: DeviceProfile, home: Home) -> DeviceProfile:
+    """The roster says what this device is called and may do; its owner may have it do less."""
+    me = home.me
+    if me is None:
+        return profile
+    role = Role.HELPER if Role.HELPER in (me.role, profile.role) else Role.USER
+    return replace(profile, id=me.id, name=device_name(me.name) or profile.name, role=role)
+
+
+def _prepare(config: Config) -> tuple[Home, Parts]:
     try:
         config.state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         config.models_path.mkdir(parents=True, exist_ok=True)
@@ -57,8 +106,8 @@ def _prepare(config: Config) -> tuple[DeviceProfile, PackStore, Compute]:
         ) from error
     compute = choose_compute(config.backend, config.threads, config.activation_bits, config.kv_dtype)
     store = PackStore(config.models_path)
-    profile = make_profile(config, load_or_create_device_id(config.state_dir), store, compute)
-    return profile, store, compute
+    home = Home.load(config.state_dir, config.name)
+    return home, Parts(make_profile(config, home.id, store, compute), store, compute)
 
 
 def _stop_on_signals() -> asyncio.Event:
@@ -78,7 +127,14 @@ def _stop_on_signals() -> asyncio.Event:
 
 
 def _cluster_settings(config: Config) -> ClusterSettings:
-    return ClusterSettings(name=config.cluster, port=config.port, static_peers=config.peers, mdns=config.discovery)
+    return ClusterSettings(
+        name=config.name,
+        port=config.port,
+        static_peers=config.peers,
+        mdns=config.discovery,
+        advertise_minimal=config.advertise == "minimal",
+        network=NetworkSettings(config.listen == "loopback", config.interfaces),
+    )
 
 
 def _engine_settings(config: Config) -> EngineSettings:

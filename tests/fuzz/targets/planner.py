@@ -18,7 +18,7 @@ _MAX_DEVICES = 8
 _DEVICE = struct.Struct("<BQQddd")  # backend, budget, installed memory, and three rates
 _WORK = struct.Struct("<HHHBH")
 _HOME = DeviceProfile(
-    id=DeviceId("0" * 32),
+    id=DeviceId("0" * 64),
     name="home",
     role=Role.USER,
     version="0",
@@ -56,7 +56,7 @@ def _told(number: int, told: tuple[int, int, int, float, float, float]) -> Devic
     """The profile as another device takes it, None where it is refused."""
     backend, budget, ram, read, disk, flops = told
     fields = {
-        "id": f"{number:032x}",
+        "id": f"{number:064x}",
         "name": f"device-{number}",
         "role": "user",
         "version": "0",

@@ -29,7 +29,7 @@ class Watched:
 
 def profile(number: int) -> DeviceProfile:
     return DeviceProfile(
-        id=DeviceId(f"{number:032x}"),
+        id=DeviceId(f"{number:064x}"),
         name=f"device-{number}",
         role=Role.USER,
         version="0",
@@ -47,7 +47,7 @@ def advert(number: int) -> Advert:
 
 
 def name_of(number: int) -> str:
-    return f"{number:032x}.{SERVICE_TYPE}"
+    return f"{number:064x}.{SERVICE_TYPE}"
 
 
 @pytest.fixture
@@ -66,12 +66,12 @@ def fill(discovery: Discovery, numbers: range) -> None:
 
 
 def test_a_flood_of_names_forgets_no_device_that_was_connected(discovery: Discovery, watched: Watched) -> None:
-    watched.met = {DeviceId(f"{number:032x}") for number in (1, 2, 3)}
+    watched.met = {DeviceId(f"{number:064x}") for number in (1, 2, 3)}
     fill(discovery, range(1, MAX_NAMES + 1))
     for _ in range(MAX_NAMES - 3):
         assert discovery._make_room()
     assert set(discovery._sightings) == {name_of(1), name_of(2), name_of(3)}
-    assert watched.gone[0] == f"{4:032x}"  # the oldest stranger first
+    assert watched.gone[0] == f"{4:064x}"  # the oldest stranger first
     assert not discovery._make_room()
 
 

@@ -68,7 +68,7 @@ def test_a_helper_alone_never_does(make_network: Callable[..., Network]) -> None
 
 def test_the_delay_is_fixed_for_a_device_and_term_and_differs_between_devices() -> None:
     settings = ElectionSettings(idle_delay_s=0.3, idle_jitter_s=0.5)
-    waits = {settings.idle_wait_s(DeviceId(f"{i:032x}"), 1) for i in range(50)}
+    waits = {settings.idle_wait_s(DeviceId(f"{i:064x}"), 1) for i in range(50)}
     assert len(waits) == 50
     assert all(0.3 <= wait < 0.8 for wait in waits)
     assert settings.idle_wait_s(DeviceId("a"), 1) == settings.idle_wait_s(DeviceId("a"), 1)

@@ -10,7 +10,7 @@ from tpid.device import DeviceId, DeviceProfile, Role
 
 def _profile(number: int) -> DeviceProfile:
     return DeviceProfile(
-        id=DeviceId(f"{number:032x}"),
+        id=DeviceId(f"{number:064x}"),
         name=f"device-{number}",
         role=Role.HELPER if number % 2 else Role.USER,
         version="0.1",

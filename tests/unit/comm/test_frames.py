@@ -155,7 +155,7 @@ def test_random_frames_behind_a_true_prefix(
 ) -> None:
     sink = Sink()
     with suppress(RemoteProtocolError, VersionMismatchError):
-        feed(reader_of(sink, opening=opening), PREFIX.pack(b"TP", 1, kind, header_bytes, payload_bytes) + rest)
+        feed(reader_of(sink, opening=opening), PREFIX.pack(b"TP", 2, kind, header_bytes, payload_bytes) + rest)
     assert all(size <= MAX_PAYLOAD_BYTES for size in sink.asked)
 
 
@@ -183,7 +183,7 @@ def test_lengths_are_refused_before_anything_else_comes(kind: Kind, header_bytes
     sink = Sink()
     reader = reader_of(sink)
     with pytest.raises(RemoteProtocolError, match=r"bytes"):
-        feed(reader, PREFIX.pack(b"TP", 1, kind, header_bytes, payload_bytes))
+        feed(reader, PREFIX.pack(b"TP", 2, kind, header_bytes, payload_bytes))
     assert sink.asked == []
     assert len(reader.get_buffer()) <= STAGING_BYTES
 
@@ -196,14 +196,14 @@ def test_before_the_hello_little_is_allowed(hello_of: Callable[[int], Hello]) ->
         encode_message(Renew(term=1)),
         encode_message(Ping(sent_s=1)),
         tensor_frame(Kind.PARTIAL, TensorHeader(1, 1, 0, 1, WireDtype.FP32), b"1234"),
-        PREFIX.pack(b"TP", 1, Kind.HELLO, MAX_OPENING_HEADER_BYTES + 1, 0),
-        PREFIX.pack(b"TP", 1, Kind.HELLO, 5, 5),
+        PREFIX.pack(b"TP", 2, Kind.HELLO, MAX_OPENING_HEADER_BYTES + 1, 0),
+        PREFIX.pack(b"TP", 2, Kind.HELLO, 5, 5),
     ):
         with pytest.raises(RemoteProtocolError):
             feed(reader_of(Sink(), opening=True), frame)
 
 
-@pytest.mark.parametrize(("version", "where"), [(2, "this device"), (255, "this device"), (0, "that device")])
+@pytest.mark.parametrize(("version", "where"), [(3, "this device"), (255, "this device"), (0, "that device")])
 def test_another_version_says_who_is_to_upgrade(version: int, where: str) -> None:
     with pytest.raises(VersionMismatchError, match=r"127\.0\.0\.1:7") as caught:
         feed(reader_of(Sink(), opening=True), PREFIX.pack(b"TP", version, 99, 2**32 - 1, 2**32 - 1))
@@ -213,7 +213,7 @@ def test_another_version_says_who_is_to_upgrade(version: int, where: str) -> Non
 
 def test_the_version_cannot_change_in_mid_stream() -> None:
     with pytest.raises(RemoteProtocolError, match="mid-stream"):
-        feed(reader_of(Sink()), PREFIX.pack(b"TP", 2, Kind.PING, 0, 0))
+        feed(reader_of(Sink()), PREFIX.pack(b"TP", 3, Kind.PING, 0, 0))
 
 
 @pytest.mark.parametrize(("n_tokens", "payload"), [(0, b"1234"), (1, b"")])

@@ -111,4 +111,4 @@ def test_only_another_version_is_answered(hello_of: HelloOf) -> None:
     handshake = Handshake(hello_of(1), dialled=False, peer_address="a:1")
     assert handshake.unreadable(RemoteProtocolError("noise")) is None
     refusal = handshake.unreadable(VersionMismatchError("2"))
-    assert refusal == Refuse(code="version_mismatch", reason="Device device-1 speaks version 1.")
+    assert refusal == Refuse(code="version_mismatch", reason="Device device-1 speaks version 2.")

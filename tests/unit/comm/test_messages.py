@@ -43,7 +43,7 @@ clocks = st.floats(0, 1e9)
 rates = st.just(0.0) | st.floats(1, 1e18)
 profiles = st.builds(
     DeviceProfile,
-    id=st.integers(0, 2**128 - 1).map(lambda number: DeviceId(f"{number:032x}")),
+    id=st.integers(0, 2**256 - 1).map(lambda number: DeviceId(f"{number:064x}")),
     name=names.map(device_name).filter(bool),
     role=st.sampled_from(list(Role)),
     version=names,
@@ -152,7 +152,7 @@ def test_wrong_fields_are_refused(kind: Kind, fields: object) -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        {"id": "x" * 32},
+        {"id": "x" * 64},
         {"id": "0" * 31},
         {"name": ""},
         {"name": "a\x1b[31m"},

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from tpid.comm.frames import PREFIX
 from tpid.comm.opening import (
     OPENING_BYTES,
-    TLS_VERSION,
+    PROTOCOL_VERSION,
     Purpose,
     closed,
     decode_opening,
@@ -20,7 +20,7 @@ from tpid.errors import PairingError, RefusedError, RemoteProtocolError, TpidErr
 @pytest.mark.parametrize("purpose", list(Purpose))
 def test_an_opening_is_a_prefix_of_its_version(purpose: Purpose) -> None:
     data = encode_opening(purpose)
-    assert data == PREFIX.pack(b"TP", TLS_VERSION, purpose, 0, 0)
+    assert data == PREFIX.pack(b"TP", PROTOCOL_VERSION, purpose, 0, 0)
     assert len(data) == OPENING_BYTES
     assert decode_opening(data, peer_address="x") is purpose
 

@@ -234,7 +234,7 @@ class Home:
 
 def _profile(number: int, role: Role, backend: str, pack: Pack) -> dict[str, Any]:
     return {
-        "id": DeviceId(f"{number:032x}"),
+        "id": DeviceId(f"{number:064x}"),
         "name": f"device-{number}",
         "role": role,
         "version": "0.1",

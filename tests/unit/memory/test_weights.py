@@ -169,7 +169,7 @@ def test_a_share_beyond_the_model_is_refused(
 
 def profile_of(backend: str) -> DeviceProfile:
     return DeviceProfile(
-        id=DeviceId("0" * 32), name="a", role=Role.USER, version="0", ram_bytes=0, budget_bytes=0, disk_free_bytes=0,
+        id=DeviceId("0" * 64), name="a", role=Role.USER, version="0", ram_bytes=0, budget_bytes=0, disk_free_bytes=0,
         threads=1, read_bytes_s=1e9, backend=backend,
     )  # fmt: skip
 

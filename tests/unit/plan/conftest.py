@@ -18,7 +18,7 @@ def device() -> Callable[..., DeviceProfile]:
 
     def make(number: int, **fields: Any) -> DeviceProfile:
         values: dict[str, Any] = {
-            "id": DeviceId(f"{number:032x}"),
+            "id": DeviceId(f"{number:064x}"),
             "name": f"device-{number}",
             "role": Role.USER,
             "version": "0",

@@ -30,7 +30,7 @@ def test_all_that_is_known_of_a_cluster(status_json: dict[str, Any]) -> None:
         "model        smollm2-135m on 2 devices, context 4096 tokens, wire fp32, term 7\n"
         "now          busy, 2 requests wait, 700 MB in memory\n"
         "last answer  TTFT 431 ms, 23.8 tok/s\n"
-        "discovery    on: announced on 127.0.0.1; 1 device of other clusters\n"
+        "discovery    on: announced on 127.0.0.1; 1 device of other homes\n"
         "\n"
         "device         role    threads   budget      RAM      RTT  address\n"
         "laptop (this)  user          4  4.00 GB  8.00 GB        -  127.0.0.1:7474\n"

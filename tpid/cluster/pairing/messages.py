@@ -29,10 +29,10 @@ from tpid.cluster.pairing.confirmation import MAC_BYTES
 from tpid.cluster.pairing.pake import ELEMENT_BYTES
 from tpid.cluster.roster.gossip import MAX_MESSAGE_BYTES, decode_statements, encode_statements
 from tpid.cluster.roster.statement import ID_BYTES, ROLE_NUMBERS, ROLES, HomeId, Statement
+from tpid.comm.messages import PROTOCOL_VERSION
 from tpid.device import Role
 from tpid.errors import LocalProtocolError, RemoteProtocolError, VersionMismatchError
 
-VERSION: Final = 2
 MAX_BODY_BYTES: Final = MAC_BYTES + MAX_MESSAGE_BYTES
 
 _PREFIX: Final = struct.Struct(">2sBBII")
@@ -99,7 +99,7 @@ PairingMessage: TypeAlias = Hello | Answer | Confirm | Welcome | Done | Refuse
 def encode_pairing(message: PairingMessage) -> bytes:
     """Raises LocalProtocolError where a chain of admissions is longer than a message."""
     kind, body = _encode(message)
-    return _PREFIX.pack(_MAGIC, VERSION, kind, len(body), 0) + body
+    return _PREFIX.pack(_MAGIC, PROTOCOL_VERSION, kind, len(body), 0) + body
 
 
 def _encode(message: PairingMessage) -> tuple[int, bytes]:
@@ -168,9 +168,9 @@ class PairingReader:
             magic, version, kind, body_bytes, payload_bytes = _PREFIX.unpack_from(self._received)
             if magic != _MAGIC:
                 raise RemoteProtocolError("What came is no message of a pairing.")
-            if version != VERSION:
+            if version != PROTOCOL_VERSION:
                 raise VersionMismatchError(
-                    f"The other device speaks version {version} of the protocol, this one version {VERSION}.",
+                    f"The other device speaks version {version} of the protocol, this one version {PROTOCOL_VERSION}.",
                     hint="Upgrade the older of both.",
                 )
             if payload_bytes or body_bytes > MAX_BODY_BYTES:
