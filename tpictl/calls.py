@@ -38,7 +38,8 @@ def pull_model(client: Client, body: Mapping[str, object], on_progress: OnProgre
 
 def chat(client: Client, body: Mapping[str, object]) -> Generator[Chunk, None, None]:
     """Close the iterator to end the answer."""
-    with closing(client.events("/v1/chat/completions", {**body, "stream": True})) as events:
+    streamed = {**body, "stream": True, "stream_options": {"include_usage": True}}
+    with closing(client.events("/v1/chat/completions", streamed)) as events:
         for event in events:
             yield decode(Chunk, event)
 

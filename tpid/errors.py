@@ -106,7 +106,13 @@ class DiskFullError(TpidError):
 
 
 class RequestError(TpidError):
+    """`field` is that of the request's body which is at fault, where it is one."""
+
     code = "request"
+
+    def __init__(self, message: str, *, hint: str | None = None, field: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.field = field
 
 
 class ContextOverflowError(RequestError):

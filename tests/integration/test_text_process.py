@@ -14,6 +14,7 @@ import pytest
 from tokenizers import Tokenizer as RawTokenizer
 from tokenizers import decoders, models, pre_tokenizers
 
+from tpid.engine.prompt import ChatPrompt
 from tpid.engine.text_owner import ModelText, TextLimits, TextSource
 from tpid.errors import ChatTemplateError, TokenizerError, TpidError
 
@@ -43,7 +44,7 @@ def source(template: str | None = CONTENT, **changes: Any) -> TextSource:
 
 
 async def say(text: ModelText, content: str) -> list[int]:
-    return await text.encode_chat([{"role": "user", "content": content}])
+    return await text.encode(ChatPrompt([{"role": "user", "content": content}]))
 
 
 def with_text(
@@ -152,11 +153,12 @@ def test_it_ends_with_its_daemon_even_while_it_works(tmp_path: Path) -> None:
     script = f"""
 import asyncio, os, signal
 from pathlib import Path
+from tpid.engine.prompt import ChatPrompt
 from tpid.engine.text_owner import ModelText, TextSource
 async def run():
     tokenizer = Path({str(tmp_path / "tokenizer.json")!r}).read_bytes()
     text = await ModelText.open(TextSource(tokenizer, {ENDLESS!r}, None, None, frozenset()))
-    slow = asyncio.create_task(text.encode_chat([{{"role": "user", "content": "slow"}}]))
+    slow = asyncio.create_task(text.encode(ChatPrompt([{{"role": "user", "content": "slow"}}])))
     await asyncio.sleep(0.1)
     print(text._process.pid, flush=True)
     await asyncio.to_thread(input)

@@ -10,13 +10,12 @@ from typing import Any
 
 from aiohttp import web
 
-from tpid.api.bodies import ChatBody
-from tpid.api.faults import INTERNAL_FAULT, describe
+from tpid.api.chat_body import ChatBody
+from tpid.api.faults import describe_openai, internal_openai_fault
 from tpid.api.request_body import parse
 from tpid.engine.engine import Engine
 from tpid.engine.generation import Finished, GenerationRequest, GenerationStats, Text
 from tpid.errors import TpidError
-from tpid.model.sampling import SamplingParams
 from tpid.model.stop_strings import StopStrings
 
 log = logging.getLogger(__name__)
@@ -38,20 +37,12 @@ class ChatEndpoint:
 
 def generation_request(body: ChatBody) -> GenerationRequest:
     """Raises RequestError where a sampling parameter or a stop string is out of range."""
-    StopStrings(body.stop_strings)  # here, before the request waits for its turn
-    sampling = SamplingParams(
-        temperature=body.temperature,
-        top_k=body.top_k,
-        top_p=body.top_p,
-        min_p=body.min_p,
-        repetition_penalty=body.repetition_penalty,
-        seed=body.seed,
-    )
+    StopStrings(body.stop)  # here, before the request waits for its turn
     return GenerationRequest(
-        messages=[message.model_dump() for message in body.messages],
-        sampling=sampling,
+        prompt=body.prompt,
+        sampling=body.sampling,
         max_tokens=body.max_completion_tokens or body.max_tokens,
-        stop=body.stop_strings,
+        stop=body.stop,
         ignore_eos=body.ignore_eos,
     )
 
@@ -80,27 +71,33 @@ async def _stream(
     response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-cache"})
     await response.prepare(request)
     head = _head(body, "chat.completion.chunk")
+    if body.usage_is_told:
+        head["usage"] = None
     await _send(response, {**head, "choices": [_delta({"role": "assistant", "content": ""})]})
     try:
-        await _send_event(response, head, first)
+        await _send_event(response, body, head, first)
         async for event in events:
-            await _send_event(response, head, event)
+            await _send_event(response, body, head, event)
         await response.write(b"data: [DONE]\n\n")
     except TpidError as error:
-        await _send(response, {"error": describe(error)})
+        await _send(response, {"error": describe_openai(error)})
     except ConnectionError:  # the client is gone: there is nobody to tell
         raise
     except Exception:
         log.exception("answer_failed model=%r", body.model)
-        await _send(response, {"error": INTERNAL_FAULT})
+        await _send(response, {"error": internal_openai_fault()})
     return response
 
 
-async def _send_event(response: web.StreamResponse, head: dict[str, Any], event: Text | Finished) -> None:
+async def _send_event(
+    response: web.StreamResponse, body: ChatBody, head: dict[str, Any], event: Text | Finished
+) -> None:
     if isinstance(event, Text):
         await _send(response, {**head, "choices": [_delta({"content": event.text})]})
-    else:
-        await _send(response, {**head, "choices": [_delta({}, event.reason)], **_usage(event.stats)})
+        return
+    await _send(response, {**head, "choices": [_delta({}, event.reason)]})
+    if body.usage_is_told:
+        await _send(response, {**head, "choices": [], **_usage(event.stats)})
 
 
 async def _send(response: web.StreamResponse, data: dict[str, Any]) -> None:
@@ -126,6 +123,7 @@ def _usage(stats: GenerationStats) -> dict[str, Any]:
         "completion_tokens": stats.completion_tokens,
         "total_tokens": stats.prompt_tokens + stats.completion_tokens,
         "prompt_tokens_details": {"cached_tokens": stats.cached_tokens},
+        "queue_s": stats.queue_s,
     }
     timings = {"ttft_s": stats.ttft_s, "tpot_s": stats.tpot_s, "tokens_s": stats.tokens_s}
     return {"usage": usage, "timings": timings}

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
@@ -92,14 +93,18 @@ class Engine:
 
     async def chat(self, model: str, request: GenerationRequest) -> AsyncGenerator[Text | Finished, None]:
         """Answer a chat. Close the iterator to cancel. Raises TpidError."""
+        asked = time.perf_counter()
         async with self._turn_of(model, no_progress) as runner:
+            queue_s = time.perf_counter() - asked
             text_model = await self._text_model(runner.pack)
             context_tokens = (await runner.executor()).plan.context_tokens
             async with aclosing(generate(runner, text_model, request, context_tokens)) as events:
                 async for event in events:
                     if isinstance(event, Finished):
-                        self._last = event.stats
-                    yield event
+                        self._last = replace(event.stats, queue_s=queue_s)
+                        yield replace(event, stats=self._last)
+                    else:
+                        yield event
 
     async def tell_packs(self) -> None:
         """Look at the disk again and tell the others which packs are here."""

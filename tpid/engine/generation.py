@@ -1,10 +1,11 @@
 """From a chat to an answer: template, tokens, prefill of what is new, decode until something ends it."""
 
 import time
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol, TypeAlias
 
+from tpid.engine.prompt import Prompt
 from tpid.engine.sequence import TokenSequence
 from tpid.engine.text_owner import ModelText
 from tpid.errors import ContextOverflowError, RequestError
@@ -15,7 +16,7 @@ from tpid.model.weights import F32
 
 @dataclass(frozen=True, slots=True)
 class GenerationRequest:
-    messages: Sequence[Mapping[str, object]]  # role and content
+    prompt: Prompt
     sampling: SamplingParams
     max_tokens: int | None = None  # None: until the context is full
     stop: tuple[str, ...] = ()
@@ -31,6 +32,7 @@ class GenerationStats:
     completion_tokens: int
     ttft_s: float
     decode_s: float
+    queue_s: float = 0.0  # what the request waited for its turn
 
     @property
     def tpot_s(self) -> float | None:
@@ -72,7 +74,7 @@ async def generate(
 
     Raises ChatTemplateError, RequestError, ContextOverflowError, and what `Runner.advance` raises.
     """
-    prompt = await text_model.encode_chat(request.messages)
+    prompt = await text_model.encode(request.prompt)
     budget = _token_budget(len(prompt), request.max_tokens, context_tokens)
     sampler = Sampler(request.sampling)
     answer = AnswerText(text_model.tokenizer, request.stop)

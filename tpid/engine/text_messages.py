@@ -8,8 +8,9 @@ import json
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NoReturn
+from typing import Any, NoReturn
 
+from tpid.engine.prompt import ChatPrompt, Prompt, TextPrompt
 from tpid.errors import ChatTemplateError, RequestError, TokenizerError, TpidError
 
 LENGTH = struct.Struct("<I")
@@ -55,6 +56,21 @@ def pack(message: object) -> bytes:
         return frame(json.dumps(message).encode("ascii"))
     except (TypeError, ValueError, RecursionError) as error:
         raise RequestError(f"The messages cannot be handed on: {error}.", hint="Send plain JSON values.") from error
+
+
+def pack_prompt(prompt: Prompt) -> bytes:
+    """A frame of `prompt`, for `prompt_of`. Raises RequestError."""
+    if isinstance(prompt, TextPrompt):
+        return pack({"text": prompt.text})
+    tools = None if prompt.tools is None else list(prompt.tools)
+    return pack({"messages": list(prompt.messages), "tools": tools, "variables": dict(prompt.variables)})
+
+
+def prompt_of(message: Any) -> Prompt:
+    """What the daemon has packed: it is trusted."""
+    if "text" in message:
+        return TextPrompt(message["text"])
+    return ChatPrompt(message["messages"], message["tools"], message["variables"])
 
 
 def decode_ids(reply: bytes) -> list[int]:

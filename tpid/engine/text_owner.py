@@ -5,10 +5,20 @@ import os
 import signal
 import sys
 from asyncio.subprocess import DEVNULL, PIPE, Process
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from tpid.engine.text_messages import LENGTH, MAX_REPLY_BYTES, TokenTable, decode_ids, decode_table, frame, pack
+from tpid.engine.prompt import Prompt
+from tpid.engine.text_messages import (
+    LENGTH,
+    MAX_REPLY_BYTES,
+    TokenTable,
+    decode_ids,
+    decode_table,
+    frame,
+    pack,
+    pack_prompt,
+)
 from tpid.errors import ChatTemplateError, TokenizerError
 from tpid.pack.reader import Pack
 from tpid.size import shown_size
@@ -73,12 +83,12 @@ class ModelText:
             raise
         return text
 
-    async def encode_chat(self, messages: Sequence[Mapping[str, object]]) -> list[int]:
-        """The prompt of a chat, as transformers' `apply_chat_template` gives it. Cancelling it ends the work at once.
+    async def encode(self, prompt: Prompt) -> list[int]:
+        """The ids of `prompt`, as `TextModel.encode` gives them. Cancelling it ends the work at once.
 
         Raises ChatTemplateError, TokenizerError or RequestError.
         """
-        request = pack(list(messages))
+        request = pack_prompt(prompt)
         async with self._turn:
             process = await self._started()
             return decode_ids(await self._exchange(process, request, self._limits.request_s))

@@ -1,7 +1,7 @@
 """`python -m tpid.engine.text_process`: runs what a model brings for its text, apart from the daemon and with limits.
 
-Reads frames from stdin (`tpid.engine.text_messages`): first the settings, then tokenizer.json, then one chat after the
-other. Writes one frame for each: the token table, then ids. Ends with its stdin, and with the daemon.
+Reads frames from stdin (`tpid.engine.text_messages`): first the settings, then tokenizer.json, then one prompt after
+the other. Writes one frame for each: the token table, then ids. Ends with its stdin, and with the daemon.
 """
 
 import ctypes
@@ -13,7 +13,7 @@ import sys
 from typing import Any, BinaryIO
 
 from tpid.engine.text import TextModel
-from tpid.engine.text_messages import LENGTH, MAX_FRAME_BYTES, pack
+from tpid.engine.text_messages import LENGTH, MAX_FRAME_BYTES, pack, prompt_of
 from tpid.errors import ChatTemplateError, TpidError
 from tpid.model.chat_template import ChatTemplate
 from tpid.model.tokenizer import Tokenizer
@@ -30,8 +30,8 @@ def main() -> None:
     settings, tokenizer_json = _read_json(requests), _read(requests) or b""
     encoder = _Encoder()
     _answer(replies, memory_bytes, lambda: encoder.load(settings, tokenizer_json))
-    while (messages := _read_json(requests)) is not None:
-        _answer(replies, memory_bytes, lambda messages=messages: encoder.encode_chat(messages))
+    while (prompt := _read_json(requests)) is not None:
+        _answer(replies, memory_bytes, lambda prompt=prompt: encoder.encode(prompt))
 
 
 class _Encoder:
@@ -46,8 +46,8 @@ class _Encoder:
         special = [token for token in tokens if token is not None and tokenizer.is_special(token)]
         return {"tokens": tokens, "special": special, "decoder": tokenizer.decoder_settings()}
 
-    def encode_chat(self, messages: Any) -> dict[str, object]:
-        return {"ids": self._model.encode_chat(messages)}
+    def encode(self, prompt: Any) -> dict[str, object]:
+        return {"ids": self._model.encode(prompt_of(prompt))}
 
 
 def _answer(replies: BinaryIO, memory_bytes: int, work: Any) -> None:

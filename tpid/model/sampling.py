@@ -165,9 +165,11 @@ def _softmax(scores: F32) -> F64:
 def _check_number(name: str, value: float, low: float, high: float, or_else: str = "") -> None:
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if not is_number or not low <= value <= high or not math.isfinite(value):
-        raise RequestError(f"{name} is {str(value)[:40]}, but must be {or_else}a number from {low:g} to {high:g}.")
+        raise RequestError(
+            f"{name} is {str(value)[:40]}, but must be {or_else}a number from {low:g} to {high:g}.", field=name
+        )
 
 
 def _check_integer(name: str, value: int, low: int, high: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-        raise RequestError(f"{name} is {str(value)[:40]}, but must be a whole number from {low} to {high}.")
+        raise RequestError(f"{name} is {str(value)[:40]}, but must be a whole number from {low} to {high}.", field=name)

@@ -1,7 +1,8 @@
 """Bodies of the API: bytes as they are or words chosen by them, in pieces, then as a request."""
 
-from tpid.api.bodies import ChatBody, ImportBody, JsonBody, LoadBody, PlanBody, PullBody, VerifyBody
+from tpid.api.bodies import ImportBody, JsonBody, LoadBody, PlanBody, PullBody, VerifyBody
 from tpid.api.chat import generation_request
+from tpid.api.chat_body import ChatBody
 from tpid.api.json_bounds import JsonBounds
 from tpid.api.request_body import validated
 from tpid.errors import RequestError

@@ -16,7 +16,7 @@ from tpid.engine.generation import Finished, GenerationRequest, GenerationStats,
 from tpid.pack.manifest import PackId
 from tpid.plan.plan import Plan
 
-STATS = GenerationStats(prompt_tokens=7, cached_tokens=2, completion_tokens=3, ttft_s=0.5, decode_s=0.2)
+STATS = GenerationStats(prompt_tokens=7, cached_tokens=2, completion_tokens=3, ttft_s=0.5, decode_s=0.2, queue_s=0.25)
 ANSWER = (Text("Hel"), Text("lo"), Finished("stop", STATS))
 
 

@@ -18,6 +18,7 @@ USAGE = {
     "completion_tokens": 3,
     "total_tokens": 10,
     "prompt_tokens_details": {"cached_tokens": 2},
+    "queue_s": 0.25,
 }
 
 
@@ -70,8 +71,16 @@ def test_a_streamed_answer(serve: Serve) -> None:
         {},
     ]
     assert [choice["finish_reason"] for choice in choices] == [None, None, None, "stop"]
-    assert chunks[-1]["usage"] == USAGE
-    assert not any("usage" in chunk for chunk in chunks[:-1])
+    assert not any("usage" in chunk or "timings" in chunk for chunk in chunks)
+
+
+def test_usage_comes_in_a_chunk_of_its_own_where_it_is_asked_for(serve: Serve) -> None:
+    *chunks, last, done = streamed(serve, stream_options={"include_usage": True})
+    assert done == "[DONE]"
+    assert (last["choices"], last["usage"], last["timings"]["ttft_s"]) == ([], USAGE, 0.5)
+    assert chunks[-1]["choices"][0]["finish_reason"] == "stop"
+    assert all(chunk["usage"] is None for chunk in chunks)
+    assert not any(chunk.get("usage") for chunk in streamed(serve, stream_options={"include_usage": False})[:-1])
 
 
 def test_an_answer_of_nothing(serve: Serve, engine: ScriptedEngine) -> None:
@@ -83,23 +92,23 @@ def test_an_answer_of_nothing(serve: Serve, engine: ScriptedEngine) -> None:
 
 
 @pytest.mark.parametrize(
-    ("error", "status"),
+    ("error", "status", "code"),
     [
-        (ModelNotFoundError("There is none.", hint="Pull one."), 404),
-        (ContextOverflowError("Too long."), 400),
-        (DeviceLostError("desktop is gone."), 503),
-        (RuntimeError("secret prompt"), 500),
+        (ModelNotFoundError("There is none.", hint="Pull one."), 404, "model_not_found"),
+        (ContextOverflowError("Too long."), 400, "context_length_exceeded"),
+        (DeviceLostError("desktop is gone."), 503, "device_lost"),
+        (RuntimeError("secret prompt"), 500, "internal"),
     ],
 )
 @pytest.mark.parametrize("stream", [False, True])
 def test_an_error_before_the_first_text_is_a_status(
-    serve: Serve, engine: ScriptedEngine, error: Exception, status: int, stream: bool
+    serve: Serve, engine: ScriptedEngine, *, error: Exception, status: int, code: str, stream: bool
 ) -> None:
     engine.script = [error]
     got, answer = whole(serve, stream=stream)
     assert got == status
     assert "secret" not in str(answer)
-    assert answer["error"]["code"] == getattr(error, "code", "internal")
+    assert answer["error"]["code"] == code
 
 
 @pytest.mark.parametrize(
@@ -124,7 +133,7 @@ def test_sampling_reaches_the_engine(serve: Serve, engine: ScriptedEngine) -> No
     (request,) = engine.requests
     assert request.sampling == SamplingParams(**sampling)
     assert (request.stop, request.max_tokens, request.ignore_eos) == (("a", "b"), 5, True)
-    assert request.messages == [{"role": "user", "content": "hello"}]
+    assert request.prompt.messages == [{"role": "user", "content": "hello"}]
 
 
 def test_max_completion_tokens_goes_before_max_tokens(serve: Serve, engine: ScriptedEngine) -> None:

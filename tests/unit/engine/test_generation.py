@@ -1,7 +1,6 @@
 """The generation loop over a runner whose logits are written down, with a tokenizer of single letters."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,6 +10,7 @@ from tokenizers import Tokenizer as RawTokenizer
 from tokenizers import decoders, models, pre_tokenizers
 
 from tpid.engine.generation import Finished, GenerationRequest, Text, generate
+from tpid.engine.prompt import ChatPrompt, Prompt
 from tpid.engine.sequence import TokenSequence
 from tpid.engine.text import TextModel
 from tpid.errors import ChatTemplateError, ContextOverflowError, RequestError
@@ -64,13 +64,13 @@ class LocalText:
         self.tokenizer = model.tokenizer
         self.eos_ids = model.eos_ids
 
-    async def encode_chat(self, messages: Sequence[Mapping[str, object]]) -> list[int]:
-        return self._model.encode_chat(messages)
+    async def encode(self, prompt: Prompt) -> list[int]:
+        return self._model.encode(prompt)
 
 
 def run(runner: ScriptedRunner, text_model: TextModel, prompt: str, **options: Any) -> tuple[list[str], Finished]:
     async def collect() -> list[Text | Finished]:
-        request = GenerationRequest([{"role": "user", "content": prompt}], GREEDY, **options)
+        request = GenerationRequest(ChatPrompt([{"role": "user", "content": prompt}]), GREEDY, **options)
         text: Any = LocalText(text_model)
         return [event async for event in generate(runner, text, request, runner.context_tokens)]
 

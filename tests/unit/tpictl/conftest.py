@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from tpid.api.bodies import ChatBody, ImportBody, LoadBody, PlanBody, PullBody, VerifyBody
+from tpid.api.bodies import ImportBody, LoadBody, PlanBody, PullBody, VerifyBody
+from tpid.api.chat_body import ChatBody
 from tpid.cluster.status import ClusterStatus, DeviceStatus, FailedDial, SightedDevice
 from tpid.device import DeviceId, DeviceProfile, Role
 from tpid.model.catalogue import CATALOGUE
@@ -144,7 +145,9 @@ class FakeDaemon:
         words = body.messages[-1].content.split()
         prompt_tokens = 34 if self.tokens_a_word is None else 10 + len(words) * self.tokens_a_word
         numbers = _numbers(prompt_tokens, len(self.pieces))
-        await self._event(response, {"choices": [_choice({}, "stop")], **numbers})
+        await self._event(response, {"choices": [_choice({}, "stop")]})
+        if body.usage_is_told:
+            await self._event(response, {"choices": [], **numbers})
         await self._write(response, b"data: [DONE]\n\n")
         return response
 

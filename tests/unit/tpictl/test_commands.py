@@ -50,7 +50,7 @@ def test_pipe_gets_exactly_the_answer(daemon: Any, run: Run) -> None:
     assert daemon.body("/tpid/load") == {"model": "smollm2-135m"}
     body = daemon.body("/v1/chat/completions")
     assert body["messages"] == [{"role": "user", "content": "Grüß Gott\nzweite Zeile"}]
-    assert set(body) == {"model", "messages", "stream"}
+    assert set(body) == {"model", "messages", "stream", "stream_options"}
 
 
 def test_stats_come_after_the_answer_and_beside_it(run: Run) -> None:
@@ -83,6 +83,7 @@ def test_options_reach_the_daemon(daemon: Any, run: Run) -> None:
         "max_tokens": 64,
         "stop": ["a", "b"],
         "stream": True,
+        "stream_options": {"include_usage": True},
     }
 
 
