@@ -44,6 +44,15 @@ def chat(client: Client, body: Mapping[str, object]) -> Generator[Chunk, None, N
             yield decode(Chunk, event)
 
 
+def create_key(client: Client, name: str) -> object:
+    """The key's name and the key, as JSON."""
+    return client.post("/tpid/keys/create", {"name": name})
+
+
+def revoke_key(client: Client, name: str) -> object:
+    return client.post("/tpid/keys/revoke", {"name": name})
+
+
 def plan_of(data: object) -> Plan:
     return decode(Plan, data)
 

@@ -15,6 +15,9 @@
     ├── RequestError
     │   ├── ContextOverflowError    prompt and answer do not fit the context
     │   └── BusyError               the queue of requests is full
+    ├── AccessError
+    │   ├── ApiKeyError             the API asks for a key, and there was no good one
+    │   └── OriginError             a browser asks for a web page that may not use the API
     ├── ProtocolError
     │   ├── LocalProtocolError      our own side broke the protocol: a bug
     │   ├── RemoteProtocolError     the peer sent what the protocol does not allow
@@ -121,6 +124,18 @@ class ContextOverflowError(RequestError):
 
 class BusyError(RequestError):
     code = "busy"
+
+
+class AccessError(TpidError):
+    code = "access"
+
+
+class ApiKeyError(AccessError):
+    code = "invalid_api_key"
+
+
+class OriginError(AccessError):
+    code = "origin"
 
 
 class ProtocolError(TpidError):

@@ -56,6 +56,12 @@ class VerifyBody(JsonBody):
     model: ModelName
 
 
+class KeyBody(JsonBody):
+    """POST /tpid/keys/create and /tpid/keys/revoke"""
+
+    name: ModelName
+
+
 class PlanBody(JsonBody):
     """POST /tpid/plan"""
 

@@ -10,6 +10,8 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from tpid.errors import (
+    AccessError,
+    ApiKeyError,
     BusyError,
     ClusterError,
     ContextOverflowError,
@@ -29,6 +31,8 @@ INTERNAL_FAULT = {"code": "internal", "message": "The daemon has met a fault of 
 
 # The first that fits; leaves before their bases.
 _STATUS: tuple[tuple[type[TpidError], HTTPStatus], ...] = (
+    (ApiKeyError, HTTPStatus.UNAUTHORIZED),
+    (AccessError, HTTPStatus.FORBIDDEN),
     (ModelNotFoundError, HTTPStatus.NOT_FOUND),
     (BusyError, HTTPStatus.TOO_MANY_REQUESTS),
     (ContextOverflowError, HTTPStatus.BAD_REQUEST),

@@ -4,17 +4,25 @@ import asyncio
 import logging
 import os
 import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
+from tpid.api.access import Access
 from tpid.api.chat import ChatEndpoint
 from tpid.api.imports import Imports
+from tpid.api.key_endpoints import KeyEndpoints
+from tpid.api.keys import FILE_NAME as API_KEYS
+from tpid.api.keys import ApiKeys
+from tpid.api.listen_address import TcpState
 from tpid.api.models import ModelEndpoints
 from tpid.api.request_body import BodyReader
-from tpid.api.server import make_app, serving
+from tpid.api.server import Endpoints, Limits, make_app, make_public_app, serving
 from tpid.api.status import StatusEndpoint
+from tpid.api.tcp import serving_tcp, tls_context
 from tpid.cluster.cluster import Cluster, ClusterSettings
 from tpid.cluster.identity.device_id import load_or_create_device_id
 from tpid.compute.select import Compute, choose_compute
-from tpid.daemon.config import Config
+from tpid.daemon.config import ApiConfig, Config
 from tpid.daemon.profile import make_profile
 from tpid.daemon.service_manager import notify
 from tpid.device import DeviceProfile
@@ -29,14 +37,22 @@ log = logging.getLogger(__name__)
 async def run(config: Config) -> None:
     """Serve until SIGTERM or SIGINT; a second one forces the end. Raises TpidError where it cannot start."""
     profile, store, compute = await asyncio.to_thread(_prepare, config)
+    keys = _keys(config)
     cluster = Cluster(_cluster_settings(config), profile)
     engine = Engine(cluster, store, compute, _engine_settings(config))
     cluster.set_handler(engine)
     models = ModelEndpoints(engine, store, Imports(store.directory), config.role)
-    app = make_app(ChatEndpoint(engine), models, StatusEndpoint(engine, cluster), BodyReader(config.context_tokens))
+    status = StatusEndpoint(engine, cluster)
+    endpoints = Endpoints(ChatEndpoint(engine), models, status, KeyEndpoints(keys))
+    bodies = BodyReader(config.context_tokens)
     stop = _stop_on_signals()
     # The API first: it is what finds out that another daemon runs here.
-    async with serving(app, config.socket_path), cluster, asyncio.TaskGroup() as tasks:
+    async with (
+        serving(make_app(endpoints, bodies), config.socket_path),
+        _tcp(config.api, endpoints, bodies, keys) as status.tcp,
+        cluster,
+        asyncio.TaskGroup() as tasks,
+    ):
         worker = tasks.create_task(engine.run(), name="engine")
         log.warning("loopback_only reason=%r", "devices cannot be paired yet, so nothing leaves this machine")
         log.info("ready socket=%s port=%d models=%s", config.socket_path, cluster.port, store.directory)
@@ -44,6 +60,33 @@ async def run(config: Config) -> None:
         await stop.wait()
         notify("STOPPING=1")
         worker.cancel()
+
+
+def _keys(config: Config) -> ApiKeys:
+    """Raises ConfigError, also where the API would be open to a network without a key."""
+    keys = ApiKeys(config.state_dir / API_KEYS)
+    address = config.api.address
+    if address is not None and not address.is_loopback and not keys.keys:
+        raise ConfigError(
+            f"The API cannot listen on {address}: beyond this machine clients need a key, and there is none yet.",
+            hint="Start tpid without api.listen, make a key with `tpictl key create NAME`, then set it again.",
+        )
+    return keys
+
+
+@asynccontextmanager
+async def _tcp(config: ApiConfig, endpoints: Endpoints, bodies: BodyReader, keys: ApiKeys) -> AsyncIterator[TcpState]:
+    """The API on TCP, where it is wanted. Raises ConfigError."""
+    address = config.address
+    if address is None:
+        yield TcpState()
+        return
+    access = Access(None if address.is_loopback else keys, config.origins, config.hosts)
+    context = None
+    if config.tls_certificate is not None and config.tls_key is not None:
+        context = tls_context(config.tls_certificate, config.tls_key)
+    async with serving_tcp(make_public_app(endpoints, bodies, access), address, Limits(), context) as state:
+        yield state
 
 
 def _prepare(config: Config) -> tuple[DeviceProfile, PackStore, Compute]:

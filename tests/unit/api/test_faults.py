@@ -20,7 +20,7 @@ def test_each_error_of_the_tree_has_a_status_that_fits(kind: type[TpidError]) ->
     options: dict[str, Any] = {"reason_code": "self"} if kind is errors.RefusedError else {}
     error = kind("It failed.", hint="Mend it.", **options)
     assert describe(error) == {"code": kind.code, "message": "It failed.", "hint": "Mend it.", "type": "tpid_error"}
-    of_client = issubclass(kind, errors.RequestError | errors.ModelError | errors.PackError)
+    of_client = issubclass(kind, errors.RequestError | errors.ModelError | errors.PackError | errors.AccessError)
     assert (400 <= status_of(error) < 500) == of_client
 
 
