@@ -123,7 +123,13 @@ class ContextOverflowError(RequestError):
 
 
 class BusyError(RequestError):
+    """`retry_after_s` is when it is worth another try."""
+
     code = "busy"
+
+    def __init__(self, message: str, *, hint: str | None = None, retry_after_s: int = 1) -> None:
+        super().__init__(message, hint=hint)
+        self.retry_after_s = retry_after_s
 
 
 class AccessError(TpidError):

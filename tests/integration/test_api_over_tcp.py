@@ -74,3 +74,56 @@ def test_a_key_is_needed_beyond_loopback(home: Home) -> None:
             else:
                 with pytest.raises(openai.AuthenticationError):
                     client.models.list()
+
+
+def test_logprobs_are_those_of_the_tokens(client: openai.OpenAI) -> None:
+    options: Any = {"model": MODEL, "messages": QUESTION, "temperature": 0, "max_tokens": 12}
+    whole = client.chat.completions.create(**options, logprobs=True, top_logprobs=3)
+    (choice,) = whole.choices
+    assert choice.logprobs is not None
+    tokens = choice.logprobs.content
+    assert tokens is not None
+    assert b"".join(bytes(token.bytes or []) for token in tokens).decode() == choice.message.content
+    for token in tokens:  # greedy: the chosen one is the likeliest
+        assert token.top_logprobs[0].token == token.token
+        assert 0 >= token.top_logprobs[0].logprob >= token.top_logprobs[1].logprob >= token.top_logprobs[2].logprob
+    chunks = list(client.chat.completions.create(**options, logprobs=True, stream=True))
+    streamed = [
+        token
+        for chunk in chunks
+        for choice in chunk.choices
+        if choice.logprobs is not None
+        for token in choice.logprobs.content or []
+    ]
+    assert [token.token for token in streamed] == [token.token for token in tokens]
+    assert [token.logprob for token in streamed] == pytest.approx([token.logprob for token in tokens], abs=1e-3)
+
+
+def test_several_answers_and_a_bias(client: openai.OpenAI) -> None:
+    options: Any = {"model": MODEL, "messages": QUESTION, "max_tokens": 8}
+    several = client.chat.completions.create(**options, n=3, temperature=1.5, seed=1)
+    texts = [choice.message.content for choice in several.choices]
+    assert len(set(texts)) > 1
+    assert several.usage is not None
+    assert several.usage.completion_tokens <= 24
+    again = client.chat.completions.create(**options, n=3, temperature=1.5, seed=1)
+    assert [choice.message.content for choice in again.choices] == texts
+    forced = client.chat.completions.create(**options, temperature=0, logit_bias={"20": 100})
+    assert forced.choices[0].logprobs is None
+    assert len(set(str(forced.choices[0].message.content))) == 1
+    with pytest.raises(openai.BadRequestError) as caught:
+        client.chat.completions.create(**options, logit_bias={"2000000": 1})
+    assert caught.value.param == "logit_bias"
+
+
+def test_completions(client: openai.OpenAI) -> None:
+    options: Any = {"model": MODEL, "temperature": 0, "max_tokens": 6}
+    one, two = client.completions.create(
+        **options, prompt=["The capital of France is", "One, two,"], logprobs=1
+    ).choices
+    assert "Paris" in one.text
+    assert "three" in two.text
+    assert one.logprobs is not None
+    assert "".join(one.logprobs.tokens or []) == one.text
+    streamed = client.completions.create(**options, prompt="The capital of France is", stream=True)
+    assert "".join(chunk.choices[0].text for chunk in streamed) == one.text

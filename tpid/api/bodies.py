@@ -1,9 +1,9 @@
 """What comes in over HTTP to control the daemon, checked; and how a fault in a body is told."""
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
 from tpid.api.fields import shown
 from tpid.model.weights import Format
@@ -25,6 +25,16 @@ class PromptBody(JsonBody):
     """With a text for a model in it, so it may be large."""
 
     model: ModelName
+    _size_bytes: int = PrivateAttr(default=0)
+
+    @property
+    def size_bytes(self) -> int:
+        """Of what was sent."""
+        return self._size_bytes
+
+    def sized(self, size_bytes: int) -> Self:
+        self._size_bytes = size_bytes
+        return self
 
 
 class ImportBody(JsonBody):

@@ -6,11 +6,11 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from tpid.api.bodies import JsonBody, PromptBody
-from tpid.api.fields import Opaque, StopField, Switch, TextOrParts, only
+from tpid.api.fields import MAX_CHOICES, LogitBias, Opaque, StopField, Switch, TextOrParts, only, sampling_of
 from tpid.engine.prompt import ChatPrompt
 from tpid.model.sampling import SamplingParams
 
-DEFAULT_TEMPERATURE = 0.7
+MAX_TOP_LOGPROBS = 20  # as OpenAI
 
 _THINKING_OFF = ("none", "minimal")
 _OF_OURS = ("messages", "tools", "add_generation_prompt")  # variables of a template that are not the client's to set
@@ -79,6 +79,12 @@ class ChatBody(PromptBody):
     stop: StopField = ()
     max_tokens: Annotated[int, Field(ge=1)] | None = None
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
+    n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
+    logprobs: Switch = False
+    top_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
+    frequency_penalty: float | None = None
+    presence_penalty: float | None = None
+    logit_bias: LogitBias | None = None
     reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
     stream: Switch = False
     stream_options: StreamOptions | None = None
@@ -100,12 +106,6 @@ class ChatBody(PromptBody):
     prompt_cache_retention: Opaque = None
 
     # Without effect at these values; refused at others.
-    n: Annotated[None, only(1, because="there is one answer")] = None
-    logprobs: Annotated[None, only(False, because="they are not told yet")] = None
-    top_logprobs: Annotated[None, only(0, because="they are not told yet")] = None
-    frequency_penalty: Annotated[None, only(0, 0.0, because="it is not built yet")] = None
-    presence_penalty: Annotated[None, only(0, 0.0, because="it is not built yet")] = None
-    logit_bias: Annotated[None, only({}, because="it is not built yet")] = None
     response_format: Annotated[None, only({"type": "text"}, because="answers are free text")] = None
     tools: Annotated[None, only([], because="models here call none yet")] = None
     tool_choice: Annotated[None, only("none", "auto", because="models here call none yet")] = None
@@ -119,6 +119,12 @@ class ChatBody(PromptBody):
     store: Annotated[None, only(False, because="answers are not kept")] = None
     verbosity: Annotated[None, only("medium", because="say in the prompt how long it should be")] = None
     web_search_options: Annotated[None, only(because="models here cannot search the web")] = None
+
+    @model_validator(mode="after")
+    def _asks_for_logprobs(self) -> Self:
+        if self.top_logprobs and not self.logprobs:
+            raise ValueError("top_logprobs needs logprobs")
+        return self
 
     @model_validator(mode="after")
     def _leaves_our_variables(self) -> Self:
@@ -135,10 +141,7 @@ class ChatBody(PromptBody):
     @property
     def sampling(self) -> SamplingParams:
         """Raises RequestError where a value is out of range."""
-        names = ("top_k", "top_p", "min_p", "repetition_penalty", "seed")
-        given = {name: value for name in names if (value := getattr(self, name)) is not None}
-        temperature = DEFAULT_TEMPERATURE if self.temperature is None else self.temperature
-        return SamplingParams(temperature=temperature, **given)
+        return sampling_of(self)
 
     @property
     def prompt(self) -> ChatPrompt:

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from http import HTTPStatus
 from typing import Any
 
-from aiohttp import web
+from aiohttp import hdrs, web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from tpid.errors import (
@@ -88,7 +88,8 @@ async def faults(request: web.Request, handler: Handler) -> web.StreamResponse:
     except TpidError as error:
         log.info("request_refused route=%s code=%s", _route(request), error.code)
         fault = describe_openai(error) if openai else describe(error)
-        return web.json_response({"error": fault}, status=status_of(error))
+        headers = {hdrs.RETRY_AFTER: str(error.retry_after_s)} if isinstance(error, BusyError) else None
+        return web.json_response({"error": fault}, status=status_of(error), headers=headers)
     except web.HTTPException as error:
         message = f"{request.method} {request.path}: {error.reason}."
         fault = {"code": "http", "message": message, "hint": None}

@@ -3,9 +3,14 @@
 from collections.abc import Callable
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator
+from pydantic import BaseModel, BeforeValidator, Field
+
+from tpid.model.sampling import SamplingParams
 
 MAX_STOP_STRINGS = 16  # OpenAI takes 4
+MAX_CHOICES = 16
+MAX_BIASES = 1024
+DEFAULT_TEMPERATURE = 0.7
 MAX_TOLD_CHARS = 40  # of a value that a client has made up
 
 
@@ -58,6 +63,21 @@ TextOrParts = Annotated[str, BeforeValidator(_text)]
 StopField = Annotated[tuple[str, ...], BeforeValidator(_stop_strings)]
 Switch = Annotated[bool, BeforeValidator(default(False))]
 Opaque = Annotated[None, BeforeValidator(lambda _: None)]  # taken whatever it is, and ignored
+
+
+LogitBias = Annotated[dict[int, float], Field(max_length=MAX_BIASES)]
+
+_SAMPLING = (
+    *("top_k", "top_p", "min_p", "repetition_penalty", "frequency_penalty", "presence_penalty"),
+    *("logit_bias", "seed"),
+)
+
+
+def sampling_of(body: BaseModel) -> SamplingParams:
+    """From the fields of a body that has them all. Raises RequestError where a value is out of range."""
+    given = {name: value for name in _SAMPLING if (value := getattr(body, name)) is not None}
+    temperature: float | None = body.temperature  # type: ignore[attr-defined]
+    return SamplingParams(temperature=DEFAULT_TEMPERATURE if temperature is None else temperature, **given)
 
 
 def shown(value: object) -> str:

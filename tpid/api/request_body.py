@@ -102,8 +102,9 @@ async def parse(request: web.Request, kind: type[Body]) -> Body:
 def validated(kind: type[Body], data: bytes | bytearray) -> Body:
     """`data`, within its bounds, as `kind`. Raises RequestError."""
     try:
-        return kind.model_validate_json(data)
+        body = kind.model_validate_json(data)
     except ValidationError as error:
         faults = error.errors(include_url=False, include_context=False, include_input=False)
         field, fault = first_fault(faults)
         raise RequestError(f"The request is not sound: {fault}.", field=field) from None
+    return body.sized(len(data)) if isinstance(body, PromptBody) else body

@@ -14,6 +14,7 @@ from aiohttp import web
 
 from tpid.api.access import HEALTH, Access
 from tpid.api.chat import ChatEndpoint
+from tpid.api.completions import CompletionEndpoint
 from tpid.api.connections import MAX_CONNECTIONS, UNREAD_TIMEOUT_S, Connections
 from tpid.api.faults import HttpLog, faults
 from tpid.api.key_endpoints import KeyEndpoints
@@ -42,6 +43,7 @@ class Limits:
 @dataclass(frozen=True, slots=True)
 class Endpoints:
     chat: ChatEndpoint
+    completions: CompletionEndpoint
     models: ModelEndpoints
     status: StatusEndpoint
     keys: KeyEndpoints
@@ -84,6 +86,7 @@ def _public_routes(endpoints: Endpoints) -> list[web.RouteDef]:
     return [
         web.get(HEALTH, endpoints.status.health),
         web.post("/v1/chat/completions", endpoints.chat.post),
+        web.post("/v1/completions", endpoints.completions.post),
         web.get("/v1/models", models.list_openai),
         web.get("/v1/models/{id}", models.get_openai),
     ]

@@ -198,7 +198,7 @@ class Config(BaseModel):
         default="fp32", description="`fp32`, `bf16` or `int8`: what activations travel in; fp32 loses nothing."
     )
     max_waiting_requests: int = Field(
-        default=8, ge=0, le=1024, description="Requests that may wait for their turn; more are refused as busy."
+        default=64, ge=0, le=1024, description="Requests that may wait for their turn; more are refused as busy."
     )
     cluster_wait_s: float = Field(
         default=10.0, gt=0, le=600, description="Seconds that a request waits for the cluster to answer."

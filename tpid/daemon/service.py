@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 
 from tpid.api.access import Access
 from tpid.api.chat import ChatEndpoint
+from tpid.api.completions import CompletionEndpoint
 from tpid.api.imports import Imports
 from tpid.api.key_endpoints import KeyEndpoints
 from tpid.api.keys import FILE_NAME as API_KEYS
@@ -43,7 +44,7 @@ async def run(config: Config) -> None:
     cluster.set_handler(engine)
     models = ModelEndpoints(engine, store, Imports(store.directory), config.role)
     status = StatusEndpoint(engine, cluster)
-    endpoints = Endpoints(ChatEndpoint(engine), models, status, KeyEndpoints(keys))
+    endpoints = Endpoints(ChatEndpoint(engine), CompletionEndpoint(engine), models, status, KeyEndpoints(keys))
     bodies = BodyReader(config.context_tokens)
     stop = _stop_on_signals()
     # The API first: it is what finds out that another daemon runs here.

@@ -10,7 +10,9 @@ from tpid.engine.sequence import TokenSequence
 from tpid.engine.text_owner import ModelText
 from tpid.errors import ContextOverflowError, RequestError
 from tpid.model.answer_text import AnswerText
+from tpid.model.logprobs import Likelihood, likelihoods
 from tpid.model.sampling import Sampler, SamplingParams
+from tpid.model.token_bytes import token_bytes
 from tpid.model.weights import F32
 
 
@@ -20,7 +22,16 @@ class GenerationRequest:
     sampling: SamplingParams
     max_tokens: int | None = None  # None: until the context is full
     stop: tuple[str, ...] = ()
+    n: int = 1  # answers, one after the other; with a seed, each has its own
+    top_logprobs: int | None = None  # how many likely tokens to tell beside each; None: nothing of this kind
     ignore_eos: bool = False  # for measurements
+    size_bytes: int = 0  # of the prompt, as it came
+
+    def choice(self, index: int) -> "GenerationRequest":
+        """The request for one of its answers alone."""
+        seed = self.sampling.seed
+        sampling = self.sampling if seed is None else replace(self.sampling, seed=(seed + index) % (1 << 64))
+        return replace(self, n=1, sampling=sampling)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,10 +58,29 @@ FinishReason: TypeAlias = Literal["stop", "length"]
 
 
 @dataclass(frozen=True, slots=True)
+class TokenText:
+    """A token as it is told to people: a part of a character has no text of its own, but has its bytes."""
+
+    bytes: bytes
+    logprob: float
+
+    @property
+    def text(self) -> str:
+        return self.bytes.decode(errors="replace")
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    chosen: TokenText
+    top: tuple[TokenText, ...]  # the likeliest first
+
+
+@dataclass(frozen=True, slots=True)
 class Text:
-    """More of the answer."""
+    """More of the answer. Where they are asked for, the tokens since the last one: their text may be held back."""
 
     text: str
+    logprobs: tuple[TokenLogprob, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +106,8 @@ async def generate(
     """
     prompt = await text_model.encode(request.prompt)
     budget = _token_budget(len(prompt), request.max_tokens, context_tokens)
-    sampler = Sampler(request.sampling)
+    sampler = Sampler(request.sampling, len(prompt))
+    told = Told(text_model, request.top_logprobs)
     answer = AnswerText(text_model.tokenizer, request.stop)
 
     started = time.perf_counter()
@@ -86,7 +117,8 @@ async def generate(
     reason: FinishReason = "length"
     first_at = started
     while True:
-        id = sampler.sample(await runner.advance(sequence), sequence.ids)
+        logits = await runner.advance(sequence)
+        id = sampler.sample(logits, sequence.ids)
         now = time.perf_counter()
         if sequence.n_answer == 0:
             first_at = now
@@ -95,9 +127,10 @@ async def generate(
         if id in text_model.eos_ids and not request.ignore_eos:
             reason = "stop"
             break
+        told.push(logits, id)
         text, stopped = answer.push(id)
-        if text:
-            yield Text(text)
+        if text or (stopped and told.pending):
+            yield Text(text, told.take())
         if stopped:
             yield Finished("stop", stats)
             return
@@ -105,9 +138,31 @@ async def generate(
             break
 
     text, stopped = answer.finish()
-    if text:
-        yield Text(text)
+    if text or told.pending:
+        yield Text(text, told.take())
     yield Finished("stop" if stopped else reason, stats)
+
+
+class Told:
+    """The logprobs of an answer's tokens, until the text that comes next takes them along."""
+
+    def __init__(self, text_model: ModelText, n_top: int | None) -> None:
+        self._tokenizer = text_model.tokenizer
+        self._n_top = n_top
+        self.pending: list[TokenLogprob] = []
+
+    def push(self, logits: F32, id: int) -> None:
+        if self._n_top is None:
+            return
+        chosen, top = likelihoods(logits, id, self._n_top)
+        self.pending.append(TokenLogprob(self._text(chosen), tuple(self._text(other) for other in top)))
+
+    def take(self) -> tuple[TokenLogprob, ...]:
+        taken, self.pending = self.pending, []
+        return tuple(taken)
+
+    def _text(self, token: Likelihood) -> TokenText:
+        return TokenText(token_bytes(self._tokenizer, token.id), token.logprob)
 
 
 def _token_budget(prompt_tokens: int, max_tokens: int | None, context_tokens: int) -> int:

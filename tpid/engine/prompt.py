@@ -1,4 +1,4 @@
-"""What a model is asked: a chat for its template, or text as it is."""
+"""What a model is asked: a chat for its template, or text or tokens as they are."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,4 +21,11 @@ class TextPrompt:
     text: str
 
 
-Prompt: TypeAlias = ChatPrompt | TextPrompt
+@dataclass(frozen=True, slots=True)
+class IdsPrompt:
+    """Tokens as they are."""
+
+    ids: Sequence[int]
+
+
+Prompt: TypeAlias = ChatPrompt | TextPrompt | IdsPrompt

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tpid.engine.prompt import ChatPrompt, Prompt
+from tpid.engine.prompt import IdsPrompt, Prompt, TextPrompt
 from tpid.errors import ChatTemplateError
 from tpid.model.chat_template import ChatTemplate
 from tpid.model.tokenizer import Tokenizer
@@ -23,7 +23,9 @@ class TextModel:
 
         Raises ChatTemplateError or RequestError.
         """
-        if not isinstance(prompt, ChatPrompt):
+        if isinstance(prompt, IdsPrompt):
+            return list(prompt.ids)
+        if isinstance(prompt, TextPrompt):
             return self.tokenizer.encode(prompt.text, add_special=True)
         if self.template is None:
             raise ChatTemplateError("This model has no chat template.", hint="Use an instruct model for a chat.")

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from tpid.engine.prompt import ChatPrompt, Prompt, TextPrompt
+from tpid.engine.prompt import ChatPrompt, IdsPrompt, Prompt, TextPrompt
 from tpid.errors import ChatTemplateError, RequestError, TokenizerError, TpidError
 
 LENGTH = struct.Struct("<I")
@@ -60,6 +60,8 @@ def pack(message: object) -> bytes:
 
 def pack_prompt(prompt: Prompt) -> bytes:
     """A frame of `prompt`, for `prompt_of`. Raises RequestError."""
+    if isinstance(prompt, IdsPrompt):
+        return pack({"ids": list(prompt.ids)})
     if isinstance(prompt, TextPrompt):
         return pack({"text": prompt.text})
     tools = None if prompt.tools is None else list(prompt.tools)
@@ -68,6 +70,8 @@ def pack_prompt(prompt: Prompt) -> bytes:
 
 def prompt_of(message: Any) -> Prompt:
     """What the daemon has packed: it is trusted."""
+    if "ids" in message:
+        return IdsPrompt(message["ids"])
     if "text" in message:
         return TextPrompt(message["text"])
     return ChatPrompt(message["messages"], message["tools"], message["variables"])

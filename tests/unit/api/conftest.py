@@ -11,6 +11,7 @@ import pytest
 
 from tests.unit.api.scripted import Api, ScriptedEngine, Serve, cluster_status
 from tpid.api.chat import ChatEndpoint
+from tpid.api.completions import CompletionEndpoint
 from tpid.api.imports import Imports
 from tpid.api.key_endpoints import KeyEndpoints
 from tpid.api.keys import ApiKeys
@@ -44,7 +45,8 @@ def make_endpoints(engine: ScriptedEngine, models_dir: Path, keys: ApiKeys) -> C
         of_engine: Any = engine
         cluster: Any = SimpleNamespace(status=cluster_status)
         models = ModelEndpoints(of_engine, PackStore(models_dir), imports or Imports(models_dir), role)
-        return Endpoints(ChatEndpoint(of_engine), models, StatusEndpoint(of_engine, cluster), KeyEndpoints(keys))
+        chat, completions = ChatEndpoint(of_engine), CompletionEndpoint(of_engine)
+        return Endpoints(chat, completions, models, StatusEndpoint(of_engine, cluster), KeyEndpoints(keys))
 
     return make
 
