@@ -1,11 +1,13 @@
 """A real daemon on TCP, asked by OpenAI's own client."""
 
+import json
 import subprocess
 from collections.abc import Iterator
 from typing import Any
 
 import openai
 import pytest
+from pydantic import BaseModel
 
 Home = Any  # of conftest.py
 
@@ -55,6 +57,32 @@ def test_errors_come_as_the_client_knows_them(client: openai.OpenAI) -> None:
     with pytest.raises(openai.BadRequestError, match="context holds") as caught:
         client.chat.completions.create(model=MODEL, messages=[{"role": "user", "content": "word " * 5000}])
     assert caught.value.code == "context_length_exceeded"
+
+
+class Capital(BaseModel):
+    city: str
+    country: str
+    inhabitants: int
+
+
+def test_an_answer_by_schema(client: openai.OpenAI) -> None:
+    answer = client.chat.completions.parse(
+        model=MODEL, messages=QUESTION, temperature=0, max_tokens=80, response_format=Capital
+    )
+    parsed = answer.choices[0].message.parsed
+    assert parsed is not None
+    assert (answer.choices[0].finish_reason, "Paris" in parsed.city) == ("stop", True)
+    any_object: Any = {"type": "json_object"}
+    answers = client.chat.completions.create(
+        model=MODEL, messages=QUESTION, n=2, temperature=1.0, seed=3, max_tokens=60, response_format=any_object
+    )
+    for choice in answers.choices:
+        if choice.finish_reason == "stop":
+            assert isinstance(json.loads(str(choice.message.content)), dict)
+    bad: Any = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "nonsense"}}}
+    with pytest.raises(openai.BadRequestError, match="nonsense") as caught:
+        client.chat.completions.create(model=MODEL, messages=QUESTION, response_format=bad)
+    assert caught.value.param == "response_format"
 
 
 def test_a_key_is_needed_beyond_loopback(home: Home) -> None:

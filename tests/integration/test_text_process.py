@@ -10,13 +10,15 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from tokenizers import Tokenizer as RawTokenizer
 from tokenizers import decoders, models, pre_tokenizers
 
+from tpid.engine.constraint import Grammar
 from tpid.engine.prompt import ChatPrompt
 from tpid.engine.text_owner import ModelText, TextLimits, TextSource
-from tpid.errors import ChatTemplateError, TokenizerError, TpidError
+from tpid.errors import ChatTemplateError, RequestError, TokenizerError, TpidError
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 CONTENT = "{{ messages[0].content }}"
@@ -179,3 +181,29 @@ asyncio.run(run())
             assert ended
         finally:
             os.close(child)
+
+
+def test_an_answer_is_held_to_its_grammar() -> None:
+    async def use(text: ModelText) -> None:
+        constraint = await text.constrain(Grammar(lark='start: "bc" | "cb"'))
+        assert np.flatnonzero(await constraint.allowed(40)).tolist() == [1, 2]
+        constraint.accept(1)
+        assert np.flatnonzero(await constraint.allowed(40)).tolist() == [2]
+        constraint.accept(2)
+        assert np.flatnonzero(await constraint.allowed(40)).tolist() == [0]  # the end of this model's answers
+        await constraint.close()
+        assert await say(text, "abc") == [0, 1, 2]
+
+    with_text(source(), use)
+
+
+def test_a_grammar_that_is_not_sound_leaves_the_process_running() -> None:
+    async def use(text: ModelText) -> None:
+        first = pid(text)
+        with pytest.raises(RequestError, match="cannot be used") as caught:
+            await text.constrain(Grammar(json_schema='{"type": "nonsense"}'))
+        assert caught.value.field == "response_format"
+        assert await say(text, "abc") == [0, 1, 2]
+        assert pid(text) == first
+
+    with_text(source(), use)

@@ -44,6 +44,7 @@ def generation_request(body: ChatBody) -> GenerationRequest:
         stop=body.stop,
         n=body.n or 1,
         top_logprobs=(body.top_logprobs or 0) if body.logprobs else None,
+        grammar=body.grammar,
         ignore_eos=body.ignore_eos,
         size_bytes=body.size_bytes,
     )

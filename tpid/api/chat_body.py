@@ -7,6 +7,8 @@ from pydantic import Field, model_validator
 
 from tpid.api.bodies import JsonBody, PromptBody
 from tpid.api.fields import MAX_CHOICES, LogitBias, Opaque, StopField, Switch, TextOrParts, only, sampling_of
+from tpid.api.response_format import ResponseFormat, grammar_of
+from tpid.engine.constraint import Grammar
 from tpid.engine.prompt import ChatPrompt
 from tpid.model.sampling import SamplingParams
 
@@ -85,6 +87,7 @@ class ChatBody(PromptBody):
     frequency_penalty: float | None = None
     presence_penalty: float | None = None
     logit_bias: LogitBias | None = None
+    response_format: Annotated[ResponseFormat, Field(discriminator="type")] | None = None
     reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
     stream: Switch = False
     stream_options: StreamOptions | None = None
@@ -106,7 +109,6 @@ class ChatBody(PromptBody):
     prompt_cache_retention: Opaque = None
 
     # Without effect at these values; refused at others.
-    response_format: Annotated[None, only({"type": "text"}, because="answers are free text")] = None
     tools: Annotated[None, only([], because="models here call none yet")] = None
     tool_choice: Annotated[None, only("none", "auto", because="models here call none yet")] = None
     parallel_tool_calls: Opaque = None
@@ -142,6 +144,10 @@ class ChatBody(PromptBody):
     def sampling(self) -> SamplingParams:
         """Raises RequestError where a value is out of range."""
         return sampling_of(self)
+
+    @property
+    def grammar(self) -> Grammar | None:
+        return grammar_of(self.response_format)
 
     @property
     def prompt(self) -> ChatPrompt:

@@ -2,9 +2,11 @@
 
 import time
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol, TypeAlias
 
+from tpid.engine.constraint import Constraint, Grammar
 from tpid.engine.prompt import Prompt
 from tpid.engine.sequence import TokenSequence
 from tpid.engine.text_owner import ModelText
@@ -24,6 +26,7 @@ class GenerationRequest:
     stop: tuple[str, ...] = ()
     n: int = 1  # answers, one after the other; with a seed, each has its own
     top_logprobs: int | None = None  # how many likely tokens to tell beside each; None: nothing of this kind
+    grammar: Grammar | None = None  # that the answer obeys
     ignore_eos: bool = False  # for measurements
     size_bytes: int = 0  # of the prompt, as it came
 
@@ -106,41 +109,89 @@ async def generate(
     """
     prompt = await text_model.encode(request.prompt)
     budget = _token_budget(len(prompt), request.max_tokens, context_tokens)
-    sampler = Sampler(request.sampling, len(prompt))
+    constraint = None if request.grammar is None else await text_model.constrain(request.grammar)
+    try:
+        sequence = TokenSequence(prompt)
+        events = _decode(runner, text_model, request, sequence=sequence, constraint=constraint, budget=budget)
+        async with aclosing(events):
+            async for event in events:
+                yield event
+    finally:
+        if constraint is not None:
+            await constraint.close()
+
+
+async def _decode(
+    runner: Computes,
+    text_model: ModelText,
+    request: GenerationRequest,
+    *,
+    sequence: TokenSequence,
+    constraint: Constraint | None,
+    budget: int,
+) -> AsyncGenerator[Text | Finished, None]:
+    """The answer to `sequence`, of `budget` tokens at most."""
+    sampler = Sampler(request.sampling, sequence.n_prompt)
     told = Told(text_model, request.top_logprobs)
     answer = AnswerText(text_model.tokenizer, request.stop)
-
-    started = time.perf_counter()
-    sequence = TokenSequence(prompt)
+    clock = _Clock(sequence)
     await runner.attach(sequence)
-    stats = GenerationStats(len(prompt), sequence.n_computed, 0, 0.0, 0.0)
+    clock.begin()
     reason: FinishReason = "length"
-    first_at = started
-    while True:
+    while sequence.n_answer < budget:
         logits = await runner.advance(sequence)
-        id = sampler.sample(logits, sequence.ids)
-        now = time.perf_counter()
-        if sequence.n_answer == 0:
-            first_at = now
+        allowed = None if constraint is None else await constraint.allowed(len(logits))
+        if allowed is not None and not allowed.any():
+            reason = "stop"
+            break
+        id = sampler.sample(logits, sequence.ids, allowed)
         sequence.append(id)
-        stats = replace(stats, completion_tokens=sequence.n_answer, ttft_s=first_at - started, decode_s=now - first_at)
+        clock.tick()
         if id in text_model.eos_ids and not request.ignore_eos:
             reason = "stop"
             break
+        if constraint is not None:
+            constraint.accept(id)
         told.push(logits, id)
         text, stopped = answer.push(id)
         if text or (stopped and told.pending):
             yield Text(text, told.take())
         if stopped:
-            yield Finished("stop", stats)
+            yield Finished("stop", clock.stats())
             return
-        if sequence.n_answer >= budget:
-            break
 
     text, stopped = answer.finish()
     if text or told.pending:
         yield Text(text, told.take())
-    yield Finished("stop" if stopped else reason, stats)
+    yield Finished("stop" if stopped else reason, clock.stats())
+
+
+class _Clock:
+    """The times of one answer."""
+
+    def __init__(self, sequence: TokenSequence) -> None:
+        self._sequence = sequence
+        self._cached_tokens = 0
+        self._began_s = self._first_s = self._last_s = time.perf_counter()
+
+    def begin(self) -> None:
+        """What is computed of the prompt now, was in the KV cache."""
+        self._cached_tokens = self._sequence.n_computed
+
+    def tick(self) -> None:
+        """After each token."""
+        self._last_s = time.perf_counter()
+        if self._sequence.n_answer == 1:
+            self._first_s = self._last_s
+
+    def stats(self) -> GenerationStats:
+        return GenerationStats(
+            self._sequence.n_prompt,
+            self._cached_tokens,
+            self._sequence.n_answer,
+            self._first_s - self._began_s,
+            self._last_s - self._first_s,
+        )
 
 
 class Told:

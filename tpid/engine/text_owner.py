@@ -8,6 +8,7 @@ from asyncio.subprocess import DEVNULL, PIPE, Process
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from tpid.engine.constraint import Constraint, Grammar, Mask, mask_of
 from tpid.engine.prompt import Prompt
 from tpid.engine.text_messages import (
     LENGTH,
@@ -93,6 +94,21 @@ class ModelText:
             process = await self._started()
             return decode_ids(await self._exchange(process, request, self._limits.request_s))
 
+    async def constrain(self, grammar: Grammar) -> Constraint:
+        """Of one answer. Raises RequestError where the grammar is not sound, TokenizerError or ChatTemplateError."""
+        async with self._turn:
+            process = await self._started()
+            request = pack({"grammar": dict(grammar.as_message())})
+            first = mask_of(await self._exchange(process, request, self._limits.request_s))
+
+        async def follow(id: int) -> Mask:
+            async with self._turn:
+                if self._process is not process:
+                    raise TokenizerError("The text process of this answer has ended.", hint="Try again.")
+                return mask_of(await self._exchange(process, pack({"accept": id}), self._limits.request_s))
+
+        return Constraint(first, follow)
+
     async def close(self) -> None:
         """Ends the process at once."""
         self._kill()
@@ -127,6 +143,7 @@ class ModelText:
             "bos": source.bos_token,
             "eos": source.eos_token,
             "other": dict(source.other_tokens),
+            "eos_ids": sorted(source.eos_ids),
         }
         try:
             request = pack(settings) + frame(source.tokenizer_json)

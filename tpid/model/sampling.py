@@ -71,15 +71,15 @@ class Sampler:
         self._seen = _SeenIds()
         self._answered = _SeenIds(first=n_prompt)
 
-    def sample(self, logits: F32, previous_ids: Sequence[int]) -> int:
-        """`logits`: fp32 [vocab], left unchanged.
+    def sample(self, logits: F32, previous_ids: Sequence[int], allowed: NDArray[np.bool_] | None = None) -> int:
+        """`logits`: fp32 [vocab], left unchanged. `allowed`: [vocab], at least one; None for all.
 
         Raises NumericError where one is not finite, RequestError where a bias is of an id that the model has not.
         """
         scores = self._penalized(logits, previous_ids)
         if self._params.temperature == 0:
-            return int(scores.argmax())
-        ids, probabilities = _filtered(scores, self._params)
+            return int((scores if allowed is None else np.where(allowed, scores, -np.inf)).argmax())
+        ids, probabilities = _filtered(scores, self._params, allowed)
         cumulative = probabilities.cumsum()
         index = cumulative.searchsorted(self._random.random() * cumulative[-1], side="right")
         return int(ids[min(index, len(ids) - 1)])
@@ -167,13 +167,14 @@ class _SeenIds:
         return self._ids[: self._n_ids]
 
 
-def _filtered(scores: F32, params: SamplingParams) -> tuple[_Ids, F64]:
+def _filtered(scores: F32, params: SamplingParams, allowed: NDArray[np.bool_] | None = None) -> tuple[_Ids, F64]:
     """The ids that survive, ascending, and their probabilities, which add up to 1."""
-    ids: _Ids = np.arange(len(scores))
+    ids: _Ids = np.arange(len(scores)) if allowed is None else np.flatnonzero(allowed)
+    scores = scores if allowed is None else scores[ids]
     if 0 < params.top_k < len(scores):
         kth = np.partition(scores, len(scores) - params.top_k)[len(scores) - params.top_k]
-        ids = np.flatnonzero(scores >= kth)  # ties with the last one stay
-        scores = scores[ids]
+        kept = np.flatnonzero(scores >= kth)  # ties with the last one stay
+        ids, scores = ids[kept], scores[kept]
     if params.top_p < 1:
         kept = _top_p(_softmax(scores), params.top_p)
         ids, scores = ids[kept], scores[kept]

@@ -206,3 +206,18 @@ def test_a_bias_of_an_id_that_is_none_is_refused() -> None:
     for bad in ({-1: 1.0}, {1 << 31: 1.0}, {1: 101.0}, {1: float("nan")}):
         with pytest.raises(RequestError):
             SamplingParams(logit_bias=bad)
+
+
+def test_what_is_not_allowed_is_never_chosen() -> None:
+    logits = _logits(3, 60, 3.0)
+    allowed = np.zeros(60, np.bool_)
+    allowed[[4, 9, 33]] = True
+    assert Sampler(SamplingParams()).sample(logits, [], allowed) == max([4, 9, 33], key=lambda id: logits[id])
+    for params in ({}, {"top_k": 2}, {"top_p": 0.5}, {"min_p": 0.2}):
+        sampler = Sampler(SamplingParams(temperature=5.0, seed=1, **params))  # type: ignore[arg-type]
+        assert {sampler.sample(logits, [], allowed) for _ in range(50)} <= {4, 9, 33}
+    masked = np.where(allowed, logits, -100).astype(np.float32)
+    same = [Sampler(SamplingParams(temperature=1.0, seed=seed)) for seed in range(20)]
+    drawn = [sampler.sample(logits, [], allowed) for sampler in same]
+    again = [Sampler(SamplingParams(temperature=1.0, seed=seed)).sample(masked, []) for seed in range(20)]
+    assert drawn == again
