@@ -113,6 +113,7 @@ def _daemon(
         "models_dir": str(models),
         "socket": str(home / "tpid.sock"),
         "port": 0,
+        "api.listen": "off",
         "threads": 1,
         "backend": "native",
         "memory_budget": budget_bytes,

@@ -83,6 +83,7 @@ def cluster(name: str, cores: Sequence[int], models: Path, directory: Path) -> I
                 "models_dir": str(models.resolve()),
                 "socket": str(directory / f"{name}{rank}.sock"),
                 "port": 0,
+                "api.listen": "off",
                 "threads": 1,
                 "backend": "native",
             }

@@ -267,6 +267,26 @@ class Fault:
 
 
 @dataclass(frozen=True, slots=True)
+class Key:
+    name: str
+    created_s: int  # Unix time
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """GET /tpid/keys"""
+
+    keys: tuple[Key, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CreatedKey:
+    """POST /tpid/keys/create"""
+
+    key: Line
+
+
+@dataclass(frozen=True, slots=True)
 class Delta:
     content: str = ""
 

@@ -39,9 +39,19 @@ def pull_model(client: Client, body: Mapping[str, object], on_progress: OnProgre
 
 def chat(client: Client, body: Mapping[str, object]) -> Generator[Chunk, None, None]:
     """Close the iterator to end the answer."""
-    with closing(client.events("/v1/chat/completions", {**body, "stream": True})) as events:
+    streamed = {**body, "stream": True, "stream_options": {"include_usage": True}}
+    with closing(client.events("/v1/chat/completions", streamed)) as events:
         for event in events:
             yield decode(Chunk, event)
+
+
+def create_key(client: Client, name: str) -> object:
+    """The key's name and the key, as JSON."""
+    return client.post("/tpid/keys/create", {"name": name})
+
+
+def revoke_key(client: Client, name: str) -> object:
+    return client.post("/tpid/keys/revoke", {"name": name})
 
 
 def plan_of(data: object) -> Plan:

@@ -15,6 +15,9 @@
     ├── RequestError
     │   ├── ContextOverflowError    prompt and answer do not fit the context
     │   └── BusyError               the queue of requests is full
+    ├── AccessError
+    │   ├── ApiKeyError             the API asks for a key, and there was no good one
+    │   └── OriginError             a browser asks for a web page that may not use the API
     ├── ProtocolError
     │   ├── LocalProtocolError      our own side broke the protocol: a bug
     │   ├── RemoteProtocolError     the peer sent what the protocol does not allow
@@ -106,7 +109,13 @@ class DiskFullError(TpidError):
 
 
 class RequestError(TpidError):
+    """`field` is that of the request's body which is at fault, where it is one."""
+
     code = "request"
+
+    def __init__(self, message: str, *, hint: str | None = None, field: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.field = field
 
 
 class ContextOverflowError(RequestError):
@@ -114,7 +123,25 @@ class ContextOverflowError(RequestError):
 
 
 class BusyError(RequestError):
+    """`retry_after_s` is when it is worth another try."""
+
     code = "busy"
+
+    def __init__(self, message: str, *, hint: str | None = None, retry_after_s: int = 1) -> None:
+        super().__init__(message, hint=hint)
+        self.retry_after_s = retry_after_s
+
+
+class AccessError(TpidError):
+    code = "access"
+
+
+class ApiKeyError(AccessError):
+    code = "invalid_api_key"
+
+
+class OriginError(AccessError):
+    code = "origin"
 
 
 class ProtocolError(TpidError):

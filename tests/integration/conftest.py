@@ -153,6 +153,7 @@ class Home:
             "models_dir": str(self.models_dir),
             "socket": str(directory / "tpid.sock"),
             "port": 0,
+            "api.listen": "off",
             "threads": 1,
         } | settings
         path = directory / "tpid.toml"
@@ -242,6 +243,20 @@ def shared_daemon(smollm2: Pack) -> Iterator[Daemon]:
         finally:
             daemon.stop()
             here.paired["shared"].close()
+
+
+@pytest.fixture(scope="module")
+def tcp_daemon(smollm2: Pack) -> Iterator[Daemon]:
+    """One daemon whose API is on TCP, too."""
+    with tempfile.TemporaryDirectory(prefix="tpid-test-") as directory:
+        here = Home(Path(directory))
+        here.models_dir.mkdir()
+        here.add_model(smollm2)
+        (daemon,) = here.start("tcp", **{"api.listen": "127.0.0.1:0"})
+        try:
+            yield daemon
+        finally:
+            daemon.stop()
 
 
 def _link_or_copy(source: str, target: str) -> None:

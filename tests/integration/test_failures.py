@@ -89,7 +89,7 @@ def test_a_model_that_does_not_fit_says_which_device_has_how_much(model_home: Ho
     assert (status, answer["error"]["code"]) == (503, "memory_plan")
     assert "missing on user" in answer["error"]["message"]
     assert "user 315 MB" in answer["error"]["message"]
-    assert "memory_budget" in answer["error"]["hint"]
+    assert "memory_budget" in answer["error"]["message"]
     assert user.process.poll() is None
     assert helper.process.poll() is None
 

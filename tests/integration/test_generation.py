@@ -80,7 +80,7 @@ def test_stop_strings_and_limits_end_an_answer(model_home: Home) -> None:
 def test_the_context_is_a_limit(model_home: Home) -> None:
     (user,) = model_home.start("user", context_tokens=64)
     status, answer = user.request("/v1/chat/completions", body("word " * 100))
-    assert (status, answer["error"]["code"]) == (400, "context_overflow")
+    assert (status, answer["error"]["code"]) == (400, "context_length_exceeded")
     assert "64" in answer["error"]["message"]
     full = user.chat("Tell me a very long story.")
     assert full["choices"][0]["finish_reason"] == "length"

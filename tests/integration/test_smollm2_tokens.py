@@ -11,6 +11,7 @@ from tpid.compute.native.library import load
 from tpid.compute.native_compute import NativeCompute
 from tpid.compute.select import Compute
 from tpid.compute.torch_compute import TorchCompute
+from tpid.engine.prompt import ChatPrompt
 from tpid.engine.text import load_text_model
 from tpid.pack.reader import Pack
 
@@ -44,7 +45,7 @@ CHATS: dict[str, list[dict[str, str]]] = {
 @pytest.fixture(scope="module")
 def prompts(smollm2: Pack) -> dict[str, list[int]]:
     text_model = load_text_model(smollm2)
-    return {name: text_model.encode_chat(messages) for name, messages in CHATS.items()}
+    return {name: text_model.encode(ChatPrompt(messages)) for name, messages in CHATS.items()}
 
 
 @pytest.fixture(scope="module")

@@ -10,12 +10,15 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from tokenizers import Tokenizer as RawTokenizer
 from tokenizers import decoders, models, pre_tokenizers
 
+from tpid.engine.constraint import Grammar
+from tpid.engine.prompt import ChatPrompt
 from tpid.engine.text_owner import ModelText, TextLimits, TextSource
-from tpid.errors import ChatTemplateError, TokenizerError, TpidError
+from tpid.errors import ChatTemplateError, RequestError, TokenizerError, TpidError
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 CONTENT = "{{ messages[0].content }}"
@@ -43,7 +46,7 @@ def source(template: str | None = CONTENT, **changes: Any) -> TextSource:
 
 
 async def say(text: ModelText, content: str) -> list[int]:
-    return await text.encode_chat([{"role": "user", "content": content}])
+    return await text.encode(ChatPrompt([{"role": "user", "content": content}]))
 
 
 def with_text(
@@ -152,11 +155,12 @@ def test_it_ends_with_its_daemon_even_while_it_works(tmp_path: Path) -> None:
     script = f"""
 import asyncio, os, signal
 from pathlib import Path
+from tpid.engine.prompt import ChatPrompt
 from tpid.engine.text_owner import ModelText, TextSource
 async def run():
     tokenizer = Path({str(tmp_path / "tokenizer.json")!r}).read_bytes()
     text = await ModelText.open(TextSource(tokenizer, {ENDLESS!r}, None, None, frozenset()))
-    slow = asyncio.create_task(text.encode_chat([{{"role": "user", "content": "slow"}}]))
+    slow = asyncio.create_task(text.encode(ChatPrompt([{{"role": "user", "content": "slow"}}])))
     await asyncio.sleep(0.1)
     print(text._process.pid, flush=True)
     await asyncio.to_thread(input)
@@ -177,3 +181,29 @@ asyncio.run(run())
             assert ended
         finally:
             os.close(child)
+
+
+def test_an_answer_is_held_to_its_grammar() -> None:
+    async def use(text: ModelText) -> None:
+        constraint = await text.constrain(Grammar(lark='start: "bc" | "cb"'))
+        assert np.flatnonzero(await constraint.allowed(40)).tolist() == [1, 2]
+        constraint.accept(1)
+        assert np.flatnonzero(await constraint.allowed(40)).tolist() == [2]
+        constraint.accept(2)
+        assert np.flatnonzero(await constraint.allowed(40)).tolist() == [0]  # the end of this model's answers
+        await constraint.close()
+        assert await say(text, "abc") == [0, 1, 2]
+
+    with_text(source(), use)
+
+
+def test_a_grammar_that_is_not_sound_leaves_the_process_running() -> None:
+    async def use(text: ModelText) -> None:
+        first = pid(text)
+        with pytest.raises(RequestError, match="cannot be used") as caught:
+            await text.constrain(Grammar(json_schema='{"type": "nonsense"}'))
+        assert caught.value.field == "response_format"
+        assert await say(text, "abc") == [0, 1, 2]
+        assert pid(text) == first
+
+    with_text(source(), use)

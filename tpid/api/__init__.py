@@ -1,1 +1,1 @@
-"""HTTP on a Unix socket: chat as OpenAI has it, and the control of the daemon. File permissions decide who may."""
+"""HTTP on TCP and on a Unix socket: chat as OpenAI has it, and on the socket alone the control of the daemon."""

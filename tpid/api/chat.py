@@ -1,25 +1,21 @@
 """POST /v1/chat/completions, as OpenAI's API has it: whole, or streamed as server-sent events."""
 
-import json
-import logging
 import secrets
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
 from typing import Any
 
 from aiohttp import web
 
-from tpid.api.bodies import ChatBody
-from tpid.api.faults import INTERNAL_FAULT, describe
+from tpid.api.answers import Answer, collect
+from tpid.api.chat_body import ChatBody
+from tpid.api.event_stream import EventStream, begun, event_stream
 from tpid.api.request_body import parse
+from tpid.api.usage import usage_of
 from tpid.engine.engine import Engine
-from tpid.engine.generation import Finished, GenerationRequest, GenerationStats, Text
-from tpid.errors import TpidError
-from tpid.model.sampling import SamplingParams
+from tpid.engine.generation import Finished, GenerationRequest, GenerationStats, Text, TokenLogprob, TokenText
 from tpid.model.stop_strings import StopStrings
-
-log = logging.getLogger(__name__)
 
 
 class ChatEndpoint:
@@ -29,82 +25,67 @@ class ChatEndpoint:
     async def post(self, request: web.Request) -> web.StreamResponse:
         """The client ends an answer by closing the connection: aiohttp then cancels this handler."""
         body = await parse(request, ChatBody)
-        events = self._engine.chat(body.model, generation_request(body))
-        async with aclosing(events):
-            if body.stream:
-                return await _stream(request, body, events)
-            return await _whole(body, events)
+        async with aclosing(self._engine.answer(body.model, generation_request(body))) as events:
+            if not body.stream:
+                return web.json_response(_whole(body, await collect(events)))
+            coming = await begun(events)
+            async with event_stream(request, body.model) as stream:
+                await _stream(stream, body, coming)
+            return stream.response
 
 
 def generation_request(body: ChatBody) -> GenerationRequest:
     """Raises RequestError where a sampling parameter or a stop string is out of range."""
-    StopStrings(body.stop_strings)  # here, before the request waits for its turn
-    sampling = SamplingParams(
-        temperature=body.temperature,
-        top_k=body.top_k,
-        top_p=body.top_p,
-        min_p=body.min_p,
-        repetition_penalty=body.repetition_penalty,
-        seed=body.seed,
-    )
+    StopStrings(body.stop)  # here, before the request waits for its turn
     return GenerationRequest(
-        messages=[message.model_dump() for message in body.messages],
-        sampling=sampling,
+        prompt=body.prompt,
+        sampling=body.sampling,
         max_tokens=body.max_completion_tokens or body.max_tokens,
-        stop=body.stop_strings,
+        stop=body.stop,
+        n=body.n or 1,
+        top_logprobs=(body.top_logprobs or 0) if body.logprobs else None,
+        grammar=body.grammar,
         ignore_eos=body.ignore_eos,
+        size_bytes=body.size_bytes,
     )
 
 
-async def _whole(body: ChatBody, events: AsyncGenerator[Text | Finished, None]) -> web.Response:
-    parts: list[str] = []
-    end: Finished | None = None
-    async for event in events:
-        if isinstance(event, Text):
-            parts.append(event.text)
-        else:
-            end = event
-    if end is None:
-        raise RuntimeError("the engine ended without an end")
-    message = {"role": "assistant", "content": "".join(parts)}
-    choice = {"index": 0, "message": message, "finish_reason": end.reason}
-    answer = {**_head(body, "chat.completion"), "choices": [choice], **_usage(end.stats)}
-    return web.json_response(answer)
+def _whole(body: ChatBody, answers: Sequence[Answer]) -> dict[str, Any]:
+    choices = [
+        {
+            "index": index,
+            "message": {"role": "assistant", "content": answer.text, "refusal": None},
+            "logprobs": _logprobs(answer.logprobs) if body.logprobs else None,
+            "finish_reason": answer.reason,
+        }
+        for index, answer in enumerate(answers)
+    ]
+    usage = usage_of([answer.stats for answer in answers])
+    return {**_head(body, "chat.completion"), "choices": choices, **usage}
 
 
-async def _stream(
-    request: web.Request, body: ChatBody, events: AsyncGenerator[Text | Finished, None]
-) -> web.StreamResponse:
-    """Errors before the first text are an HTTP status; later ones are an event, the last one."""
-    first = await anext(events)
-    response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-cache"})
-    await response.prepare(request)
+async def _stream(stream: EventStream, body: ChatBody, events: AsyncIterator[Text | Finished]) -> None:
     head = _head(body, "chat.completion.chunk")
-    await _send(response, {**head, "choices": [_delta({"role": "assistant", "content": ""})]})
-    try:
-        await _send_event(response, head, first)
-        async for event in events:
-            await _send_event(response, head, event)
-        await response.write(b"data: [DONE]\n\n")
-    except TpidError as error:
-        await _send(response, {"error": describe(error)})
-    except ConnectionError:  # the client is gone: there is nobody to tell
-        raise
-    except Exception:
-        log.exception("answer_failed model=%r", body.model)
-        await _send(response, {"error": INTERNAL_FAULT})
-    return response
-
-
-async def _send_event(response: web.StreamResponse, head: dict[str, Any], event: Text | Finished) -> None:
-    if isinstance(event, Text):
-        await _send(response, {**head, "choices": [_delta({"content": event.text})]})
-    else:
-        await _send(response, {**head, "choices": [_delta({}, event.reason)], **_usage(event.stats)})
-
-
-async def _send(response: web.StreamResponse, data: dict[str, Any]) -> None:
-    await response.write(b"data: " + json.dumps(data).encode() + b"\n\n")
+    if body.usage_is_told:
+        head["usage"] = None
+    ends: list[GenerationStats] = []
+    begins = True
+    async for event in events:
+        index = len(ends)
+        if begins:
+            await stream.send({**head, "choices": [_delta(index, {"role": "assistant", "content": ""})]})
+        begins = isinstance(event, Finished)
+        if isinstance(event, Text):
+            choice = _delta(index, {"content": event.text})
+            if body.logprobs:
+                choice["logprobs"] = _logprobs(event.logprobs)
+            await stream.send({**head, "choices": [choice]})
+        else:
+            await stream.send({**head, "choices": [_delta(index, {}, event.reason)]})
+            ends.append(event.stats)
+    if body.usage_is_told:
+        await stream.send({**head, "choices": [], **usage_of(ends)})
+    await stream.done()
 
 
 def _head(body: ChatBody, kind: str) -> dict[str, Any]:
@@ -116,16 +97,14 @@ def _head(body: ChatBody, kind: str) -> dict[str, Any]:
     }
 
 
-def _delta(delta: dict[str, str], finish_reason: str | None = None) -> dict[str, Any]:
-    return {"index": 0, "delta": delta, "finish_reason": finish_reason}
+def _delta(index: int, delta: dict[str, str], finish_reason: str | None = None) -> dict[str, Any]:
+    return {"index": index, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
 
 
-def _usage(stats: GenerationStats) -> dict[str, Any]:
-    usage = {
-        "prompt_tokens": stats.prompt_tokens,
-        "completion_tokens": stats.completion_tokens,
-        "total_tokens": stats.prompt_tokens + stats.completion_tokens,
-        "prompt_tokens_details": {"cached_tokens": stats.cached_tokens},
-    }
-    timings = {"ttft_s": stats.ttft_s, "tpot_s": stats.tpot_s, "tokens_s": stats.tokens_s}
-    return {"usage": usage, "timings": timings}
+def _logprobs(tokens: Sequence[TokenLogprob]) -> dict[str, Any]:
+    content = [{**_token(token.chosen), "top_logprobs": [_token(other) for other in token.top]} for token in tokens]
+    return {"content": content, "refusal": None}
+
+
+def _token(token: TokenText) -> dict[str, Any]:
+    return {"token": token.text, "logprob": token.logprob, "bytes": list(token.bytes)}

@@ -99,7 +99,7 @@ class _Refusal(asyncio.Protocol):
         to = cast(asyncio.Transport, transport)
         body = json.dumps({"error": _FULL}).encode()
         head = (
-            "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\n"
+            "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nRetry-After: 1\r\n"
             f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
         )
         to.write(head.encode() + body)

@@ -1,15 +1,17 @@
-"""Errors over HTTP: one JSON object, with the status that fits."""
+"""Errors over HTTP: one JSON object, with the status that fits, in the shape that the route's clients know."""
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from http import HTTPStatus
 from typing import Any
 
-from aiohttp import web
+from aiohttp import hdrs, web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from tpid.errors import (
+    AccessError,
+    ApiKeyError,
     BusyError,
     ClusterError,
     ContextOverflowError,
@@ -29,6 +31,8 @@ INTERNAL_FAULT = {"code": "internal", "message": "The daemon has met a fault of 
 
 # The first that fits; leaves before their bases.
 _STATUS: tuple[tuple[type[TpidError], HTTPStatus], ...] = (
+    (ApiKeyError, HTTPStatus.UNAUTHORIZED),
+    (AccessError, HTTPStatus.FORBIDDEN),
     (ModelNotFoundError, HTTPStatus.NOT_FOUND),
     (BusyError, HTTPStatus.TOO_MANY_REQUESTS),
     (ContextOverflowError, HTTPStatus.BAD_REQUEST),
@@ -38,6 +42,33 @@ _STATUS: tuple[tuple[type[TpidError], HTTPStatus], ...] = (
     (DiskFullError, HTTPStatus.INSUFFICIENT_STORAGE),
     (ClusterError, HTTPStatus.SERVICE_UNAVAILABLE),
 )
+
+
+# Of OpenAI, by status; anything else is the daemon's fault.
+_OPENAI_TYPES: Mapping[HTTPStatus, str] = {
+    HTTPStatus.UNAUTHORIZED: "authentication_error",
+    HTTPStatus.FORBIDDEN: "permission_error",
+    HTTPStatus.TOO_MANY_REQUESTS: "rate_limit_error",
+}
+_OPENAI_CODES: Mapping[str, str] = {ContextOverflowError.code: "context_length_exceeded"}  # which clients look for
+_OPENAI_PREFIX = "/v1/"
+
+
+def describe_openai(error: TpidError) -> dict[str, Any]:
+    """As OpenAI's clients expect it: they show the message alone, so the hint is in it."""
+    field = "model" if isinstance(error, ModelNotFoundError) else getattr(error, "field", None)
+    return _openai(status_of(error), str(error), _OPENAI_CODES.get(error.code, error.code), field)
+
+
+def internal_openai_fault() -> dict[str, Any]:
+    message = f"{INTERNAL_FAULT['message']} {INTERNAL_FAULT['hint']}"
+    return _openai(HTTPStatus.INTERNAL_SERVER_ERROR, message, INTERNAL_FAULT["code"], None)
+
+
+def _openai(status: int, message: str, code: str, field: str | None) -> dict[str, Any]:
+    of_client = "invalid_request_error" if status < 500 else "server_error"
+    kind = _OPENAI_TYPES.get(HTTPStatus(status), of_client)
+    return {"message": message, "type": kind, "param": field, "code": code}
 
 
 def describe(error: TpidError) -> dict[str, Any]:
@@ -51,20 +82,26 @@ def status_of(error: TpidError) -> HTTPStatus:
 @web.middleware
 async def faults(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Answers with the error where a handler raised one before it began its answer."""
+    openai = request.path.startswith(_OPENAI_PREFIX)
     try:
         return await handler(request)
     except TpidError as error:
         log.info("request_refused route=%s code=%s", _route(request), error.code)
-        return web.json_response({"error": describe(error)}, status=status_of(error))
+        fault = describe_openai(error) if openai else describe(error)
+        headers = {hdrs.RETRY_AFTER: str(error.retry_after_s)} if isinstance(error, BusyError) else None
+        return web.json_response({"error": fault}, status=status_of(error), headers=headers)
     except web.HTTPException as error:
-        fault = {"code": "http", "message": f"{request.method} {request.path}: {error.reason}.", "hint": None}
+        message = f"{request.method} {request.path}: {error.reason}."
+        fault = {"code": "http", "message": message, "hint": None}
+        fault = _openai(error.status, message, "http", None) if openai else fault
         return web.json_response({"error": fault}, status=error.status)
     except ConnectionError:
         log.debug("client_left route=%s", _route(request))
         raise asyncio.CancelledError from None  # as aiohttp ends a request whose connection is lost
     except Exception:
         log.exception("request_failed route=%s", _route(request))
-        return web.json_response({"error": INTERNAL_FAULT}, status=HTTPStatus.INTERNAL_SERVER_ERROR)
+        fault = internal_openai_fault() if openai else INTERNAL_FAULT
+        return web.json_response({"error": fault}, status=HTTPStatus.INTERNAL_SERVER_ERROR)
 
 
 class HttpLog(logging.LoggerAdapter[logging.Logger]):

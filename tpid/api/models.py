@@ -43,8 +43,11 @@ class ModelEndpoints:
 
     async def list_openai(self, request: web.Request) -> web.Response:
         packs = [item for item in await asyncio.to_thread(self._store.scan) if isinstance(item, Pack)]
-        data = [{"id": pack.name, "object": "model", "created": 0, "owned_by": "tpid"} for pack in packs]
-        return web.json_response({"object": "list", "data": data})
+        return web.json_response({"object": "list", "data": [_openai(pack) for pack in packs]})
+
+    async def get_openai(self, request: web.Request) -> web.Response:
+        pack = await asyncio.to_thread(self._store.open, request.match_info["id"])
+        return web.json_response(_openai(pack))
 
     async def import_(self, request: web.Request) -> web.StreamResponse:
         body = await parse(request, ImportBody)
@@ -124,6 +127,10 @@ class ModelEndpoints:
 def _options(body: ImportBody | PullBody) -> list[str]:
     options = ["--format", body.format] if body.format is not None else []
     return [*options, "--replace"] if body.replace else options
+
+
+def _openai(pack: Pack) -> dict[str, Any]:
+    return {"id": pack.name, "object": "model", "created": 0, "owned_by": "tpid"}
 
 
 def _describe(item: Pack | Damaged) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import TypeVar
 from aiohttp import web
 from pydantic import ValidationError
 
-from tpid.api.bodies import ChatBody, JsonBody, first_fault
+from tpid.api.bodies import JsonBody, PromptBody, first_fault
 from tpid.api.json_bounds import JsonBounds
 from tpid.errors import BusyError, ContextOverflowError, RequestError
 
@@ -39,7 +39,7 @@ class BodyReader:
 
     async def parse(self, request: web.Request, kind: type[Body]) -> Body:
         """The body as `kind`. Raises RequestError; of its leaves BusyError and ContextOverflowError."""
-        limit_bytes = self.max_chat_bytes if issubclass(kind, ChatBody) else MAX_CONTROL_BYTES
+        limit_bytes = self.max_chat_bytes if issubclass(kind, PromptBody) else MAX_CONTROL_BYTES
         if request.headers.get("Content-Encoding", "identity").lower() != "identity":
             raise RequestError("The request is compressed.", hint="Send it as it is, without Content-Encoding.")
         if (request.content_length or 0) > limit_bytes:
@@ -102,7 +102,9 @@ async def parse(request: web.Request, kind: type[Body]) -> Body:
 def validated(kind: type[Body], data: bytes | bytearray) -> Body:
     """`data`, within its bounds, as `kind`. Raises RequestError."""
     try:
-        return kind.model_validate_json(data)
+        body = kind.model_validate_json(data)
     except ValidationError as error:
         faults = error.errors(include_url=False, include_context=False, include_input=False)
-        raise RequestError(f"The request is not sound: {first_fault(faults)}.") from None
+        field, fault = first_fault(faults)
+        raise RequestError(f"The request is not sound: {fault}.", field=field) from None
+    return body.sized(len(data)) if isinstance(body, PromptBody) else body

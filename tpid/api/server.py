@@ -1,19 +1,24 @@
-"""The server on the Unix socket."""
+"""What is served where, and the server on the Unix socket."""
 
 import asyncio
 import logging
 import os
 import socket
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from aiohttp import web
 
+from tpid.api.access import HEALTH, Access
 from tpid.api.chat import ChatEndpoint
+from tpid.api.completions import CompletionEndpoint
 from tpid.api.connections import MAX_CONNECTIONS, UNREAD_TIMEOUT_S, Connections
 from tpid.api.devices import DeviceEndpoints
 from tpid.api.faults import HttpLog, faults
+from tpid.api.key_endpoints import KeyEndpoints
 from tpid.api.models import ModelEndpoints
 from tpid.api.request_body import BODIES, BodyReader
 from tpid.api.status import StatusEndpoint
@@ -27,20 +32,34 @@ BACKLOG = 1024  # connections that may wait to be taken, or to be told that ther
 _MAX_PATH_BYTES = 107  # of sockaddr_un on Linux, without the closing zero
 
 
-def make_app(
-    chat: ChatEndpoint,
-    models: ModelEndpoints,
-    status: StatusEndpoint,
-    devices: DeviceEndpoints,
-    bodies: BodyReader,
-) -> web.Application:
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Of the connections to one address."""
+
+    head_timeout_s: float = HEAD_TIMEOUT_S
+    unread_timeout_s: float = UNREAD_TIMEOUT_S
+    max_connections: int = MAX_CONNECTIONS
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoints:
+    chat: ChatEndpoint
+    completions: CompletionEndpoint
+    models: ModelEndpoints
+    status: StatusEndpoint
+    keys: KeyEndpoints
+    devices: DeviceEndpoints
+
+
+def make_app(endpoints: Endpoints, bodies: BodyReader) -> web.Application:
+    """For the Unix socket: models answer, and the daemon is controlled."""
+    models, keys, devices = endpoints.models, endpoints.keys, endpoints.devices
     app = web.Application(middlewares=[faults])
     app[BODIES] = bodies
     app.add_routes(
         [
-            web.post("/v1/chat/completions", chat.post),
-            web.get("/v1/models", models.list_openai),
-            web.get("/tpid/status", status.get),
+            *_public_routes(endpoints),
+            web.get("/tpid/status", endpoints.status.get),
             web.get("/tpid/models", models.list_packs),
             web.post("/tpid/import", models.import_),
             web.post("/tpid/pull", models.pull),
@@ -52,29 +71,56 @@ def make_app(
             web.post("/tpid/invite", devices.invite),
             web.post("/tpid/join", devices.join),
             web.post("/tpid/leave", devices.leave),
+            web.get("/tpid/keys", keys.list),
+            web.post("/tpid/keys/create", keys.create),
+            web.post("/tpid/keys/revoke", keys.revoke),
         ]
     )
     return app
 
 
+def make_public_app(endpoints: Endpoints, bodies: BodyReader, access: Access) -> web.Application:
+    """For TCP: models answer whom `access` lets in."""
+    app = web.Application(middlewares=[faults, access.check])
+    app[BODIES] = bodies
+    app.on_response_prepare.append(access.allow_origin)
+    app.add_routes(_public_routes(endpoints))
+    return app
+
+
+def _public_routes(endpoints: Endpoints) -> list[web.RouteDef]:
+    models = endpoints.models
+    return [
+        web.get(HEALTH, endpoints.status.health),
+        web.post("/v1/chat/completions", endpoints.chat.post),
+        web.post("/v1/completions", endpoints.completions.post),
+        web.get("/v1/models", models.list_openai),
+        web.get("/v1/models/{id}", models.get_openai),
+    ]
+
+
 @asynccontextmanager
-async def serving(
-    app: web.Application,
-    path: Path,
-    *,
-    head_timeout_s: float = HEAD_TIMEOUT_S,
-    unread_timeout_s: float = UNREAD_TIMEOUT_S,
-    max_connections: int = MAX_CONNECTIONS,
-) -> AsyncIterator[None]:
+async def serving(app: web.Application, path: Path, limits: Limits = Limits()) -> AsyncIterator[None]:
     """Serve `app` on the Unix socket `path`; the process's umask says who may connect. Raises ListenError."""
     _make_way(path)
+    async with connections_of(app, limits) as connections, listening(connections, _bound(path)):
+        log.info("api_ready socket=%s", path)
+        try:
+            yield
+        finally:
+            _remove(path)
+
+
+@asynccontextmanager
+async def connections_of(app: web.Application, limits: Limits) -> AsyncIterator[Connections]:
+    """What makes the protocols of connections to `app`, until its answers under way are ended."""
     runner = web.AppRunner(
         app,
         # Cancelling the handler of a client that went away is what ends an answer on Ctrl-C.
         handler_cancellation=True,
         access_log=None,
         shutdown_timeout=SHUTDOWN_TIMEOUT_S,
-        keepalive_timeout=head_timeout_s,
+        keepalive_timeout=limits.head_timeout_s,
         auto_decompress=False,
         logger=HttpLog(log, {}),
     )
@@ -82,26 +128,40 @@ async def serving(
     try:
         if runner.server is None:
             raise RuntimeError("the runner is not set up")
-        connections = Connections(runner.server, max_connections=max_connections, unread_timeout_s=unread_timeout_s)
-        server = await _listen(connections, path)
-        log.info("api_ready socket=%s", path)
-        try:
-            yield
-        finally:
-            server.close()
-            _remove(path)
+        yield Connections(
+            runner.server, max_connections=limits.max_connections, unread_timeout_s=limits.unread_timeout_s
+        )
     finally:
         await runner.cleanup()
 
 
-async def _listen(connections: Connections, path: Path) -> asyncio.Server:
+@asynccontextmanager
+async def listening(
+    connections: Connections, sock: socket.socket, context: ssl.SSLContext | None = None
+) -> AsyncIterator[None]:
+    """Take connections on `sock`, which is bound and from now on ours."""
+    loop = asyncio.get_running_loop()
+    if sock.family == socket.AF_UNIX:
+        server = await loop.create_unix_server(connections, sock=sock, backlog=BACKLOG)
+    else:
+        server = await loop.create_server(connections, sock=sock, backlog=BACKLOG, ssl=context)
     try:
-        return await asyncio.get_running_loop().create_unix_server(connections, str(path), backlog=BACKLOG)
+        yield
+    finally:
+        server.close()
+
+
+def _bound(path: Path) -> socket.socket:
+    sock = socket.socket(socket.AF_UNIX)
+    try:
+        sock.bind(str(path))
     except OSError as error:
+        sock.close()
         raise ListenError(
             f"The control socket {path} cannot be made: {error.strerror}.",
             hint="Set `socket` in the configuration to a path that tpid may write.",
         ) from error
+    return sock
 
 
 def _remove(path: Path) -> None:

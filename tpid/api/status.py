@@ -1,4 +1,4 @@
-"""GET /tpid/status: the cluster as this device sees it."""
+"""GET /tpid/status: the cluster as this device sees it; GET /health: whether the daemon is up."""
 
 from dataclasses import asdict
 from typing import Any
@@ -6,6 +6,7 @@ from typing import Any
 import psutil
 from aiohttp import web
 
+from tpid.api.listen_address import TcpState
 from tpid.cluster.cluster import Cluster
 from tpid.engine.engine import Engine
 
@@ -15,6 +16,10 @@ class StatusEndpoint:
         self._engine = engine
         self._cluster = cluster
         self._process = psutil.Process()
+        self.tcp = TcpState()  # the daemon sets it once it is known
+
+    async def health(self, request: web.Request) -> web.Response:
+        return web.json_response({"status": "ok"})
 
     async def get(self, request: web.Request) -> web.Response:
         engine = self._engine.status()
@@ -26,6 +31,7 @@ class StatusEndpoint:
             "busy": engine.busy,
             "waiting_requests": engine.waiting_requests,
             "last": None,
+            "api": asdict(self.tcp),
             "memory_bytes": self._process.memory_info().rss,
         }
         if engine.last is not None:

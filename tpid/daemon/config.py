@@ -8,11 +8,12 @@ import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 import psutil
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from tpid.api.listen_address import ListenAddress, parse_listen
 from tpid.daemon.free_memory import free_memory_bytes
 from tpid.device import MAX_NAME_CHARS, Role, device_name, is_device_name
 from tpid.errors import ConfigError
@@ -66,6 +67,55 @@ def _name(value: object) -> object:
     return name
 
 
+def _refuse_unknown(model: type[BaseModel], data: object) -> object:
+    for key in data if isinstance(data, dict) else ():
+        if key not in model.model_fields:
+            near = difflib.get_close_matches(key, model.model_fields, n=1, cutoff=0.5)
+            raise ValueError(f"unknown key {key}" + (f" (did you mean {near[0]}?)" if near else ""))
+    return data
+
+
+def _listen(value: object) -> object:
+    if isinstance(value, str):
+        parse_listen(value)
+    return value
+
+
+class ApiConfig(BaseModel):
+    """The table `[api]`: the API on a TCP port. The Unix socket is there in any case."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, validate_default=True)
+
+    listen: Annotated[str, BeforeValidator(_listen)] = Field(
+        default="127.0.0.1:7475",
+        description="An IP address and a port, 0 for any free one, or `off`. Beyond loopback clients need a key.",
+    )
+    hosts: tuple[str, ...] = Field(
+        default=(), strict=False, description="Names of this machine that clients may ask for, beside localhost."
+    )
+    origins: tuple[str, ...] = Field(
+        default=(), strict=False, description="Web pages that may use the API, such as `http://localhost:3000`."
+    )
+    tls_certificate: HomePath | None = Field(default=None, description="A PEM file with the certificate, for https.")
+    tls_key: HomePath | None = Field(default=None, description="A PEM file with the certificate's key.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known_keys(cls, data: object) -> object:
+        return _refuse_unknown(cls, data)
+
+    @model_validator(mode="after")
+    def _both_or_none(self) -> Self:
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise ValueError("tls_certificate and tls_key belong together")
+        return self
+
+    @property
+    def address(self) -> ListenAddress | None:
+        """None where it is off."""
+        return parse_listen(self.listen)
+
+
 class Config(BaseModel):
     """Every field has a default that fits a device at home; an empty file is a good one."""
 
@@ -92,6 +142,7 @@ class Config(BaseModel):
     socket: HomePath | None = Field(
         default=None, description="Unix socket of the API. Default: systemd's or the XDG runtime directory."
     )
+    api: ApiConfig = Field(default_factory=ApiConfig, description="The API on TCP: a table of its own.")
     port: int = Field(default=7474, ge=0, le=65535, description="TCP port for the other devices; 0 takes any free one.")
     peers: tuple[str, ...] = Field(
         default=(),
@@ -161,7 +212,7 @@ class Config(BaseModel):
         default="fp32", description="`fp32`, `bf16` or `int8`: what activations travel in; fp32 loses nothing."
     )
     max_waiting_requests: int = Field(
-        default=8, ge=0, le=1024, description="Requests that may wait for their turn; more are refused as busy."
+        default=64, ge=0, le=1024, description="Requests that may wait for their turn; more are refused as busy."
     )
     cluster_wait_s: float = Field(
         default=10.0, gt=0, le=600, description="Seconds that a request waits for the cluster to answer."
@@ -174,12 +225,8 @@ class Config(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _refuse_unknown(cls, data: dict[str, Any]) -> dict[str, Any]:
-        for key in data:
-            if key not in cls.model_fields:
-                near = difflib.get_close_matches(key, cls.model_fields, n=1, cutoff=0.5)
-                raise ValueError(f"unknown key {key}" + (f" (did you mean {near[0]}?)" if near else ""))
-        return data
+    def _known_keys(cls, data: object) -> object:
+        return _refuse_unknown(cls, data)
 
     @property
     def models_path(self) -> Path:

@@ -60,6 +60,7 @@ def _daemon(name: str, role: str, sockets: Path) -> Iterator[Path]:
         "models_dir": str((DIRECTORY / "models").resolve()),
         "socket": str(control),
         "port": 0,
+        "api.listen": "off",
         "threads": max((os.cpu_count() or 2) // 2, 1),
     }
     config = directory / "tpid.toml"

@@ -4,20 +4,29 @@ import asyncio
 import logging
 import os
 import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 
+from tpid.api.access import Access
 from tpid.api.chat import ChatEndpoint
+from tpid.api.completions import CompletionEndpoint
 from tpid.api.devices import DeviceEndpoints
 from tpid.api.imports import Imports
+from tpid.api.key_endpoints import KeyEndpoints
+from tpid.api.keys import FILE_NAME as API_KEYS
+from tpid.api.keys import ApiKeys
+from tpid.api.listen_address import TcpState
 from tpid.api.models import ModelEndpoints
 from tpid.api.request_body import BodyReader
-from tpid.api.server import make_app, serving
+from tpid.api.server import Endpoints, Limits, make_app, make_public_app, serving
 from tpid.api.status import StatusEndpoint
+from tpid.api.tcp import serving_tcp, tls_context
 from tpid.cluster.cluster import Cluster, ClusterSettings
 from tpid.cluster.home import Home
 from tpid.cluster.network import NetworkSettings
 from tpid.compute.select import Compute, choose_compute
-from tpid.daemon.config import Config
+from tpid.daemon.config import ApiConfig, Config
 from tpid.daemon.profile import make_profile
 from tpid.daemon.service_manager import notify
 from tpid.device import DeviceProfile, Role, device_name
@@ -48,6 +57,7 @@ class Parts:
     profile: DeviceProfile
     store: PackStore
     compute: Compute
+    keys: ApiKeys
 
 
 async def _serve(config: Config, home: Home, parts: Parts, stop: asyncio.Event) -> None:
@@ -58,15 +68,23 @@ async def _serve(config: Config, home: Home, parts: Parts, stop: asyncio.Event) 
     cluster.set_handler(engine)
     moved = asyncio.Event()
     cluster.on_left = moved.set
-    app = make_app(
+    status = StatusEndpoint(engine, cluster)
+    endpoints = Endpoints(
         ChatEndpoint(engine),
+        CompletionEndpoint(engine),
         ModelEndpoints(engine, store, Imports(store.directory), profile.role),
-        StatusEndpoint(engine, cluster),
+        status,
+        KeyEndpoints(parts.keys),
         DeviceEndpoints(cluster, home, moved.set),
-        BodyReader(config.context_tokens),
     )
+    bodies = BodyReader(config.context_tokens)
     # The API first: it is what finds out that another daemon runs here.
-    async with serving(app, config.socket_path), cluster, asyncio.TaskGroup() as tasks:
+    async with (
+        serving(make_app(endpoints, bodies), config.socket_path),
+        _tcp(config.api, endpoints, bodies, parts.keys) as status.tcp,
+        cluster,
+        asyncio.TaskGroup() as tasks,
+    ):
         worker = tasks.create_task(engine.run(), name="engine")
         log.info(
             "ready socket=%s port=%d models=%s home=%s devices=%d role=%s",
@@ -95,6 +113,33 @@ def _as_member(profile: DeviceProfile, home: Home) -> DeviceProfile:
     return replace(profile, id=me.id, name=device_name(me.name) or profile.name, role=role)
 
 
+def _keys(config: Config) -> ApiKeys:
+    """Raises ConfigError, also where the API would be open to a network without a key."""
+    keys = ApiKeys(config.state_dir / API_KEYS)
+    address = config.api.address
+    if address is not None and not address.is_loopback and not keys.keys:
+        raise ConfigError(
+            f"The API cannot listen on {address}: beyond this machine clients need a key, and there is none yet.",
+            hint="Start tpid without api.listen, make a key with `tpictl key create NAME`, then set it again.",
+        )
+    return keys
+
+
+@asynccontextmanager
+async def _tcp(config: ApiConfig, endpoints: Endpoints, bodies: BodyReader, keys: ApiKeys) -> AsyncIterator[TcpState]:
+    """The API on TCP, where it is wanted. Raises ConfigError."""
+    address = config.address
+    if address is None:
+        yield TcpState()
+        return
+    access = Access(None if address.is_loopback else keys, config.origins, config.hosts)
+    context = None
+    if config.tls_certificate is not None and config.tls_key is not None:
+        context = tls_context(config.tls_certificate, config.tls_key)
+    async with serving_tcp(make_public_app(endpoints, bodies, access), address, Limits(), context) as state:
+        yield state
+
+
 def _prepare(config: Config) -> tuple[Home, Parts]:
     try:
         config.state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -107,7 +152,7 @@ def _prepare(config: Config) -> tuple[Home, Parts]:
     compute = choose_compute(config.backend, config.threads, config.activation_bits, config.kv_dtype)
     store = PackStore(config.models_path)
     home = Home.load(config.state_dir, config.name)
-    return home, Parts(make_profile(config, home.id, store, compute), store, compute)
+    return home, Parts(make_profile(config, home.id, store, compute), store, compute, _keys(config))
 
 
 def _stop_on_signals() -> asyncio.Event:

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
@@ -16,6 +17,7 @@ from tpid.engine.authority import COORDINATOR_KINDS, WORKER_KINDS, permits
 from tpid.engine.compute_calls import ComputeCalls
 from tpid.engine.coordinator import Coordinator
 from tpid.engine.generation import Finished, GenerationRequest, GenerationStats, Text, generate
+from tpid.engine.pace import Pace
 from tpid.engine.planning import Preview, preview, with_memory
 from tpid.engine.runner import Runner
 from tpid.engine.settings import EngineSettings
@@ -29,6 +31,8 @@ from tpid.pack.store import PackStore
 from tpid.plan.plan import Plan
 
 log = logging.getLogger(__name__)
+
+MAX_HELD_BYTES = 1 << 25  # of prompts that run or wait, as they came; in memory they take some times as much
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +61,8 @@ class Engine:
         self._worker = Worker(cluster.me, store.find, compute, self._calls)
         self._turn = asyncio.Lock()
         self._requests = 0  # running and waiting
+        self._held_bytes = 0  # of their prompts
+        self._pace = Pace()
         self._text: tuple[str, ModelText] | None = None
         self._last: GenerationStats | None = None
         self._rescan = asyncio.Event()
@@ -90,16 +96,22 @@ class Engine:
         me = with_memory(self._cluster.me, memory_bytes)
         return await asyncio.to_thread(preview, pack, settings, me, [peer.peer for peer in peers], rtt_s)
 
-    async def chat(self, model: str, request: GenerationRequest) -> AsyncGenerator[Text | Finished, None]:
-        """Answer a chat. Close the iterator to cancel. Raises TpidError."""
-        async with self._turn_of(model, no_progress) as runner:
+    async def answer(self, model: str, request: GenerationRequest) -> AsyncGenerator[Text | Finished, None]:
+        """All answers to a request, each to its Finished. Close the iterator to cancel. Raises TpidError."""
+        asked = time.perf_counter()
+        async with self._turn_of(model, no_progress, request.size_bytes) as runner:
+            queue_s = time.perf_counter() - asked
             text_model = await self._text_model(runner.pack)
             context_tokens = (await runner.executor()).plan.context_tokens
-            async with aclosing(generate(runner, text_model, request, context_tokens)) as events:
-                async for event in events:
-                    if isinstance(event, Finished):
-                        self._last = event.stats
-                    yield event
+            for index in range(request.n):
+                events = generate(runner, text_model, request.choice(index), context_tokens)
+                async with aclosing(events):
+                    async for event in events:
+                        if isinstance(event, Finished):
+                            self._last = replace(event.stats, queue_s=queue_s)
+                            yield replace(event, stats=self._last)
+                        else:
+                            yield event
 
     async def tell_packs(self) -> None:
         """Look at the disk again and tell the others which packs are here."""
@@ -187,14 +199,21 @@ class Engine:
         return False
 
     @asynccontextmanager
-    async def _turn_of(self, model: str, progress: LoadProgress) -> AsyncIterator[Runner]:
+    async def _turn_of(self, model: str, progress: LoadProgress, size_bytes: int = 0) -> AsyncIterator[Runner]:
         """This device's turn: nobody else's request runs meanwhile, and the lease stays here."""
         pack = self._store.open(model)
-        if self._requests > self._settings.max_waiting_requests:
-            raise BusyError(f"{self._requests} requests are waiting already.", hint="Try again in a moment.")
+        is_full = self._requests > self._settings.max_waiting_requests
+        if is_full or (self._requests and self._held_bytes + size_bytes > MAX_HELD_BYTES):
+            after_s = self._pace.until_free_s(self._requests)
+            raise BusyError(
+                f"{self._requests} requests are waiting already.",
+                hint=f"Try again in {after_s} s.",
+                retry_after_s=after_s,
+            )
         self._requests += 1
+        self._held_bytes += size_bytes
         try:
-            async with self._turn:
+            async with self._turn, self._pace.one_request():
                 await self._cluster.acquire("prompt", self._settings.cluster_wait_s)
                 try:  # busy: the lease stays here until the request has ended
                     yield Runner(self._coordinator, pack, progress)
@@ -202,6 +221,7 @@ class Engine:
                     self._cluster.set_busy(False)
         finally:
             self._requests -= 1
+            self._held_bytes -= size_bytes
 
     async def _keep_packs_known(self) -> None:
         while True:

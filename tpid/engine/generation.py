@@ -1,25 +1,40 @@
 """From a chat to an answer: template, tokens, prefill of what is new, decode until something ends it."""
 
 import time
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol, TypeAlias
 
+from tpid.engine.constraint import Constraint, Grammar
+from tpid.engine.prompt import Prompt
 from tpid.engine.sequence import TokenSequence
 from tpid.engine.text_owner import ModelText
 from tpid.errors import ContextOverflowError, RequestError
 from tpid.model.answer_text import AnswerText
+from tpid.model.logprobs import Likelihood, likelihoods
 from tpid.model.sampling import Sampler, SamplingParams
+from tpid.model.token_bytes import token_bytes
 from tpid.model.weights import F32
 
 
 @dataclass(frozen=True, slots=True)
 class GenerationRequest:
-    messages: Sequence[Mapping[str, object]]  # role and content
+    prompt: Prompt
     sampling: SamplingParams
     max_tokens: int | None = None  # None: until the context is full
     stop: tuple[str, ...] = ()
+    n: int = 1  # answers, one after the other; with a seed, each has its own
+    top_logprobs: int | None = None  # how many likely tokens to tell beside each; None: nothing of this kind
+    grammar: Grammar | None = None  # that the answer obeys
     ignore_eos: bool = False  # for measurements
+    size_bytes: int = 0  # of the prompt, as it came
+
+    def choice(self, index: int) -> "GenerationRequest":
+        """The request for one of its answers alone."""
+        seed = self.sampling.seed
+        sampling = self.sampling if seed is None else replace(self.sampling, seed=(seed + index) % (1 << 64))
+        return replace(self, n=1, sampling=sampling)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +46,7 @@ class GenerationStats:
     completion_tokens: int
     ttft_s: float
     decode_s: float
+    queue_s: float = 0.0  # what the request waited for its turn
 
     @property
     def tpot_s(self) -> float | None:
@@ -45,10 +61,29 @@ FinishReason: TypeAlias = Literal["stop", "length"]
 
 
 @dataclass(frozen=True, slots=True)
+class TokenText:
+    """A token as it is told to people: a part of a character has no text of its own, but has its bytes."""
+
+    bytes: bytes
+    logprob: float
+
+    @property
+    def text(self) -> str:
+        return self.bytes.decode(errors="replace")
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    chosen: TokenText
+    top: tuple[TokenText, ...]  # the likeliest first
+
+
+@dataclass(frozen=True, slots=True)
 class Text:
-    """More of the answer."""
+    """More of the answer. Where they are asked for, the tokens since the last one: their text may be held back."""
 
     text: str
+    logprobs: tuple[TokenLogprob, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,40 +107,113 @@ async def generate(
 
     Raises ChatTemplateError, RequestError, ContextOverflowError, and what `Runner.advance` raises.
     """
-    prompt = await text_model.encode_chat(request.messages)
+    prompt = await text_model.encode(request.prompt)
     budget = _token_budget(len(prompt), request.max_tokens, context_tokens)
-    sampler = Sampler(request.sampling)
-    answer = AnswerText(text_model.tokenizer, request.stop)
+    constraint = None if request.grammar is None else await text_model.constrain(request.grammar)
+    try:
+        sequence = TokenSequence(prompt)
+        events = _decode(runner, text_model, request, sequence=sequence, constraint=constraint, budget=budget)
+        async with aclosing(events):
+            async for event in events:
+                yield event
+    finally:
+        if constraint is not None:
+            await constraint.close()
 
-    started = time.perf_counter()
-    sequence = TokenSequence(prompt)
+
+async def _decode(
+    runner: Computes,
+    text_model: ModelText,
+    request: GenerationRequest,
+    *,
+    sequence: TokenSequence,
+    constraint: Constraint | None,
+    budget: int,
+) -> AsyncGenerator[Text | Finished, None]:
+    """The answer to `sequence`, of `budget` tokens at most."""
+    sampler = Sampler(request.sampling, sequence.n_prompt)
+    told = Told(text_model, request.top_logprobs)
+    answer = AnswerText(text_model.tokenizer, request.stop)
+    clock = _Clock(sequence)
     await runner.attach(sequence)
-    stats = GenerationStats(len(prompt), sequence.n_computed, 0, 0.0, 0.0)
+    clock.begin()
     reason: FinishReason = "length"
-    first_at = started
-    while True:
-        id = sampler.sample(await runner.advance(sequence), sequence.ids)
-        now = time.perf_counter()
-        if sequence.n_answer == 0:
-            first_at = now
+    while sequence.n_answer < budget:
+        logits = await runner.advance(sequence)
+        allowed = None if constraint is None else await constraint.allowed(len(logits))
+        if allowed is not None and not allowed.any():
+            reason = "stop"
+            break
+        id = sampler.sample(logits, sequence.ids, allowed)
         sequence.append(id)
-        stats = replace(stats, completion_tokens=sequence.n_answer, ttft_s=first_at - started, decode_s=now - first_at)
+        clock.tick()
         if id in text_model.eos_ids and not request.ignore_eos:
             reason = "stop"
             break
+        if constraint is not None:
+            constraint.accept(id)
+        told.push(logits, id)
         text, stopped = answer.push(id)
-        if text:
-            yield Text(text)
+        if text or (stopped and told.pending):
+            yield Text(text, told.take())
         if stopped:
-            yield Finished("stop", stats)
+            yield Finished("stop", clock.stats())
             return
-        if sequence.n_answer >= budget:
-            break
 
     text, stopped = answer.finish()
-    if text:
-        yield Text(text)
-    yield Finished("stop" if stopped else reason, stats)
+    if text or told.pending:
+        yield Text(text, told.take())
+    yield Finished("stop" if stopped else reason, clock.stats())
+
+
+class _Clock:
+    """The times of one answer."""
+
+    def __init__(self, sequence: TokenSequence) -> None:
+        self._sequence = sequence
+        self._cached_tokens = 0
+        self._began_s = self._first_s = self._last_s = time.perf_counter()
+
+    def begin(self) -> None:
+        """What is computed of the prompt now, was in the KV cache."""
+        self._cached_tokens = self._sequence.n_computed
+
+    def tick(self) -> None:
+        """After each token."""
+        self._last_s = time.perf_counter()
+        if self._sequence.n_answer == 1:
+            self._first_s = self._last_s
+
+    def stats(self) -> GenerationStats:
+        return GenerationStats(
+            self._sequence.n_prompt,
+            self._cached_tokens,
+            self._sequence.n_answer,
+            self._first_s - self._began_s,
+            self._last_s - self._first_s,
+        )
+
+
+class Told:
+    """The logprobs of an answer's tokens, until the text that comes next takes them along."""
+
+    def __init__(self, text_model: ModelText, n_top: int | None) -> None:
+        self._tokenizer = text_model.tokenizer
+        self._n_top = n_top
+        self.pending: list[TokenLogprob] = []
+
+    def push(self, logits: F32, id: int) -> None:
+        if self._n_top is None:
+            return
+        chosen, top = likelihoods(logits, id, self._n_top)
+        self.pending.append(TokenLogprob(self._text(chosen), tuple(self._text(other) for other in top)))
+
+    def take(self) -> tuple[TokenLogprob, ...]:
+        taken, self.pending = self.pending, []
+        return tuple(taken)
+
+    def _text(self, token: Likelihood) -> TokenText:
+        return TokenText(token_bytes(self._tokenizer, token.id), token.logprob)
 
 
 def _token_budget(prompt_tokens: int, max_tokens: int | None, context_tokens: int) -> int:

@@ -1,9 +1,9 @@
 """A model's way with text: tokenizer, chat template, and the tokens that end an answer."""
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from tpid.engine.prompt import IdsPrompt, Prompt, TextPrompt
 from tpid.errors import ChatTemplateError
 from tpid.model.chat_template import ChatTemplate
 from tpid.model.tokenizer import Tokenizer
@@ -18,11 +18,19 @@ class TextModel:
     template: ChatTemplate | None
     eos_ids: frozenset[int]
 
-    def encode_chat(self, messages: Sequence[Mapping[str, object]]) -> list[int]:
-        """The prompt of a chat, as transformers' `apply_chat_template` gives it. Raises ChatTemplateError."""
+    def encode(self, prompt: Prompt) -> list[int]:
+        """Ids, as transformers gives them: of a chat by `apply_chat_template`, of a text by its tokenizer.
+
+        Raises ChatTemplateError or RequestError.
+        """
+        if isinstance(prompt, IdsPrompt):
+            return list(prompt.ids)
+        if isinstance(prompt, TextPrompt):
+            return self.tokenizer.encode(prompt.text, add_special=True)
         if self.template is None:
             raise ChatTemplateError("This model has no chat template.", hint="Use an instruct model for a chat.")
-        return self.tokenizer.encode(self.template.render(messages), add_special=False)
+        text = self.template.render(prompt.messages, tools=prompt.tools, add_generation_prompt=True, **prompt.variables)
+        return self.tokenizer.encode(text, add_special=False)
 
 
 def load_text_model(pack: "Pack") -> TextModel:

@@ -8,14 +8,16 @@ import json
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NoReturn
+from typing import Any, NoReturn
 
+from tpid.engine.prompt import ChatPrompt, IdsPrompt, Prompt, TextPrompt
 from tpid.errors import ChatTemplateError, RequestError, TokenizerError, TpidError
 
 LENGTH = struct.Struct("<I")
 MAX_FRAME_BYTES = 1 << 27  # published tokenizer.json files stay below 40 MB
 MAX_REPLY_BYTES = 1 << 25
 
+_MASK = b"\0"  # before a mask: no JSON begins so
 _MAX_ID = (1 << 31) - 1
 _ERRORS: Mapping[str, type[TpidError]] = {
     error.code: error for error in (ChatTemplateError, RequestError, TokenizerError)
@@ -57,6 +59,38 @@ def pack(message: object) -> bytes:
         raise RequestError(f"The messages cannot be handed on: {error}.", hint="Send plain JSON values.") from error
 
 
+def pack_prompt(prompt: Prompt) -> bytes:
+    """A frame of `prompt`, for `prompt_of`. Raises RequestError."""
+    if isinstance(prompt, IdsPrompt):
+        return pack({"ids": list(prompt.ids)})
+    if isinstance(prompt, TextPrompt):
+        return pack({"text": prompt.text})
+    tools = None if prompt.tools is None else list(prompt.tools)
+    return pack({"messages": list(prompt.messages), "tools": tools, "variables": dict(prompt.variables)})
+
+
+def prompt_of(message: Any) -> Prompt:
+    """What the daemon has packed: it is trusted."""
+    if "ids" in message:
+        return IdsPrompt(message["ids"])
+    if "text" in message:
+        return TextPrompt(message["text"])
+    return ChatPrompt(message["messages"], message["tools"], message["variables"])
+
+
+def pack_mask(bits: bytes) -> bytes:
+    """A frame of which tokens may come, a bit for each."""
+    return frame(_MASK + bits)
+
+
+def mask_bits(reply: bytes) -> bytes:
+    """What `pack_mask` packed. Raises the error that the reply tells of, TokenizerError where it is no sound one."""
+    if not reply.startswith(_MASK):
+        _body(reply)
+        _unsound()
+    return reply[len(_MASK) :]
+
+
 def decode_ids(reply: bytes) -> list[int]:
     """Raises the error that the reply tells of, and TokenizerError where it is no sound reply."""
     ids = _body(reply).get("ids")
@@ -93,7 +127,11 @@ def _body(reply: bytes) -> Mapping[str, object]:
     code, message, hint = error.get("code"), error.get("message"), error.get("hint")
     if not isinstance(code, str) or not isinstance(message, str) or not isinstance(hint, str | None):
         _unsound()
-    raise _ERRORS.get(code, TokenizerError)(message, hint=hint)
+    told = _ERRORS.get(code, TokenizerError)(message, hint=hint)
+    field = error.get("field")
+    if isinstance(told, RequestError) and isinstance(field, str):
+        told.field = field
+    raise told
 
 
 def _unsound() -> NoReturn:

@@ -5,10 +5,21 @@ import os
 import signal
 import sys
 from asyncio.subprocess import DEVNULL, PIPE, Process
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from tpid.engine.text_messages import LENGTH, MAX_REPLY_BYTES, TokenTable, decode_ids, decode_table, frame, pack
+from tpid.engine.constraint import Constraint, Grammar, Mask, mask_of
+from tpid.engine.prompt import Prompt
+from tpid.engine.text_messages import (
+    LENGTH,
+    MAX_REPLY_BYTES,
+    TokenTable,
+    decode_ids,
+    decode_table,
+    frame,
+    pack,
+    pack_prompt,
+)
 from tpid.errors import ChatTemplateError, TokenizerError
 from tpid.pack.reader import Pack
 from tpid.size import shown_size
@@ -73,15 +84,30 @@ class ModelText:
             raise
         return text
 
-    async def encode_chat(self, messages: Sequence[Mapping[str, object]]) -> list[int]:
-        """The prompt of a chat, as transformers' `apply_chat_template` gives it. Cancelling it ends the work at once.
+    async def encode(self, prompt: Prompt) -> list[int]:
+        """The ids of `prompt`, as `TextModel.encode` gives them. Cancelling it ends the work at once.
 
         Raises ChatTemplateError, TokenizerError or RequestError.
         """
-        request = pack(list(messages))
+        request = pack_prompt(prompt)
         async with self._turn:
             process = await self._started()
             return decode_ids(await self._exchange(process, request, self._limits.request_s))
+
+    async def constrain(self, grammar: Grammar) -> Constraint:
+        """Of one answer. Raises RequestError where the grammar is not sound, TokenizerError or ChatTemplateError."""
+        async with self._turn:
+            process = await self._started()
+            request = pack({"grammar": dict(grammar.as_message())})
+            first = mask_of(await self._exchange(process, request, self._limits.request_s))
+
+        async def follow(id: int) -> Mask:
+            async with self._turn:
+                if self._process is not process:
+                    raise TokenizerError("The text process of this answer has ended.", hint="Try again.")
+                return mask_of(await self._exchange(process, pack({"accept": id}), self._limits.request_s))
+
+        return Constraint(first, follow)
 
     async def close(self) -> None:
         """Ends the process at once."""
@@ -117,6 +143,7 @@ class ModelText:
             "bos": source.bos_token,
             "eos": source.eos_token,
             "other": dict(source.other_tokens),
+            "eos_ids": sorted(source.eos_ids),
         }
         try:
             request = pack(settings) + frame(source.tokenizer_json)

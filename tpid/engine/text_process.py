@@ -1,7 +1,8 @@
 """`python -m tpid.engine.text_process`: runs what a model brings for its text, apart from the daemon and with limits.
 
-Reads frames from stdin (`tpid.engine.text_messages`): first the settings, then tokenizer.json, then one chat after the
-other. Writes one frame for each: the token table, then ids. Ends with its stdin, and with the daemon.
+Reads frames from stdin (`tpid.engine.text_messages`): first the settings, then tokenizer.json, then one prompt after
+the other, or a grammar and the tokens of its answer. Writes one frame for each: the token table, then ids, or which
+tokens may come next. Ends with its stdin, and with the daemon.
 """
 
 import ctypes
@@ -10,14 +11,19 @@ import os
 import resource
 import signal
 import sys
-from typing import Any, BinaryIO
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from tpid.engine.text import TextModel
-from tpid.engine.text_messages import LENGTH, MAX_FRAME_BYTES, pack
+from tpid.engine.text_messages import LENGTH, MAX_FRAME_BYTES, pack, pack_mask, prompt_of
 from tpid.errors import ChatTemplateError, TpidError
 from tpid.model.chat_template import ChatTemplate
 from tpid.model.tokenizer import Tokenizer
 from tpid.size import shown_size
+
+if TYPE_CHECKING:
+    from tpid.model.grammar import GrammarMatcher, GrammarTokens
 
 _NICE = 5
 _PR_SET_PDEATHSIG = 1
@@ -30,31 +36,54 @@ def main() -> None:
     settings, tokenizer_json = _read_json(requests), _read(requests) or b""
     encoder = _Encoder()
     _answer(replies, memory_bytes, lambda: encoder.load(settings, tokenizer_json))
-    while (messages := _read_json(requests)) is not None:
-        _answer(replies, memory_bytes, lambda messages=messages: encoder.encode_chat(messages))
+    while (request := _read_json(requests)) is not None:
+        _answer(replies, memory_bytes, partial(encoder.answer, request))
 
 
 class _Encoder:
-    def load(self, settings: Any, tokenizer_json: bytes) -> dict[str, object]:
+    def load(self, settings: Any, tokenizer_json: bytes) -> bytes:
         tokenizer = Tokenizer.from_json(tokenizer_json)
         source = settings["template"]
         template = None
         if source is not None:
             template = ChatTemplate(source, settings["bos"], settings["eos"], other_tokens=settings["other"])
-        self._model = TextModel(tokenizer, template, frozenset())
+        self._model = TextModel(tokenizer, template, frozenset(settings["eos_ids"]))
+        self._grammar_tokens: GrammarTokens | None = None
+        self._matcher: GrammarMatcher | None = None
         tokens = [tokenizer.id_to_token(id) for id in range(tokenizer.max_id + 1)]
         special = [token for token in tokens if token is not None and tokenizer.is_special(token)]
-        return {"tokens": tokens, "special": special, "decoder": tokenizer.decoder_settings()}
+        return pack({"tokens": tokens, "special": special, "decoder": tokenizer.decoder_settings()})
 
-    def encode_chat(self, messages: Any) -> dict[str, object]:
-        return {"ids": self._model.encode_chat(messages)}
+    def answer(self, request: Any) -> bytes:
+        """A frame."""
+        if "grammar" in request:
+            return pack_mask(self._begin(request["grammar"]))
+        if "accept" in request:
+            return pack_mask(self._accept(request["accept"]))
+        return pack({"ids": self._model.encode(prompt_of(request))})
+
+    def _begin(self, grammar: Any) -> bytes:
+        """The mask of an answer's first token."""
+        from tpid.model.grammar import GrammarMatcher, GrammarTokens  # noqa: PLC0415 (few answers need it)
+
+        if self._grammar_tokens is None:
+            self._grammar_tokens = GrammarTokens(self._model.tokenizer, self._model.eos_ids)
+        self._matcher = GrammarMatcher(self._grammar_tokens, grammar)
+        return self._matcher.mask()
+
+    def _accept(self, id: int) -> bytes:
+        """The mask of the token that follows."""
+        if self._matcher is None:
+            raise RuntimeError("there is no grammar")
+        self._matcher.accept(id)
+        return self._matcher.mask()
 
 
-def _answer(replies: BinaryIO, memory_bytes: int, work: Any) -> None:
+def _answer(replies: BinaryIO, memory_bytes: int, work: Callable[[], bytes]) -> None:
     try:
-        reply = pack(work())
+        reply = work()
     except TpidError as error:
-        reply = _error(error.code, error.message, error.hint)
+        reply = _error(error.code, error.message, error.hint, getattr(error, "field", None))
     except MemoryError:
         reply = _error(
             ChatTemplateError.code,
@@ -65,8 +94,8 @@ def _answer(replies: BinaryIO, memory_bytes: int, work: Any) -> None:
     replies.flush()
 
 
-def _error(code: str, message: str, hint: str | None) -> bytes:
-    return pack({"error": {"code": code, "message": message, "hint": hint}})
+def _error(code: str, message: str, hint: str | None, field: str | None = None) -> bytes:
+    return pack({"error": {"code": code, "message": message, "hint": hint, "field": field}})
 
 
 def _confine(memory_bytes: int, parent: int) -> None:

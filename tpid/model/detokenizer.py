@@ -78,7 +78,7 @@ class _ByteLevel:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
     def push(self, texts: list[str]) -> list[str]:
-        return [self._decoder.decode(_spelled_bytes(text)) for text in texts]
+        return [self._decoder.decode(spelled_bytes(text)) for text in texts]
 
     def flush(self) -> list[str]:
         return [self._decoder.decode(b"", final=True)]
@@ -96,7 +96,7 @@ class _ByteFallback:
     def push(self, texts: list[str]) -> list[str]:
         final: list[str] = []
         for text in texts:
-            byte = _fallback_byte(text)
+            byte = fallback_byte(text)
             if byte is None:
                 final += [*self.flush(), text]
             else:
@@ -205,7 +205,7 @@ def _replaced(text: str, old: str, new: str) -> str:
     return text.replace(old, new)
 
 
-def _spelled_bytes(token: str) -> bytes:
+def spelled_bytes(token: str) -> bytes:
     """An added token may be spelled in plain characters; then it stands for itself."""
     try:
         return bytes(_BYTE_OF[character] for character in token)
@@ -213,7 +213,7 @@ def _spelled_bytes(token: str) -> bytes:
         return token.encode()
 
 
-def _fallback_byte(token: str) -> int | None:
+def fallback_byte(token: str) -> int | None:
     match = _FALLBACK.fullmatch(token)
     return int(match[1], 16) if match else None
 

@@ -22,12 +22,12 @@ class StopStrings:
     def __init__(self, strings: Sequence[str], hidden_tokens: Collection[str] = ()) -> None:
         """`hidden_tokens` are the texts that `push_hidden` may bring. Raises RequestError."""
         if len(strings) > MAX_STRINGS:
-            raise RequestError(f"{len(strings)} stop strings are more than {MAX_STRINGS}.")
+            raise RequestError(f"{len(strings)} stop strings are more than {MAX_STRINGS}.", field="stop")
         longest = max(map(len, strings), default=0)
         if longest > MAX_CHARS:
-            raise RequestError(f"A stop string has {longest} characters, more than {MAX_CHARS}.")
+            raise RequestError(f"A stop string has {longest} characters, more than {MAX_CHARS}.", field="stop")
         if not all(strings):
-            raise RequestError("A stop string is empty.", hint="Leave it out.")
+            raise RequestError("A stop string is empty.", hint="Leave it out.", field="stop")
         self._matchers = [_Matcher(text, any(token in text for token in hidden_tokens)) for text in strings]
         self._held = ""
         self._n_shown = 0  # characters of shown text so far, those held back included

@@ -1,13 +1,21 @@
 """Bodies of the API: bytes as they are or words chosen by them, in pieces, then as a request."""
 
-from tpid.api.bodies import ChatBody, ImportBody, JsonBody, LoadBody, PlanBody, PullBody, VerifyBody
+from tpid.api.bodies import ImportBody, JsonBody, KeyBody, LoadBody, PlanBody, PullBody, VerifyBody
 from tpid.api.chat import generation_request
+from tpid.api.chat_body import ChatBody
+from tpid.api.completion_body import CompletionBody
+from tpid.api.completions import continuations
 from tpid.api.json_bounds import JsonBounds
 from tpid.api.request_body import validated
 from tpid.errors import RequestError
 
-_KINDS: tuple[type[JsonBody], ...] = (ChatBody, ImportBody, PullBody, LoadBody, VerifyBody, PlanBody)
-_FIELDS = sorted({name for kind in _KINDS for name in kind.model_fields} | {"role", "content", "include_usage"})
+_KINDS: tuple[type[JsonBody], ...] = (
+    *(ChatBody, ImportBody, PullBody, LoadBody, VerifyBody, PlanBody),
+    *(CompletionBody, KeyBody),
+)
+_FIELDS = sorted(
+    {name for kind in _KINDS for name in kind.model_fields} | {"role", "content", "include_usage", "type", "text"}
+)
 _WORDS = [
     *(b'"%s":' % name.encode() for name in _FIELDS),
     *(b"{", b"}", b"[", b"]", b",", b'"', b"\\", b"\\u", b"\\ud83d", b"null", b"true", b"-", b"0", b"9", b".", b"e"),
@@ -39,6 +47,8 @@ def fuzz(data: bytes) -> None:
         request = validated(kind, body)
         if isinstance(request, ChatBody):
             generation_request(request)
+        if isinstance(request, CompletionBody):
+            continuations(request)
     except RequestError as error:
         assert len(error.message) < 1000
         assert error.message.isprintable()

@@ -5,6 +5,7 @@ import contextlib
 
 from tokenizers import Tokenizer, models
 
+from tpid.engine.prompt import ChatPrompt
 from tpid.engine.text_owner import ModelText, TextLimits, TextSource
 from tpid.errors import TpidError
 
@@ -20,6 +21,6 @@ async def _render(template: str) -> None:
     with contextlib.suppress(TpidError):
         text = await ModelText.open(TextSource(TOKENIZER, template, "<s>", "</s>", frozenset({0})), LIMITS)
         try:
-            await text.encode_chat([{"role": "user", "content": "a"}])
+            await text.encode(ChatPrompt([{"role": "user", "content": "a"}]))
         finally:
             await text.close()

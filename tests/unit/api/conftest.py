@@ -11,11 +11,16 @@ import pytest
 
 from tests.unit.api.scripted import Api, ScriptedEngine, Serve, cluster_status
 from tpid.api.chat import ChatEndpoint
+from tpid.api.completions import CompletionEndpoint
+from tpid.api.devices import DeviceEndpoints
 from tpid.api.imports import Imports
+from tpid.api.key_endpoints import KeyEndpoints
+from tpid.api.keys import ApiKeys
 from tpid.api.models import ModelEndpoints
 from tpid.api.request_body import BodyReader
-from tpid.api.server import make_app, serving
+from tpid.api.server import Endpoints, Limits, make_app, serving
 from tpid.api.status import StatusEndpoint
+from tpid.cluster.home import Home
 from tpid.device import Role
 from tpid.pack.reader import Pack
 from tpid.pack.store import PackStore
@@ -32,20 +37,43 @@ def models_dir(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def serve(engine: ScriptedEngine, models_dir: Path, tmp_path: Path) -> Serve:
+def keys(tmp_path: Path) -> ApiKeys:
+    return ApiKeys(tmp_path / "keys" / "api_keys.json")
+
+
+@pytest.fixture
+def make_endpoints(engine: ScriptedEngine, models_dir: Path, keys: ApiKeys, tmp_path: Path) -> Callable[..., Endpoints]:
+    def make(role: Role = Role.USER, imports: Any = None) -> Endpoints:
+        of_engine: Any = engine
+        cluster: Any = SimpleNamespace(
+            status=cluster_status, peers={}, strangers=lambda: [], addresses=lambda: ["127.0.0.1:7474"]
+        )
+        home = Home.load(tmp_path / "state", "desk")
+        models = ModelEndpoints(of_engine, PackStore(models_dir), imports or Imports(models_dir), role)
+        chat, completions = ChatEndpoint(of_engine), CompletionEndpoint(of_engine)
+        devices = DeviceEndpoints(cluster, home, lambda: None)
+        return Endpoints(chat, completions, models, StatusEndpoint(of_engine, cluster), KeyEndpoints(keys), devices)
+
+    return make
+
+
+@pytest.fixture
+def endpoints(make_endpoints: Callable[..., Endpoints]) -> Endpoints:
+    return make_endpoints()
+
+
+@pytest.fixture
+def serve(make_endpoints: Callable[..., Endpoints], tmp_path: Path) -> Serve:
     """`async with serve() as api`; options: `role`, `bodies`, and those of the connections."""
 
     @asynccontextmanager
     async def make(
         *, role: Role = Role.USER, bodies: BodyReader | None = None, imports: Any = None, **limits: Any
     ) -> AsyncIterator[Api]:
-        of_engine: Any = engine
-        cluster: Any = SimpleNamespace(status=cluster_status)
-        models = ModelEndpoints(of_engine, PackStore(models_dir), imports or Imports(models_dir), role)
-        app = make_app(ChatEndpoint(of_engine), models, StatusEndpoint(of_engine, cluster), bodies or BodyReader(4096))
+        app = make_app(make_endpoints(role, imports), bodies or BodyReader(4096))
         path = tmp_path / "tpid.sock"
         connector = aiohttp.UnixConnector(str(path), force_close=True)
-        async with serving(app, path, **limits), aiohttp.ClientSession(connector=connector) as session:
+        async with serving(app, path, Limits(**limits)), aiohttp.ClientSession(connector=connector) as session:
             yield Api(path, session)
 
     return make

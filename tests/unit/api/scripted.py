@@ -16,7 +16,7 @@ from tpid.engine.generation import Finished, GenerationRequest, GenerationStats,
 from tpid.pack.manifest import PackId
 from tpid.plan.plan import Plan
 
-STATS = GenerationStats(prompt_tokens=7, cached_tokens=2, completion_tokens=3, ttft_s=0.5, decode_s=0.2)
+STATS = GenerationStats(prompt_tokens=7, cached_tokens=2, completion_tokens=3, ttft_s=0.5, decode_s=0.2, queue_s=0.25)
 ANSWER = (Text("Hel"), Text("lo"), Finished("stop", STATS))
 
 
@@ -36,7 +36,7 @@ class ScriptedEngine:
     ended: asyncio.Event = field(default_factory=asyncio.Event)  # when no answer runs any more
     status_: EngineStatus = field(default_factory=lambda: EngineStatus(None, None, False, 0, None, {}))
 
-    async def chat(self, model: str, request: GenerationRequest) -> AsyncGenerator[Text | Finished, None]:
+    async def answer(self, model: str, request: GenerationRequest) -> AsyncGenerator[Text | Finished, None]:
         self.models.append(model)
         self.requests.append(request)
         self.running += 1
@@ -45,7 +45,7 @@ class ScriptedEngine:
                 self.n_endless += 1
                 yield self.endless
                 await asyncio.sleep(0)
-            for item in self.script:
+            for item in self.script * request.n:
                 if isinstance(item, Exception):
                     raise item
                 if isinstance(item, asyncio.Event):

@@ -7,8 +7,8 @@ import pytest
 import uvloop
 
 from tests.unit.api.scripted import ANSWER, ScriptedEngine, Serve
-from tpid.engine.generation import Finished, GenerationStats, Text
-from tpid.errors import ContextOverflowError, DeviceLostError, ModelNotFoundError
+from tpid.engine.generation import Finished, GenerationStats, Text, TokenLogprob, TokenText
+from tpid.errors import BusyError, ContextOverflowError, DeviceLostError, ModelNotFoundError
 from tpid.model.sampling import SamplingParams
 
 CHAT = "/v1/chat/completions"
@@ -18,6 +18,7 @@ USAGE = {
     "completion_tokens": 3,
     "total_tokens": 10,
     "prompt_tokens_details": {"cached_tokens": 2},
+    "queue_s": 0.25,
 }
 
 
@@ -50,7 +51,8 @@ def test_a_whole_answer(serve: Serve, engine: ScriptedEngine) -> None:
     assert answer["object"] == "chat.completion"
     assert answer["id"].startswith("chatcmpl-")
     assert answer["choices"] == [
-        {"index": 0, "message": {"role": "assistant", "content": "Hello"}, "finish_reason": "stop"}
+        {"index": 0, "message": {"role": "assistant", "content": "Hello", "refusal": None}, "logprobs": None}
+        | {"finish_reason": "stop"}
     ]
     assert answer["usage"] == USAGE
     assert answer["timings"] == {"ttft_s": 0.5, "tpot_s": 0.1, "tokens_s": 10.0}
@@ -70,8 +72,16 @@ def test_a_streamed_answer(serve: Serve) -> None:
         {},
     ]
     assert [choice["finish_reason"] for choice in choices] == [None, None, None, "stop"]
-    assert chunks[-1]["usage"] == USAGE
-    assert not any("usage" in chunk for chunk in chunks[:-1])
+    assert not any("usage" in chunk or "timings" in chunk for chunk in chunks)
+
+
+def test_usage_comes_in_a_chunk_of_its_own_where_it_is_asked_for(serve: Serve) -> None:
+    *chunks, last, done = streamed(serve, stream_options={"include_usage": True})
+    assert done == "[DONE]"
+    assert (last["choices"], last["usage"], last["timings"]["ttft_s"]) == ([], USAGE, 0.5)
+    assert chunks[-1]["choices"][0]["finish_reason"] == "stop"
+    assert all(chunk["usage"] is None for chunk in chunks)
+    assert not any(chunk.get("usage") for chunk in streamed(serve, stream_options={"include_usage": False})[:-1])
 
 
 def test_an_answer_of_nothing(serve: Serve, engine: ScriptedEngine) -> None:
@@ -83,23 +93,23 @@ def test_an_answer_of_nothing(serve: Serve, engine: ScriptedEngine) -> None:
 
 
 @pytest.mark.parametrize(
-    ("error", "status"),
+    ("error", "status", "code"),
     [
-        (ModelNotFoundError("There is none.", hint="Pull one."), 404),
-        (ContextOverflowError("Too long."), 400),
-        (DeviceLostError("desktop is gone."), 503),
-        (RuntimeError("secret prompt"), 500),
+        (ModelNotFoundError("There is none.", hint="Pull one."), 404, "model_not_found"),
+        (ContextOverflowError("Too long."), 400, "context_length_exceeded"),
+        (DeviceLostError("desktop is gone."), 503, "device_lost"),
+        (RuntimeError("secret prompt"), 500, "internal"),
     ],
 )
 @pytest.mark.parametrize("stream", [False, True])
 def test_an_error_before_the_first_text_is_a_status(
-    serve: Serve, engine: ScriptedEngine, error: Exception, status: int, stream: bool
+    serve: Serve, engine: ScriptedEngine, *, error: Exception, status: int, code: str, stream: bool
 ) -> None:
     engine.script = [error]
     got, answer = whole(serve, stream=stream)
     assert got == status
     assert "secret" not in str(answer)
-    assert answer["error"]["code"] == getattr(error, "code", "internal")
+    assert answer["error"]["code"] == code
 
 
 @pytest.mark.parametrize(
@@ -120,11 +130,12 @@ def test_a_later_error_is_the_last_event_and_nothing_is_said_to_be_done(
 
 def test_sampling_reaches_the_engine(serve: Serve, engine: ScriptedEngine) -> None:
     sampling = {"temperature": 0.3, "top_k": 5, "top_p": 0.9, "min_p": 0.1, "repetition_penalty": 1.1, "seed": 4}
-    whole(serve, **sampling, stop=["a", "b"], max_tokens=5, ignore_eos=True)
+    sampling |= {"frequency_penalty": 0.5, "presence_penalty": -0.5}
+    whole(serve, **sampling, logit_bias={"7": -100}, stop=["a", "b"], max_tokens=5, ignore_eos=True)
     (request,) = engine.requests
-    assert request.sampling == SamplingParams(**sampling)
+    assert request.sampling == SamplingParams(**sampling, logit_bias={7: -100})
     assert (request.stop, request.max_tokens, request.ignore_eos) == (("a", "b"), 5, True)
-    assert request.messages == [{"role": "user", "content": "hello"}]
+    assert request.prompt.messages == [{"role": "user", "content": "hello"}]
 
 
 def test_max_completion_tokens_goes_before_max_tokens(serve: Serve, engine: ScriptedEngine) -> None:
@@ -156,3 +167,59 @@ def test_no_prompt_reaches_the_log(serve: Serve, engine: ScriptedEngine, caplog:
         streamed(serve)
     assert "answer_failed model='m'" in caplog.text
     assert "hello" not in caplog.text
+
+
+def token(text: str, logprob: float) -> TokenText:
+    return TokenText(text.encode(), logprob)
+
+
+LOGPROBS = (
+    Text("Hé", (TokenLogprob(token("H", -0.5), (token("H", -0.5), token("X", -1.0))),)),
+    Text("", (TokenLogprob(TokenText("é".encode()[:1], -0.25), ()),)),
+)
+
+
+def test_logprobs_are_told_where_they_are_asked_for(serve: Serve, engine: ScriptedEngine) -> None:
+    engine.script = [*LOGPROBS, ANSWER[-1]]
+    _, answer = whole(serve, logprobs=True, top_logprobs=2)
+    first, second = answer["choices"][0]["logprobs"]["content"]
+    assert first == {
+        "token": "H",
+        "logprob": -0.5,
+        "bytes": [72],
+        "top_logprobs": [
+            {"token": "H", "logprob": -0.5, "bytes": [72]},
+            {"token": "X", "logprob": -1.0, "bytes": [88]},
+        ],
+    }
+    assert second == {"token": "\N{REPLACEMENT CHARACTER}", "logprob": -0.25, "bytes": [0xC3], "top_logprobs": []}
+    assert engine.requests[-1].top_logprobs == 2
+    chunks = streamed(serve, logprobs=True)[:-1]
+    told = [chunk["choices"][0]["logprobs"] for chunk in chunks]
+    assert [None if item is None else len(item["content"]) for item in told] == [None, 1, 1, None]
+    assert engine.requests[-1].top_logprobs == 0
+    assert whole(serve)[1]["choices"][0]["logprobs"] is None
+    assert engine.requests[-1].top_logprobs is None
+
+
+def test_several_answers(serve: Serve, engine: ScriptedEngine) -> None:
+    _, answer = whole(serve, n=2)
+    assert [choice["index"] for choice in answer["choices"]] == [0, 1]
+    assert {choice["message"]["content"] for choice in answer["choices"]} == {"Hello"}
+    assert answer["usage"] == USAGE | {"completion_tokens": 6, "total_tokens": 13}
+    assert engine.requests[-1].n == 2
+    *chunks, last, _ = streamed(serve, n=2, stream_options={"include_usage": True})
+    choices = [chunk["choices"][0] for chunk in chunks]
+    assert [choice["index"] for choice in choices] == [0] * 4 + [1] * 4
+    assert [choice["delta"].get("role") for choice in choices].count("assistant") == 2
+    assert last["usage"]["completion_tokens"] == 6
+
+
+def test_who_is_turned_away_learns_when_to_come_again(serve: Serve, engine: ScriptedEngine) -> None:
+    engine.script = [BusyError("Busy.", hint="Try again in 7 s.", retry_after_s=7)]
+
+    async def main() -> tuple[int, str]:
+        async with serve() as api, api.session.post(f"http://tpid{CHAT}", json=HELLO) as response:
+            return response.status, response.headers["Retry-After"]
+
+    assert uvloop.run(main()) == (429, "7")

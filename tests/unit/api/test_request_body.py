@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from tests.unit.api.scripted import Api, ScriptedEngine, Serve
-from tpid.api.bodies import ChatBody
+from tpid.api.chat_body import ChatBody
 from tpid.api.json_bounds import MAX_MARKS
 from tpid.api.request_body import MAX_CONTROL_BYTES, MIN_CHAT_BYTES, BodyReader
 
@@ -39,7 +39,7 @@ def test_a_body_of_the_largest_size_is_read(serve: Serve, engine: ScriptedEngine
         async with serve() as api:
             content = "é" * ((MIN_CHAT_BYTES - 100) // 6)
             assert (await api.request(CHAT, chat_of(content)))[0] == 200
-            assert engine.requests[0].messages[0]["content"] == content
+            assert engine.requests[0].prompt.messages[0]["content"] == content
 
     uvloop.run(main())
 
@@ -53,7 +53,7 @@ def test_a_larger_one_is_refused_with_what_to_do(serve: Serve, engine: ScriptedE
     async def main() -> None:
         async with serve() as api:
             error = await refused(api, pieces() if chunked else b" " * (MIN_CHAT_BYTES + 1), method="POST")
-            assert error["code"] == "context_overflow"
+            assert error["code"] == "context_length_exceeded"
             assert error["message"].startswith("The request has more than 1000000 bytes; the context holds 4096 tokens")
             assert (await api.request(CHAT, chat_of("still here")))[0] == 200
 
@@ -90,7 +90,7 @@ def test_too_many_items_are_refused_before_they_are_parsed(
 
     async def main() -> None:
         async with serve() as api:
-            assert (await refused(api, body))["message"] == "The request has too many items."
+            assert (await refused(api, body))["message"].startswith("The request has too many items.")
 
     uvloop.run(main())
 
@@ -125,7 +125,7 @@ def test_a_compressed_body_is_refused_and_never_unpacked(serve: Serve) -> None:
     async def main() -> None:
         async with serve() as api:
             error = await refused(api, b"\x1f\x8b", headers={"Content-Encoding": "gzip"})
-            assert error["message"] == "The request is compressed."
+            assert error["message"].startswith("The request is compressed.")
 
     uvloop.run(main())
 

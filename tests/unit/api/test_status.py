@@ -24,6 +24,7 @@ def test_an_idle_daemon(serve: Serve) -> None:
     assert (answer["plan"], answer["holding"], answer["last"], answer["weights"]) == (None, None, None, {})
     assert (answer["busy"], answer["waiting_requests"]) == (False, 0)
     assert answer["memory_bytes"] > 1_000_000
+    assert answer["api"] == {"address": None, "secure": False, "failure": None}
 
 
 def test_a_busy_coordinator(serve: Serve, engine: ScriptedEngine) -> None:

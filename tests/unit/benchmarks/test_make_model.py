@@ -13,6 +13,7 @@ from tpid.compute.backend import BlockBytes
 from tpid.compute.forward import forward
 from tpid.compute.lockstep import run_lockstep
 from tpid.compute.torch_backend import TorchBackend
+from tpid.engine.prompt import ChatPrompt
 from tpid.engine.text import load_text_model
 from tpid.model.batch import Segment
 from tpid.model.weights import Format
@@ -90,7 +91,7 @@ def test_the_same_shape_gives_the_same_pack_and_a_chat_can_be_typed(tmp_path: Pa
     assert one.spec.n_layers == 2
     text = load_text_model(one)
     prompt = "Wie spät ist es? 请告诉我 🙂"
-    ids = text.encode_chat([{"role": "user", "content": prompt}])
+    ids = text.encode(ChatPrompt([{"role": "user", "content": prompt}]))
     assert max(ids) < one.spec.vocab_size
     assert prompt in text.tokenizer.decode(ids)
     assert text.tokenizer.vocab_size == one.spec.vocab_size

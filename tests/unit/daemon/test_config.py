@@ -46,6 +46,7 @@ def test_an_empty_file_and_none_give_the_defaults(load: Load, tmp_path: Path) ->
     assert config.socket_path == config.state_dir / "tpid.sock"
     assert config.threads >= 1
     assert (config.backend, config.activation_bits, config.kv_dtype) == ("auto", 16, "f16")
+    assert config.api.listen == "127.0.0.1:7475"
     assert (config.port, config.peers, config.discovery) == (7474, (), True)
     assert (config.context_tokens, config.prefill_tokens, config.wire_dtype) == (4096, 2048, "fp32")
 
@@ -58,6 +59,13 @@ def test_every_field_can_be_set(load: Load) -> None:
         "state_dir": "/s",
         "models_dir": "/m",
         "socket": "/r/s.sock",
+        "api": {
+            "listen": "[::]:80",
+            "hosts": ["box"],
+            "origins": ["http://box"],
+            "tls_certificate": "/c.pem",
+            "tls_key": "/k.pem",
+        },
         "port": 0,
         "peers": ["127.0.0.1:1", "[::1]:2"],
         "discovery": False,
@@ -74,14 +82,21 @@ def test_every_field_can_be_set(load: Load) -> None:
         "log_level": "debug",
     }
     assert values.keys() == Config.model_fields.keys()
-    lines = [
-        f"{key} = {str(value).lower() if isinstance(value, bool) else repr(value)}" for key, value in values.items()
-    ]
+    flat = values | {f"api.{key}": value for key, value in values["api"].items()}
+    del flat["api"]
+    lines = [f"{key} = {str(value).lower() if isinstance(value, bool) else repr(value)}" for key, value in flat.items()]
     config = load("\n".join(lines))
     expected = values | {
         "state_dir": Path("/s"),
         "models_dir": Path("/m"),
         "socket": Path("/r/s.sock"),
+        "api": {
+            "listen": "[::]:80",
+            "hosts": ("box",),
+            "origins": ("http://box",),
+            "tls_certificate": Path("/c.pem"),
+            "tls_key": Path("/k.pem"),
+        },
         "peers": ("127.0.0.1:1", "[::1]:2"),
         "memory_budget": 1_500_000_000,
     }
@@ -133,6 +148,11 @@ def test_an_unknown_key_is_refused_with_the_nearest_one(load: Load, key: str, me
         ('port = "7474"', "port: Input should be a valid integer"),
         ("port = true", "port: Input should be a valid integer"),
         ("port = 70000", "port: Input should be less than or equal to 65535"),
+        ('api.listen = "box:1"', "api.listen: 'box:1' is not an address such as 127.0.0.1:7475, nor off"),
+        ("api.listen = 7475", "api.listen: "),
+        ('api.lisen = "off"', "api: unknown key lisen (did you mean listen?)"),
+        ('api.tls_key = "/k.pem"', "api: tls_certificate and tls_key belong together"),
+        ("api = 3", "api: "),
         ("port = -1", "port: Input should be greater than or equal to 0"),
         ("threads = 0", "threads: "),
         ("threads = 1.0", "threads: "),

@@ -1,7 +1,7 @@
 """The generation loop over a runner whose logits are written down, with a tokenizer of single letters."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+import json
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,8 +11,10 @@ from tokenizers import Tokenizer as RawTokenizer
 from tokenizers import decoders, models, pre_tokenizers
 
 from tpid.engine.generation import Finished, GenerationRequest, Text, generate
+from tpid.engine.prompt import ChatPrompt, IdsPrompt, Prompt, TextPrompt
 from tpid.engine.sequence import TokenSequence
 from tpid.engine.text import TextModel
+from tpid.engine.text_messages import LENGTH, pack_prompt, prompt_of
 from tpid.errors import ChatTemplateError, ContextOverflowError, RequestError
 from tpid.model.chat_template import ChatTemplate
 from tpid.model.sampling import SamplingParams
@@ -64,20 +66,24 @@ class LocalText:
         self.tokenizer = model.tokenizer
         self.eos_ids = model.eos_ids
 
-    async def encode_chat(self, messages: Sequence[Mapping[str, object]]) -> list[int]:
-        return self._model.encode_chat(messages)
+    async def encode(self, prompt: Prompt) -> list[int]:
+        return self._model.encode(prompt)
 
 
-def run(runner: ScriptedRunner, text_model: TextModel, prompt: str, **options: Any) -> tuple[list[str], Finished]:
+def events(runner: ScriptedRunner, text_model: TextModel, prompt: str, **options: Any) -> list[Any]:
     async def collect() -> list[Text | Finished]:
-        request = GenerationRequest([{"role": "user", "content": prompt}], GREEDY, **options)
+        request = GenerationRequest(ChatPrompt([{"role": "user", "content": prompt}]), GREEDY, **options)
         text: Any = LocalText(text_model)
         return [event async for event in generate(runner, text, request, runner.context_tokens)]
 
-    *texts, end = asyncio.run(collect())
+    return asyncio.run(collect())
+
+
+def run(runner: ScriptedRunner, text_model: TextModel, prompt: str, **options: Any) -> tuple[list[str], Finished]:
+    *texts, end = events(runner, text_model, prompt, **options)
     assert isinstance(end, Finished)
     assert all(isinstance(text, Text) for text in texts)
-    return [text.text for text in texts], end  # type: ignore[union-attr]
+    return [text.text for text in texts], end
 
 
 def test_an_answer_ends_with_the_models_own_end(text_model: TextModel) -> None:
@@ -155,3 +161,34 @@ def test_a_model_without_a_template_cannot_chat(text_model: TextModel) -> None:
     bare = TextModel(text_model.tokenizer, None, text_model.eos_ids)
     with pytest.raises(ChatTemplateError):
         run(ScriptedRunner("a"), bare, "abc")
+
+
+def test_logprobs_are_of_each_token_and_come_with_its_text(text_model: TextModel) -> None:
+    texts = events(ScriptedRunner("abc"), text_model, "x", top_logprobs=2)[:-1]
+    told = [token for text in texts for token in text.logprobs]
+    assert [token.chosen.text for token in told] == ["a", "b", "c"]  # and none for the end
+    for token in told:
+        assert token.top[0] == token.chosen
+        assert len(token.top) == 2
+        expected = 1 - np.log(np.e + EOS)  # one logit is 1, all others are 0
+        assert token.chosen.logprob == pytest.approx(expected, abs=1e-6)
+    assert not any(text.logprobs for text in events(ScriptedRunner("abc"), text_model, "x")[:-1])
+
+
+def test_the_tokens_of_a_stop_string_are_told_too(text_model: TextModel) -> None:
+    texts = events(ScriptedRunner("a two"), text_model, "x", stop=("two",), top_logprobs=0)[:-1]
+    assert "".join(text.text for text in texts) == "a "
+    assert "".join(token.chosen.text for text in texts for token in text.logprobs) == "a two"
+
+
+def test_each_choice_has_a_seed_of_its_own() -> None:
+    request = GenerationRequest(ChatPrompt([]), SamplingParams(temperature=1.0, seed=(1 << 64) - 1), n=3)
+    assert [request.choice(index).sampling.seed for index in range(3)] == [(1 << 64) - 1, 0, 1]
+    assert request.choice(2).n == 1
+    assert GenerationRequest(ChatPrompt([]), SamplingParams()).choice(1).sampling.seed is None
+
+
+def test_text_and_tokens_are_prompts_too(text_model: TextModel) -> None:
+    for prompt in (TextPrompt("abc"), IdsPrompt([0, 1, 2])):
+        assert text_model.encode(prompt) == [0, 1, 2]
+        assert prompt_of(json.loads(pack_prompt(prompt)[LENGTH.size :])) == prompt

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tpid.engine.constraint import mask_of
 from tpid.engine.text_messages import LENGTH, MAX_FRAME_BYTES, TokenTable, decode_ids, decode_table, frame, pack
 from tpid.errors import ChatTemplateError, RequestError, TokenizerError, TpidError
 
@@ -33,7 +34,7 @@ def test_ids_arrive_as_they_were(ids: list[int]) -> None:
     st.binary() | st.dictionaries(FIELDS, JSON | st.dictionaries(FIELDS, JSON)).map(lambda v: json.dumps(v).encode())
 )
 def test_any_reply_is_taken_or_refused(reply: bytes) -> None:
-    for decode in (decode_ids, decode_table):
+    for decode in (decode_ids, decode_table, mask_of):
         with contextlib.suppress(TpidError):
             decode(reply)  # type: ignore[operator]
 

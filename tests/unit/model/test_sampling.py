@@ -172,3 +172,52 @@ def test_overflow_is_refused() -> None:
 def test_values_out_of_range_are_named(field: str, value: Any, wanted: str) -> None:
     with pytest.raises(RequestError, match=f"{field} is .*{wanted}"):
         SamplingParams(**{field: value})
+
+
+def test_penalties_are_openais_formula_over_the_answer_alone() -> None:
+    """mu[j] - c[j] * frequency_penalty - (c[j] > 0) * presence_penalty"""
+    logits = _logits(5, 50, 2.0)
+    prompt, answer = [1, 2, 3, 3], [3, 7, 7, 7, 9]
+    params = SamplingParams(temperature=1.0, frequency_penalty=0.5, presence_penalty=-0.25)
+    sampler = Sampler(params, len(prompt))
+    counts = np.zeros(50)
+    for step in range(len(answer) + 1):  # the state grows with the answer
+        expected = np.exp(logits - counts * 0.5 + (counts > 0) * 0.25)
+        ours = sampler.probabilities(logits, prompt + answer[:step])
+        np.testing.assert_allclose(ours, expected / expected.sum(), rtol=1e-4)
+        if step < len(answer):
+            counts[answer[step]] += 1
+
+
+def test_biases_are_added_and_can_ban_and_force() -> None:
+    logits = np.array([1.0, 2.0, 1.9, -1.0], np.float32)
+    assert Sampler(SamplingParams(logit_bias={1: -100.0})).sample(logits, []) == 2
+    assert Sampler(SamplingParams(logit_bias={3: 100.0, 1: 5.0})).sample(logits, []) == 3
+    ours = Sampler(SamplingParams(temperature=1.0, logit_bias={0: 1.0})).probabilities(logits, [])
+    theirs = hf.SequenceBiasLogitsProcessor({(0,): 1.0})(torch.tensor([[1]]), torch.from_numpy(logits[None]))
+    np.testing.assert_allclose(ours, theirs[0].softmax(dim=-1).numpy(), rtol=1e-5)
+    assert logits.tolist() == pytest.approx([1.0, 2.0, 1.9, -1.0])
+
+
+def test_a_bias_of_an_id_that_is_none_is_refused() -> None:
+    with pytest.raises(RequestError, match="0 to 3") as caught:
+        Sampler(SamplingParams(logit_bias={4: 1.0})).sample(np.zeros(4, np.float32), [])
+    assert caught.value.field == "logit_bias"
+    for bad in ({-1: 1.0}, {1 << 31: 1.0}, {1: 101.0}, {1: float("nan")}):
+        with pytest.raises(RequestError):
+            SamplingParams(logit_bias=bad)
+
+
+def test_what_is_not_allowed_is_never_chosen() -> None:
+    logits = _logits(3, 60, 3.0)
+    allowed = np.zeros(60, np.bool_)
+    allowed[[4, 9, 33]] = True
+    assert Sampler(SamplingParams()).sample(logits, [], allowed) == max([4, 9, 33], key=lambda id: logits[id])
+    for params in ({}, {"top_k": 2}, {"top_p": 0.5}, {"min_p": 0.2}):
+        sampler = Sampler(SamplingParams(temperature=5.0, seed=1, **params))  # type: ignore[arg-type]
+        assert {sampler.sample(logits, [], allowed) for _ in range(50)} <= {4, 9, 33}
+    masked = np.where(allowed, logits, -100).astype(np.float32)
+    same = [Sampler(SamplingParams(temperature=1.0, seed=seed)) for seed in range(20)]
+    drawn = [sampler.sample(logits, [], allowed) for sampler in same]
+    again = [Sampler(SamplingParams(temperature=1.0, seed=seed)).sample(masked, []) for seed in range(20)]
+    assert drawn == again

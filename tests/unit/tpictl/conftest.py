@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from tpid.api.bodies import ChatBody, ImportBody, LoadBody, PlanBody, PullBody, VerifyBody
+from tpid.api.bodies import ImportBody, KeyBody, LoadBody, PlanBody, PullBody, VerifyBody
+from tpid.api.chat_body import ChatBody
 from tpid.cluster.status import ClusterStatus, DeviceStatus, FailedDial, SightedDevice
 from tpid.device import DeviceId, DeviceProfile, Role
 from tpid.model.catalogue import CATALOGUE
@@ -39,6 +40,7 @@ class FakeDaemon:
     load_lines: list[dict[str, Any]] = field(default_factory=list)
     import_lines: list[dict[str, Any]] = field(default_factory=list)
     verify_lines: list[dict[str, Any]] = field(default_factory=list)
+    keys: list[str] = field(default_factory=list)
     refusal: tuple[int, bytes] | None = None  # of everything: status and body
     tokens_a_word: int | None = None  # of a prompt, behind 10 of the template; without it all prompts have 34 tokens
     hang_after: int | None = None  # pieces; then nothing until the client is gone
@@ -78,6 +80,9 @@ class FakeDaemon:
         app.router.add_post("/tpid/verify", self._verify)
         app.router.add_post("/tpid/import", self._import)
         app.router.add_post("/tpid/pull", self._pull)
+        app.router.add_get("/tpid/keys", self._list_keys)
+        app.router.add_post("/tpid/keys/create", self._create_key)
+        app.router.add_post("/tpid/keys/revoke", self._revoke_key)
         app.router.add_post("/v1/chat/completions", self._chat)
         runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=0.1)
         await runner.setup()
@@ -100,6 +105,17 @@ class FakeDaemon:
 
     async def _models(self, request: web.Request) -> web.Response:
         return web.json_response(self.models)
+
+    async def _list_keys(self, request: web.Request) -> web.Response:
+        return web.json_response({"keys": [{"name": name, "created_s": 1_700_000_000} for name in self.keys]})
+
+    async def _create_key(self, request: web.Request) -> web.Response:
+        body = await self._take(request, KeyBody)
+        return web.json_response({"name": body.name, "key": "tpid-secret"})
+
+    async def _revoke_key(self, request: web.Request) -> web.Response:
+        body = await self._take(request, KeyBody)
+        return web.json_response({"revoked": body.name})
 
     async def _load(self, request: web.Request) -> web.StreamResponse:
         await self._take(request, LoadBody)
@@ -144,7 +160,9 @@ class FakeDaemon:
         words = body.messages[-1].content.split()
         prompt_tokens = 34 if self.tokens_a_word is None else 10 + len(words) * self.tokens_a_word
         numbers = _numbers(prompt_tokens, len(self.pieces))
-        await self._event(response, {"choices": [_choice({}, "stop")], **numbers})
+        await self._event(response, {"choices": [_choice({}, "stop")]})
+        if body.usage_is_told:
+            await self._event(response, {"choices": [], **numbers})
         await self._write(response, b"data: [DONE]\n\n")
         return response
 

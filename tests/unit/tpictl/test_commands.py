@@ -50,7 +50,7 @@ def test_pipe_gets_exactly_the_answer(daemon: Any, run: Run) -> None:
     assert daemon.body("/tpid/load") == {"model": "smollm2-135m"}
     body = daemon.body("/v1/chat/completions")
     assert body["messages"] == [{"role": "user", "content": "Grüß Gott\nzweite Zeile"}]
-    assert set(body) == {"model", "messages", "stream"}
+    assert set(body) == {"model", "messages", "stream", "stream_options"}
 
 
 def test_stats_come_after_the_answer_and_beside_it(run: Run) -> None:
@@ -83,6 +83,7 @@ def test_options_reach_the_daemon(daemon: Any, run: Run) -> None:
         "max_tokens": 64,
         "stop": ["a", "b"],
         "stream": True,
+        "stream_options": {"include_usage": True},
     }
 
 
@@ -304,14 +305,36 @@ def test_watching_goes_on_until_ctrl_c(environment: dict[str, str]) -> None:
         assert process.wait(TIMEOUT_S) == 0
 
 
+def test_keys(daemon: Any, run: Run) -> None:
+    assert run("key", "list").stdout == "There is no key yet: tpictl key create NAME\n"
+    result = run("key", "create", "phone")
+    assert (result.returncode, result.stdout) == (0, "tpid-secret\n")
+    assert daemon.body("/tpid/keys/create") == {"name": "phone"}
+    assert json.loads(run("key", "create", "phone", "--json").stdout) == {"name": "phone", "key": "tpid-secret"}
+    daemon.keys = ["phone", "\x1b[2Jtablet"]
+    listed = run("key", "list").stdout
+    assert "phone" in listed
+    assert "tablet" in listed
+    assert "\x1b" not in listed
+    assert len(json.loads(run("key", "list", "--json").stdout)["keys"]) == 2
+    assert run("key", "revoke", "phone").stdout == "phone opens nothing any more.\n"
+    assert daemon.body("/tpid/keys/revoke") == {"name": "phone"}
+
+
 def test_version() -> None:
     result = CliRunner().invoke(app, ["--version"])
     assert (result.exit_code, result.stdout) == (0, f"tpictl {__version__}\n")
 
 
-@pytest.mark.parametrize("command", ["chat", "status", "bench", "models", "pull", "import", "plan", "verify"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        *("chat", "status", "bench", "models", "pull", "import", "plan", "verify"),
+        *("key create", "key list", "key revoke"),
+    ],
+)
 def test_help_has_an_example(command: str) -> None:
-    result = CliRunner().invoke(app, [command, "--help"])
+    result = CliRunner().invoke(app, [*command.split(), "--help"])
     assert result.exit_code == 0
     assert f"    tpictl {command}" in result.stdout
     assert "--socket" in result.stdout
@@ -328,7 +351,7 @@ def test_fast_start() -> None:
     code = "import sys, tpictl.main; print(*sys.modules)"
     started = set(subprocess.check_output([sys.executable, "-c", code], text=True).split())
     assert not started & {"rich", "prompt_toolkit", "asyncio"}
-    commands = ("bench", "chat_loop", "status", "importing", "models", "plan", "verify")
+    commands = ("bench", "chat_loop", "status", "importing", "models", "plan", "verify", "keys")
     code = f"import sys, tpictl.main, {', '.join(f'tpictl.{name}' for name in commands)}; print(*sys.modules)"
     everything = set(subprocess.check_output([sys.executable, "-c", code], text=True).split())
     assert not everything & {"torch", "numpy", "pydantic", "aiohttp"}

@@ -3,7 +3,7 @@ import math
 import pytest
 
 from tpictl.sampling import SETTINGS, Sampling, change, check_finite
-from tpid.api.bodies import ChatBody
+from tpid.api.chat_body import ChatBody
 from tpid.errors import RequestError
 
 
