@@ -2,7 +2,7 @@
 
 key      value
 -------  -----------------------------------------------------------------
-id       device id: 32 hexadecimal digits; also the name of the service
+id       device id: 32 hexadecimal digits
 name     of the device, for people: 1 to 63 printable characters
 cluster  1 to 63 printable characters
 role     user, helper

@@ -195,7 +195,7 @@ class Cluster:
         await self._changed.wait_for(lambda: self._election.holding and not self._election.unanswered)
 
     def status(self) -> ClusterStatus:
-        sighted = (s for s in self._membership.sightings.values() if s.device_id not in self.peers)
+        sighted = (s for s in self._membership.sightings if s.device_id not in self.peers)
         return ClusterStatus(
             cluster=self._settings.name,
             devices=self._device_status(),

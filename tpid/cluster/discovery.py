@@ -5,18 +5,22 @@
     announcement of this cluster           `sighted`, again whenever it changes or is repeated
     announcement taken back, or run out    `vanished`
     of another cluster                     counted
-    unreadable, or its name is not its id  counted
+    unreadable                             counted
+    the name of this device is taken       it is announced under another one; the id is in the record, not in the name
     no multicast, port 5353 not usable     `state` says why; tried again every RETRY_S; nothing else stops
 
-mDNS says where, never who. Until pairing exists it is sent on the loopback interface only.
+mDNS says where, never who: several names may carry one id, at several addresses, and all of them are told. Until
+pairing exists it is sent on the loopback interface only.
 """
 
 import asyncio
 import ipaddress
 import logging
+import secrets
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 from zeroconf import Error as ZeroconfError
 from zeroconf import NonUniqueNameException, ServiceStateChange, Zeroconf
@@ -33,6 +37,12 @@ MAX_NAMES = 256  # of services that are looked at; a home has fewer, a flood has
 RETRY_S = 30.0  # after discovery failed to start: networks come and go slowly
 RESOLVE_TIMEOUT_S = 3.0
 GOODBYE_TIMEOUT_S = 2.0
+NAMES_AT_ONCE = 3  # that are tried before a pause of RETRY_S; who takes them all answers to any name
+
+_TAKEN: Final = (
+    "another device announces the device-id of this one; if one is a copy of the other, delete the file device-id in "
+    "the state directory of one of them, and start its tpid again"
+)
 
 _logger = logging.getLogger(__name__)
 
@@ -48,13 +58,17 @@ class Sighting:
     def device_id(self) -> DeviceId:
         return self.advert.id
 
+    @property
+    def key(self) -> tuple[DeviceId, Address]:
+        return self.advert.id, self.address
+
 
 class Watcher(Protocol):
     """Called on the event loop; must not block or raise."""
 
     def sighted(self, sighting: Sighting) -> None: ...
 
-    def vanished(self, device_id: DeviceId) -> None: ...
+    def vanished(self, sighting: Sighting) -> None: ...
 
     def cloned(self, sighting: Sighting) -> None: ...
 
@@ -81,6 +95,8 @@ class Discovery:
         self._on_change = on_change
         self._interfaces = list(interfaces)
         self._port = 0
+        self._instance: str = profile.id  # the name of the service
+        self._name_taken = False
         self._sightings: dict[str, Sighting] = {}  # by service name
         self._others: set[str] = set()
         self._unreadable: set[str] = set()
@@ -107,11 +123,6 @@ class Discovery:
         while True:
             try:
                 await self._session()
-            except* NonUniqueNameException:
-                self._set_state(
-                    "off: another device announces the device-id of this one; one is a copy of the other: delete the "
-                    "file device-id in the state directory of one of them, and start its tpid again"
-                )
             except* (OSError, ZeroconfError) as group:
                 self._set_state(f"off: {_first(group)}")
             await asyncio.sleep(RETRY_S)
@@ -140,13 +151,27 @@ class Discovery:
 
     async def _advertise(self, zeroconf: AsyncZeroconf) -> None:
         self._profile_changed.clear()
-        info = self._service()
-        await (await zeroconf.async_register_service(info))
-        self._set_state(f"on: announced on {', '.join(self._interfaces)}")
+        await self._register(zeroconf)
+        where = f"on: announced on {', '.join(self._interfaces)}"
+        self._set_state(f"{where} under another name: {_TAKEN}" if self._name_taken else where)
         while True:
             await self._profile_changed.wait()
             self._profile_changed.clear()
             await (await zeroconf.async_update_service(self._service()))
+
+    async def _register(self, zeroconf: AsyncZeroconf) -> None:
+        """Announce the service, under a name by chance where another device answers to its own."""
+        n_taken = 0
+        while True:
+            try:
+                await (await zeroconf.async_register_service(self._service()))
+                return
+            except NonUniqueNameException:
+                n_taken, self._name_taken = n_taken + 1, True
+                self._instance = f"{self._profile.id}-{secrets.token_hex(4)}"
+            if n_taken % NAMES_AT_ONCE == 0:
+                self._set_state(f"not announced, other devices are looked for: {_TAKEN}")
+                await asyncio.sleep(RETRY_S)
 
     async def _close(self, zeroconf: AsyncZeroconf) -> None:
         try:
@@ -160,10 +185,10 @@ class Discovery:
     def _service(self) -> AsyncServiceInfo:
         return AsyncServiceInfo(
             SERVICE_TYPE,
-            f"{self._profile.id}.{SERVICE_TYPE}",
+            f"{self._instance}.{SERVICE_TYPE}",
             port=self._port,
             properties=dict(encode_advert(self._profile, self._cluster)),
-            server=f"{self._profile.id}.local.",
+            server=f"{self._instance}.local.",
             parsed_addresses=self._interfaces,
         )
 
@@ -193,7 +218,8 @@ class Discovery:
 
     def _make_room(self) -> bool:
         """Forget a name that leads to no device of this cluster; else one that leads nowhere yet, then one that led
-        to no connection, the oldest of its kind. A device that was connected once is never forgotten for a stranger."""
+        to no connection, then one of several with the same id, the oldest of its kind. The only name of a device that
+        was connected once is never forgotten for a stranger."""
         for names in (self._unreadable, self._others):
             if names:
                 names.pop()
@@ -201,10 +227,13 @@ class Discovery:
         if self._resolving:
             self._resolving.pop(next(iter(self._resolving))).cancel()
             return True
-        for name, sighting in self._sightings.items():
-            if not self._watcher.has_met(sighting.device_id):
-                self._forget(name)
-                return True
+        n_names = Counter(sighting.device_id for sighting in self._sightings.values())
+        for has_met in (False, True):
+            for name, sighting in self._sightings.items():
+                device_id = sighting.device_id
+                if self._watcher.has_met(device_id) is has_met and (not has_met or n_names[device_id] > 1):
+                    self._forget(name)
+                    return True
         return False
 
     async def _resolve(self, zeroconf: Zeroconf, name: str, info: AsyncServiceInfo) -> None:
@@ -215,8 +244,8 @@ class Discovery:
         host = _best_host(info.parsed_scoped_addresses())
         try:
             advert = decode_advert(info.properties)
-            if name != f"{advert.id}.{SERVICE_TYPE}" or host is None or not info.port:
-                raise RemoteProtocolError("Its name is not its id, or it has no address.")
+            if host is None or not info.port:
+                raise RemoteProtocolError("It has no address.")
         except RemoteProtocolError as error:
             _logger.debug("mdns_unreadable service=%r reason=%s", name, error)
             self._forget(name)
@@ -224,6 +253,7 @@ class Discovery:
             self._on_change()
             return
         if advert.id == self._profile.id:
+            self._forget(name)
             if info.port != self._port or advert.name != self._profile.name:
                 self._watcher.cloned(Sighting(Address(host, info.port), advert))
             return
@@ -234,7 +264,10 @@ class Discovery:
             return
         self._others.discard(name)
         self._unreadable.discard(name)
+        before = self._sightings.get(name)
         self._sightings[name] = sighting = Sighting(Address(host, info.port), advert)
+        if before is not None and before.key != sighting.key:
+            self._vanished(before)
         self._watcher.sighted(sighting)
 
     def _forget(self, name: str) -> None:
@@ -242,8 +275,12 @@ class Discovery:
         self._unreadable.discard(name)
         sighting = self._sightings.pop(name, None)
         if sighting is not None:
-            self._watcher.vanished(sighting.device_id)
+            self._vanished(sighting)
         self._on_change()
+
+    def _vanished(self, sighting: Sighting) -> None:
+        if all(other.key != sighting.key for other in self._sightings.values()):
+            self._watcher.vanished(sighting)
 
     def _set_state(self, state: str) -> None:
         if state != self.state:

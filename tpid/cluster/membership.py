@@ -3,6 +3,8 @@
 who dials                      when
 -----------------------------  -----------------------------------------------------------------
 the device with the lower id   mDNS shows the other one and they are not connected
+the other one of the two       they are still not connected SECOND_DIALS_S later: mDNS may show but
+                               one of them to the other
 who has it as a static peer    not connected to the device at that address
 after a failure or a loss      backoff with chance, cut short when mDNS announces the device again
 nobody                         a device of another protocol version; our own address
@@ -17,7 +19,7 @@ any other                      the older: a second hello proves nothing. That of
 import asyncio
 import logging
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
@@ -40,6 +42,7 @@ DUPLICATE: Final = "duplicate"  # code of a refusal: the pair has a connection a
 # Two devices that find each other at the same time dial each other: within this time one of the two connections, the
 # same on both sides, gives way to the other. Later the one that is there stays: a second hello proves nothing.
 SIMULTANEOUS_S: Final = 3.0
+SECOND_DIALS_S: Final = 5.0  # after the device with the lower id could have dialled
 MAX_MET: Final = 256  # devices that were connected once; the one that came first is forgotten first
 
 _logger = logging.getLogger(__name__)
@@ -59,6 +62,7 @@ class _Target:
     static: bool
     device_id: DeviceId | None = None
     name: str | None = None
+    second: bool = False  # lets the other device dial first
     wake: asyncio.Event = field(default_factory=asyncio.Event)
     task: asyncio.Task[None] | None = None
 
@@ -88,7 +92,7 @@ class Membership:
         self._peers: dict[DeviceId, Connection] = {}
         self._since_s: dict[DeviceId, float] = {}  # when each was adopted
         self._targets: dict[Address, _Target] = {}
-        self._sightings: dict[DeviceId, Sighting] = {}
+        self._sightings: dict[tuple[DeviceId, Address], Sighting] = {}
         self._failed: dict[Address, FailedDial] = {}
         self._clone: FailedDial | None = None
         self._met: dict[DeviceId, None] = {}
@@ -98,8 +102,8 @@ class Membership:
         return self._peers
 
     @property
-    def sightings(self) -> Mapping[DeviceId, Sighting]:
-        return self._sightings
+    def sightings(self) -> Collection[Sighting]:
+        return self._sightings.values()
 
     @property
     def failed(self) -> list[FailedDial]:
@@ -126,10 +130,7 @@ class Membership:
     # --- mDNS (the watcher of discovery)
 
     def sighted(self, sighting: Sighting) -> None:
-        before = self._sightings.get(sighting.device_id)
-        if before is not None and before.address != sighting.address:
-            self.vanished(sighting.device_id)
-        self._sightings[sighting.device_id] = sighting
+        self._sightings[sighting.key] = sighting
         advert, address = sighting.advert, sighting.address
         if advert.protocol_version != PROTOCOL_VERSION:
             older = "that device" if advert.protocol_version < PROTOCOL_VERSION else "this device"
@@ -145,20 +146,21 @@ class Membership:
             return
         target = self._targets.get(address)
         if target is None:
-            if self._me < sighting.device_id:
-                self._add(_Target(address, False, sighting.device_id, advert.name))
+            second = self._me > sighting.device_id
+            self._add(_Target(address, False, sighting.device_id, advert.name, second))
         else:
-            target.device_id, target.name = sighting.device_id, advert.name
+            if not self._connected(target):
+                target.device_id, target.name = sighting.device_id, advert.name
             target.wake.set()
         self._changed.notify()
 
-    def vanished(self, device_id: DeviceId) -> None:
+    def vanished(self, sighting: Sighting) -> None:
         """Its connection, if there is one, stays: it knows better."""
-        sighting = self._sightings.pop(device_id, None)
-        if sighting is None:
+        if self._sightings.pop(sighting.key, None) is None:
             return
         target = self._targets.get(sighting.address)
-        if target is None or not target.static:
+        announced = any(other.address == sighting.address for other in self._sightings.values())  # by another name
+        if not announced and (target is None or not target.static):
             self._failed.pop(sighting.address, None)
             if target is not None:
                 del self._targets[sighting.address]
@@ -195,6 +197,9 @@ class Membership:
         self._peers[connection.peer.id] = connection
         self._meet(connection.peer.id)
         self._since_s[connection.peer.id] = asyncio.get_running_loop().time()
+        for target in self._targets.values():
+            if target.device_id == connection.peer.id:  # where else it was looked for does not matter now
+                self._failed.pop(target.address, None)
         connection.set_receiver(self._owner)
         _logger.info(
             "peer_joined device=%s peer=%s address=%s dialled=%s",
@@ -271,6 +276,8 @@ class Membership:
         failures = 0
         while True:
             await self._changed.wait_for(lambda: not self._connected(target))
+            if target.second and await self._dials_us(target):
+                continue
             target.wake.clear()
             try:
                 connection = await dial(target.address.host, target.address.port, self._hello, self._settings)
@@ -291,6 +298,15 @@ class Membership:
                 await self._changed.wait_for(lambda: not self._connected(target))
                 failures = 0 if loop.time() - since_s >= STEADY_S else failures + 1
             await self._pause(target, failures)
+
+    async def _dials_us(self, target: _Target) -> bool:
+        """Whether the device makes the connection itself, within the time that it has for that."""
+        try:
+            async with asyncio.timeout(SECOND_DIALS_S):
+                await self._changed.wait_for(lambda: self._connected(target))
+        except TimeoutError:
+            return False
+        return True
 
     async def _pause(self, target: _Target, failures: int) -> None:
         try:
