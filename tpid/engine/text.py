@@ -18,11 +18,19 @@ class TextModel:
     template: ChatTemplate | None
     eos_ids: frozenset[int]
 
-    def encode_chat(self, messages: Sequence[Mapping[str, object]]) -> list[int]:
-        """The prompt of a chat, as transformers' `apply_chat_template` gives it. Raises ChatTemplateError."""
+    def render(self, messages: Sequence[Mapping[str, object]]) -> str:
+        """The prompt of a chat as text. Raises ChatTemplateError."""
         if self.template is None:
             raise ChatTemplateError("This model has no chat template.", hint="Use an instruct model for a chat.")
-        return self.tokenizer.encode(self.template.render(messages), add_special=False)
+        return self.template.render(messages)
+
+    def encode(self, prompt: str) -> list[int]:
+        """Of a rendered prompt, which holds its special tokens already."""
+        return self.tokenizer.encode(prompt, add_special=False)
+
+    def encode_chat(self, messages: Sequence[Mapping[str, object]]) -> list[int]:
+        """The prompt of a chat, as transformers' `apply_chat_template` gives it. Raises ChatTemplateError."""
+        return self.encode(self.render(messages))
 
 
 def load_text_model(pack: "Pack") -> TextModel:

@@ -10,6 +10,8 @@ import os
 import resource
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, BinaryIO
 
 from tpid.engine.text import TextModel
@@ -21,20 +23,24 @@ from tpid.size import shown_size
 
 _NICE = 5
 _PR_SET_PDEATHSIG = 1
+_CLONE_NEWUSER, _CLONE_NEWNET = 0x10000000, 0x40000000
 
 
 def main() -> None:
-    memory_bytes, parent = int(sys.argv[1]), int(sys.argv[2])
+    memory_bytes, render_s, parent = int(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3])
     _confine(memory_bytes, parent)
     requests, replies = sys.stdin.buffer, os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     settings, tokenizer_json = _read_json(requests), _read(requests) or b""
-    encoder = _Encoder()
+    encoder = _Encoder(render_s)
     _answer(replies, memory_bytes, lambda: encoder.load(settings, tokenizer_json))
     while (messages := _read_json(requests)) is not None:
         _answer(replies, memory_bytes, lambda messages=messages: encoder.encode_chat(messages))
 
 
 class _Encoder:
+    def __init__(self, render_s: float) -> None:
+        self._render_s = render_s
+
     def load(self, settings: Any, tokenizer_json: bytes) -> dict[str, object]:
         tokenizer = Tokenizer.from_json(tokenizer_json)
         source = settings["template"]
@@ -47,7 +53,19 @@ class _Encoder:
         return {"tokens": tokens, "special": special, "decoder": tokenizer.decoder_settings()}
 
     def encode_chat(self, messages: Any) -> dict[str, object]:
-        return {"ids": self._model.encode_chat(messages)}
+        with _computing_at_most(self._render_s):
+            prompt = self._model.render(messages)
+        return {"ids": self._model.encode(prompt)}
+
+
+@contextmanager
+def _computing_at_most(seconds: float) -> Iterator[None]:
+    """Ends the process by SIGPROF where the body computes for longer; waiting for a core does not count."""
+    signal.setitimer(signal.ITIMER_PROF, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0.0)
 
 
 def _answer(replies: BinaryIO, memory_bytes: int, work: Any) -> None:
@@ -71,7 +89,11 @@ def _error(code: str, message: str, hint: str | None) -> bytes:
 
 def _confine(memory_bytes: int, parent: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the daemon's to handle
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    libc = ctypes.CDLL(None)
+    # No network from here on, where the system lets a process give it up: as root, or by a user namespace.
+    if libc.unshare(_CLONE_NEWNET) != 0:
+        libc.unshare(_CLONE_NEWUSER | _CLONE_NEWNET)
+    libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)  # a new user namespace takes an earlier one back
     if os.getppid() != parent:  # it has ended before the line above
         sys.exit()
     os.nice(_NICE)
