@@ -422,6 +422,23 @@ def test_frames_and_profiles_reach_the_handler(cluster_name: str) -> None:
     run(test())
 
 
+def test_who_is_blamed_leaves_the_lease_and_the_handler_is_told(cluster_name: str) -> None:
+    async def test() -> None:
+        one = make(cluster_name, profile("one"), mdns=False)
+        async with one, make(cluster_name, profile("two"), mdns=False, static_peers=(f"127.0.0.1:{one.port}",)) as two:
+            await one.acquire(wait_s=PATIENCE_S)
+            await one.wait_for(lambda: one.lease is not None and two.me.id in one.lease.devices)
+            recorder = Recorder()
+            one.set_handler(recorder)
+            one.blame(two.me.id, "its disk is broken")
+            assert one.lease is not None
+            assert one.lease.devices == {one.me.id}
+            assert recorder.n_lease_changes == 0  # not before the caller has told what has failed
+            await one.wait_for(lambda: recorder.n_lease_changes > 0)
+
+    run(test())
+
+
 def test_a_port_in_use_is_told(cluster_name: str) -> None:
     async def test() -> None:
         async with make(cluster_name, profile("one"), mdns=False) as one:
