@@ -11,8 +11,8 @@
     `peer_joined/lost`      a connection is up, or has ended
     `received`              any frame but those of leases and heartbeats
     `lease_lost`            this device was the coordinator and is no longer (never while it is busy)
-    `lease_changed`         anything in `coordinator`, `lease` or `term` is new, or a device sits out; an idle coordinator's
-                            term may grow by itself, so a plan is good only for the term that it was made in
+    `lease_changed`         anything in `coordinator`, `lease` or `term` is new, or a device sits out; an idle
+                            coordinator's term may grow by itself, so a plan is good only for its own term
 
 Order of the end: leases back, no more dialling, goodbye to all, mDNS off, listener closed.
 """
