@@ -1,14 +1,16 @@
 """Perplexity of a model on English text: each of our backends, and llama.cpp on the same GGUF file.
 
-    python benchmarks/perplexity.py [--gguf FILE | --random-key-biases SIZE] [--no-llama-cpp] [--quick] [--json]
+    python benchmarks/perplexity.py [--gguf FILE] [--no-llama-cpp] [--quick] [--json]
+    python benchmarks/perplexity.py --random-key-biases SIZE [--biased-channels N] [--quick] [--json]
 
 The model is SmolLM2-135M (Q4_1), or that of a GGUF file. The text is Python's own language reference, as every Python
 brings it along (pydoc_data.topics). It is cut into chunks of 512 tokens that know nothing of each other, and the second
 half of each is scored, as llama-perplexity does it.
 
-With --random-key-biases the model is random, and its keys have biases up to SIZE. No text is likely to it; so the text
-is what it would write itself: behind random tokens, each next one counts by the probability that the torch backend
-gives to it. An engine's perplexity is then at least torch's, and the ratio is e to the power of its divergence.
+With --random-key-biases the model is random, and all channels of its keys have biases up to SIZE, or only N of each
+head, as published models have them. No text is likely to it; so the text is what it would write itself: behind random
+tokens, each next one counts by the probability that the torch backend gives to it. An engine's perplexity is then at
+least torch's, and the ratio is e to the power of its divergence.
 """
 
 import argparse
@@ -161,9 +163,10 @@ def _measure_text(gguf: Path, pack: Pack, n_chunks: int, *, beside_llama_cpp: bo
     return _scores(found)
 
 
-def measure_random(key_bias: float, n_chunks: int) -> list[Score]:
+def measure_random(key_bias: float, n_biased: int | None, n_chunks: int) -> list[Score]:
     with tempfile.TemporaryDirectory(dir=DIRECTORY) as temporary:
-        pack = import_pack(RandomSource(RANDOM, Format.F16, key_bias=key_bias), Path(temporary) / "pack")
+        source = RandomSource(RANDOM, Format.F16, key_bias=key_bias, n_biased=n_biased)
+        pack = import_pack(source, Path(temporary) / "pack")
         ids = np.random.default_rng(1).integers(0, RANDOM.vocab_size, n_chunks * CHUNK_TOKENS).tolist()
         torch = Model(pack, TorchCompute(THREADS))
         expected = [torch.log_probabilities(chunk) for chunk in _chunks(ids, n_chunks)]
@@ -185,13 +188,14 @@ def main() -> None:
     models = parser.add_mutually_exclusive_group()
     models.add_argument("--gguf", type=Path, help="another model than SmolLM2-135M")
     models.add_argument("--random-key-biases", type=float, metavar="SIZE", help="a random model instead")
+    parser.add_argument("--biased-channels", type=int, metavar="N", help="of each head of the random model's keys")
     parser.add_argument("--no-llama-cpp", action="store_true", help="our backends alone: nothing is built")
     arguments = parser.parse_args()
     n_chunks = QUICK_CHUNKS if arguments.quick else CHUNKS
     DIRECTORY.mkdir(exist_ok=True)
     try:
         if arguments.random_key_biases is not None:
-            scores = measure_random(arguments.random_key_biases, n_chunks)
+            scores = measure_random(arguments.random_key_biases, arguments.biased_channels, n_chunks)
         else:
             scores = measure(arguments.gguf, n_chunks, beside_llama_cpp=not arguments.no_llama_cpp)
     except (BuildError, TpidError, RuntimeError) as error:

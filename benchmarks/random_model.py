@@ -32,13 +32,17 @@ _Q8_DEVIATION = 73.3  # of -127…127
 class RandomSource:
     """A WeightSource; the same shape, format, seed and biases give the same pack."""
 
-    def __init__(self, spec: ModelSpec, format: Format, seed: int = 1, *, key_bias: float = 0.0) -> None:
-        """Keys get biases between -key_bias and key_bias."""
+    def __init__(
+        self, spec: ModelSpec, format: Format, seed: int = 1, *, key_bias: float = 0.0, n_biased: int | None = None
+    ) -> None:
+        """Keys get biases between -key_bias and key_bias; with `n_biased`, so many of each head's get one of these two
+        and the others a hundredth at most."""
         self.spec = spec
         self._key_bias = key_bias
+        self._n_biased = n_biased
         self._format = format
         self._seed = seed
-        identity = json.dumps([asdict(spec), format, seed, key_bias])
+        identity = json.dumps([asdict(spec), format, seed, key_bias, n_biased])
         self.fingerprint = f"random:{hashlib.sha256(identity.encode()).hexdigest()}"
         self._in_layer = layer_matrix_shapes(spec)
 
@@ -70,9 +74,19 @@ class RandomSource:
         kind = name.rpartition(".")[2]
         size = self.spec.hidden_size if kind == "final_norm" else layer_vector_shapes(self.spec)[kind][0]
         if kind == "k_bias":
-            rng = np.random.default_rng((self._seed, *name.encode()))
-            return self._key_bias * rng.uniform(-1, 1, size).astype(np.float32)
+            return self._key_biases(np.random.default_rng((self._seed, *name.encode())), size)
         return np.ones(size, np.float32) if kind.endswith("norm") else np.zeros(size, np.float32)
+
+    def _key_biases(self, rng: np.random.Generator, size: int) -> F32:
+        biases = self._key_bias * rng.uniform(-1, 1, size).astype(np.float32)
+        if self._n_biased is None:
+            return biases
+        order = rng.permuted(np.tile(np.arange(self.spec.head_dim), (size // self.spec.head_dim, 1)), axis=1).reshape(
+            -1
+        )
+        return np.where(
+            order < self._n_biased, np.copysign(np.float32(self._key_bias), biases), biases / np.float32(100)
+        )
 
     def tokenizer(self) -> TokenizerFiles:
         return random_tokenizer(self.spec.vocab_size)

@@ -16,6 +16,7 @@ from typing import Any
 PROMPTS = ("What is the capital of France?", "Name three colours.", "How many days has a week?")
 LONG = "The quick brown fox jumps over the lazy dog. " * 40 + "What does the fox do?"
 N_TOKENS = 40
+MOST_END_S = 20.0  # of a daemon that may still be starting, beside others
 
 
 class Fault(StrEnum):
@@ -112,6 +113,7 @@ class Chaos:
     broken_disk: Path  # exists while the disk of the first helper is broken
     chance: random.Random
     outcomes: list[Outcome] = field(default_factory=list)
+    stopping: list[Any] = field(default_factory=list)  # helpers that were told to end
 
     def strike(self, fault: Fault, moment: Moment) -> Outcome:
         """One request with one fault; afterwards the home is whole again."""
@@ -129,7 +131,7 @@ class Chaos:
             fault, moment, "".join(answer.texts), answer.error, answer.ended_at - struck_at, answer.pause_s
         )
         self._check(outcome, prompt)
-        self._repair(fault)
+        self._repair()
         self.outcomes.append(outcome)
         return outcome
 
@@ -165,6 +167,7 @@ class Chaos:
                 helper.process.wait()
             case Fault.TERMINATE:
                 helper.process.terminate()
+                self.stopping.append(helper)
             case Fault.HICCUP | Fault.STALL:
                 seconds = 1.0 if fault is Fault.HICCUP else 4.0
                 helper.process.send_signal(signal.SIGSTOP)
@@ -186,12 +189,11 @@ class Chaos:
         assert outcome.error is None, f"{outcome}\n{self.user.log[-3000:]}"
         assert outcome.text == self.expected[prompt], outcome
 
-    def _repair(self, fault: Fault) -> None:
+    def _repair(self) -> None:
         self.broken_disk.unlink(missing_ok=True)
+        while self.stopping:
+            self.stopping.pop().process.wait(MOST_END_S)
         for index, helper in enumerate(self.helpers):
-            if fault is Fault.TERMINATE and helper.process.poll() is None:
-                with contextlib.suppress(Exception):
-                    helper.process.wait(2)
             if helper.process.poll() is not None:
                 self.helpers[index] = self.launch(helper.name)
 

@@ -48,7 +48,7 @@ def broken_disk(tmp_path: Path) -> tuple[Path, dict[str, str]]:
     return switch, {"LD_PRELOAD": str(library), "FAULTY_FROM": "8192", "FAULTY_WHILE": str(switch)}
 
 
-@pytest.mark.timeout(3600)
+@pytest.mark.timeout(max(3600, 30 * N_FAULTS))
 def test_each_request_under_a_fault_ends_right_and_the_next_one_works(
     model_home: Any, groups: dict[str, MemoryCgroup], broken_disk: tuple[Path, dict[str, str]]
 ) -> None:

@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 from zeroconf.asyncio import AsyncServiceInfo, AsyncZeroconf
 
-from tpid.cluster.advert import encode_advert
+from tpid.cluster.address import Address
+from tpid.cluster.advert import decode_advert, encode_advert
 from tpid.cluster.backoff import Backoff
 from tpid.cluster.cluster import Cluster
-from tpid.cluster.discovery import SERVICE_TYPE, Site
+from tpid.cluster.discovery import SERVICE_TYPE, Sighting, Site, _label
 from tpid.cluster.lease import ElectionSettings
 from tpid.cluster.settings import ClusterSettings
 from tpid.comm.connection import Connection
@@ -340,6 +341,53 @@ def test_an_announcement_that_no_tpid_made_is_counted(cluster_name: str) -> None
     run(test())
 
 
+@pytest.mark.parametrize("helper_id", ["0" * 64, "f" * 64], ids=["lower", "higher"])
+def test_a_device_whose_id_is_announced_by_another_is_found(cluster_name: str, helper_id: str) -> None:
+    helper = profile("helper", Role.HELPER, helper_id)
+
+    async def test() -> None:
+        mdns = AsyncZeroconf(interfaces=["127.0.0.1"])
+        try:
+            await mdns.async_register_service(
+                AsyncServiceInfo(
+                    SERVICE_TYPE,
+                    f"{_label(helper.id)}.{SERVICE_TYPE}",
+                    port=9,
+                    properties=dict(encode_advert(helper, cluster_name)),
+                    server="somebody-else.local.",
+                    parsed_addresses=["127.0.0.1"],
+                )
+            )
+            async with make(cluster_name, profile("laptop", device_id="8" * 64)) as user:
+                await user.wait_for(lambda: len(user.status().sighted) == 1)
+                for _ in range(2):  # at the start, and when it comes back
+                    async with make(cluster_name, helper) as found:
+                        await complete([user, found])
+                        assert user.status().sighted == ()
+                        assert user.status().failed == ()
+                    await user.wait_for(lambda: not user.peers)
+        finally:
+            await mdns.async_close()
+
+    run(test())
+
+
+def test_where_mdns_shows_one_of_two_only_they_connect_all_the_same(
+    cluster_name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tpid.cluster.membership.HIGHER_WAITS_S", 0.05)
+    low, high = profile("low", device_id="0" * 64), profile("high", device_id="f" * 64)
+
+    async def test() -> None:
+        async with make(cluster_name, low, mdns=False) as unseeing, make(cluster_name, high, mdns=False) as seeing:
+            advert = decode_advert({k.encode(): v.encode() for k, v in encode_advert(low, cluster_name).items()})
+            seeing._membership.sighted(Sighting("low", (Address("127.0.0.1", unseeing.port),), advert))
+            await complete([unseeing, seeing])
+            assert seeing.peers[low.id].outgoing
+
+    run(test())
+
+
 def test_trouble_with_mdns_does_not_stop_the_rest(cluster_name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     async def test() -> None:
         async with (
@@ -371,6 +419,23 @@ def test_frames_and_profiles_reach_the_handler(cluster_name: str) -> None:
             await one.wait_for(lambda: one.peers[two.me.id].peer.packs == ("a-model",))
             with pytest.raises(LocalProtocolError):
                 two.update_profile(replace(two.me, role=Role.HELPER))
+
+    run(test())
+
+
+def test_who_is_blamed_leaves_the_lease_and_the_handler_is_told(cluster_name: str) -> None:
+    async def test() -> None:
+        one = make(cluster_name, profile("one"), mdns=False)
+        async with one, make(cluster_name, profile("two"), mdns=False, static_peers=(f"127.0.0.1:{one.port}",)) as two:
+            await one.acquire(wait_s=PATIENCE_S)
+            await one.wait_for(lambda: one.lease is not None and two.me.id in one.lease.devices)
+            recorder = Recorder()
+            one.set_handler(recorder)
+            one.blame(two.me.id, "its disk is broken")
+            assert one.lease is not None
+            assert one.lease.devices == {one.me.id}
+            assert recorder.n_lease_changes == 0  # not before the caller has told what has failed
+            await one.wait_for(lambda: recorder.n_lease_changes > 0)
 
     run(test())
 

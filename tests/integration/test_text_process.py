@@ -1,6 +1,7 @@
 """A real text process: what a hostile model cannot do, and what the next request finds."""
 
 import asyncio
+import itertools
 import json
 import os
 import select
@@ -114,6 +115,51 @@ def test_what_takes_too_much_is_an_error_and_the_next_request_is_answered(
         assert await say(text, "abc") == [0, 1, 2]
 
     with_text(model, use, TextLimits(request_s=1.0 if model.template == ENDLESS else 30.0, memory_bytes=512 << 20))
+
+
+def test_a_template_that_only_computes_ends_soon_and_a_long_prompt_is_no_such_thing() -> None:
+    async def use(text: ModelText) -> None:
+        with pytest.raises(ChatTemplateError, match=r"computes for longer than 0\.2 s") as raised:
+            await say(text, "slow")
+        assert raised.value.hint
+        assert await say(text, "abc") == [0, 1, 2]
+        assert len(await say(text, "abc" * 100_000)) == 300_000  # its tokens take longer than the template may
+
+    with_text(source(ENDLESS), use, TextLimits(render_s=0.2))
+
+
+def test_a_template_that_takes_too_long_to_compile_is_refused() -> None:
+    async def run() -> None:
+        with pytest.raises(ChatTemplateError, match="computes for longer"):
+            await ModelText.open(source("{{ " + "+" * 150 + "x }}"), TextLimits(render_s=0.3))
+
+    asyncio.run(run())
+
+
+def test_the_largest_vocabulary_that_is_published_fits() -> None:
+    """Gemma's 262,144 tokens, and merges for nearly each."""
+    pairs = [a + b for a in LETTERS for b in LETTERS]
+    merges = [*((a, b) for a in LETTERS for b in LETTERS), *itertools.product(pairs, pairs)][: 262_144 - len(LETTERS)]
+    tokens = [*LETTERS, *(a + b for a, b in merges)]
+    settings = json.loads(tokenizer_json())
+    settings["model"] |= {"vocab": {token: id for id, token in enumerate(tokens)}, "merges": merges}
+    model = TextSource(json.dumps(settings).encode(), CONTENT, None, None, frozenset())
+
+    async def use(text: ModelText) -> None:
+        assert text.tokenizer.id_to_token(262_143) == tokens[-1]
+        assert await say(text, "aaab") == [tokens.index("aaab")]
+
+    with_text(model, use)
+
+
+def test_it_has_no_network() -> None:
+    if all(subprocess.run(["unshare", *flags, "true"], check=False).returncode for flags in (["-n"], ["-U", "-n"])):
+        pytest.skip("this system lets no process give up its network")
+
+    async def use(text: ModelText) -> None:
+        assert os.readlink(f"/proc/{pid(text)}/ns/net") != os.readlink("/proc/self/ns/net")
+
+    with_text(source(), use)
 
 
 def test_a_cancelled_request_ends_its_process_and_the_next_is_answered() -> None:

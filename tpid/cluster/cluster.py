@@ -11,8 +11,8 @@
     `peer_joined/lost`      a connection is up, or has ended
     `received`              any frame but those of leases and heartbeats
     `lease_lost`            this device was the coordinator and is no longer (never while it is busy)
-    `lease_changed`         anything in `coordinator`, `lease` or `term` is new; an idle coordinator's term
-                            may grow by itself, so a plan is good only for the term that it was made in
+    `lease_changed`         anything in `coordinator`, `lease` or `term` is new, or a device sits out; an idle
+                            coordinator's term may grow by itself, so a plan is good only for its own term
 
 Order of the end: leases back, no more dialling, goodbye to all, mDNS off, listener closed.
 """
@@ -397,7 +397,8 @@ class Cluster:
         """The device did not do its part of a plan: it is no part of the lease for a while."""
         seconds = self._sit_out.blame(device_id, reason, awake_or_asleep_s())
         _logger.warning("sits_out device=%s seconds=%.0f reason=%r", self._name(device_id), seconds, reason)
-        self._changed.notify()
+        # In a later turn of the loop: whoever blames has first to say what has failed.
+        asyncio.get_running_loop().call_soon(self._perform, LeaseChanged())
 
     def bump_term(self) -> int:
         """A new term, for a new plan. Raises LocalProtocolError unless this device coordinates."""

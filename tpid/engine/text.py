@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tpid.engine.prompt import IdsPrompt, Prompt, TextPrompt
+from tpid.engine.prompt import ChatPrompt, IdsPrompt, Prompt, TextPrompt
 from tpid.errors import ChatTemplateError
 from tpid.model.chat_template import ChatTemplate
 from tpid.model.tokenizer import Tokenizer
@@ -18,6 +18,12 @@ class TextModel:
     template: ChatTemplate | None
     eos_ids: frozenset[int]
 
+    def render(self, prompt: ChatPrompt) -> str:
+        """The prompt of a chat as text. Raises ChatTemplateError, RequestError."""
+        if self.template is None:
+            raise ChatTemplateError("This model has no chat template.", hint="Use an instruct model for a chat.")
+        return self.template.render(prompt.messages, tools=prompt.tools, add_generation_prompt=True, **prompt.variables)
+
     def encode(self, prompt: Prompt) -> list[int]:
         """Ids, as transformers gives them: of a chat by `apply_chat_template`, of a text by its tokenizer.
 
@@ -27,9 +33,10 @@ class TextModel:
             return list(prompt.ids)
         if isinstance(prompt, TextPrompt):
             return self.tokenizer.encode(prompt.text, add_special=True)
-        if self.template is None:
-            raise ChatTemplateError("This model has no chat template.", hint="Use an instruct model for a chat.")
-        text = self.template.render(prompt.messages, tools=prompt.tools, add_generation_prompt=True, **prompt.variables)
+        return self.encode_rendered(self.render(prompt))
+
+    def encode_rendered(self, text: str) -> list[int]:
+        """Of a chat's text, which holds its special tokens already."""
         return self.tokenizer.encode(text, add_special=False)
 
 

@@ -20,7 +20,7 @@ from tpid.engine.text_messages import (
     pack,
     pack_prompt,
 )
-from tpid.errors import ChatTemplateError, TokenizerError
+from tpid.errors import ChatTemplateError, TokenizerError, TpidError
 from tpid.pack.reader import Pack
 from tpid.size import shown_size
 
@@ -30,8 +30,9 @@ _HINT = "Send less text, or take the model from elsewhere."
 
 @dataclass(frozen=True, slots=True)
 class TextLimits:
-    load_s: float = 20.0  # starting the interpreter included
+    load_s: float = 60.0  # 262,000 tokens and twice as many merges take 2 s of a fast core, and a small board is busy
     request_s: float = 10.0
+    render_s: float = 2.0  # of computing, to compile or to render a template; honest ones need milliseconds
     memory_bytes: int = 1 << 30  # address space
 
 
@@ -130,7 +131,7 @@ class ModelText:
             return self._process
         self._process = process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-P", "-m", "tpid.engine.text_process"),
-            *(str(self._limits.memory_bytes), str(os.getpid())),
+            *(str(self._limits.memory_bytes), str(self._limits.render_s), str(os.getpid())),
             stdin=PIPE,
             stdout=PIPE,
             stderr=DEVNULL,
@@ -173,12 +174,17 @@ class ModelText:
             ) from error
         except (asyncio.IncompleteReadError, OSError) as error:
             self._kill()
-            raise TokenizerError(_ending(await process.wait(), self._limits.memory_bytes), hint=_HINT) from error
+            raise _ending(await process.wait(), self._limits) from error
         except BaseException:
             self._kill()
             raise
 
 
-def _ending(status: int, memory_bytes: int) -> str:
+def _ending(status: int, limits: TextLimits) -> TpidError:
+    if status == -signal.SIGPROF:
+        return ChatTemplateError(f"The model's template computes for longer than {limits.render_s:g} s.", hint=_HINT)
     how = signal.Signals(-status).name if -status in set(signal.Signals) else f"status {status}"
-    return f"The model's template or tokenizer crashed ({how}); it may use {shown_size(memory_bytes)} of memory."
+    return TokenizerError(
+        f"The model's template or tokenizer crashed ({how}); it may use {shown_size(limits.memory_bytes)} of memory.",
+        hint=_HINT,
+    )

@@ -11,10 +11,12 @@ import os
 import resource
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+from tpid.engine.prompt import ChatPrompt, Prompt
 from tpid.engine.text import TextModel
 from tpid.engine.text_messages import LENGTH, MAX_FRAME_BYTES, pack, pack_mask, prompt_of
 from tpid.errors import ChatTemplateError, TpidError
@@ -27,26 +29,31 @@ if TYPE_CHECKING:
 
 _NICE = 5
 _PR_SET_PDEATHSIG = 1
+_CLONE_NEWUSER, _CLONE_NEWNET = 0x10000000, 0x40000000
 
 
 def main() -> None:
-    memory_bytes, parent = int(sys.argv[1]), int(sys.argv[2])
+    memory_bytes, render_s, parent = int(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3])
     _confine(memory_bytes, parent)
     requests, replies = sys.stdin.buffer, os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     settings, tokenizer_json = _read_json(requests), _read(requests) or b""
-    encoder = _Encoder()
+    encoder = _Encoder(render_s)
     _answer(replies, memory_bytes, lambda: encoder.load(settings, tokenizer_json))
     while (request := _read_json(requests)) is not None:
         _answer(replies, memory_bytes, partial(encoder.answer, request))
 
 
 class _Encoder:
+    def __init__(self, render_s: float) -> None:
+        self._render_s = render_s
+
     def load(self, settings: Any, tokenizer_json: bytes) -> bytes:
         tokenizer = Tokenizer.from_json(tokenizer_json)
         source = settings["template"]
         template = None
         if source is not None:
-            template = ChatTemplate(source, settings["bos"], settings["eos"], other_tokens=settings["other"])
+            with _computing_at_most(self._render_s):
+                template = ChatTemplate(source, settings["bos"], settings["eos"], other_tokens=settings["other"])
         self._model = TextModel(tokenizer, template, frozenset(settings["eos_ids"]))
         self._grammar_tokens: GrammarTokens | None = None
         self._matcher: GrammarMatcher | None = None
@@ -60,7 +67,7 @@ class _Encoder:
             return pack_mask(self._begin(request["grammar"]))
         if "accept" in request:
             return pack_mask(self._accept(request["accept"]))
-        return pack({"ids": self._model.encode(prompt_of(request))})
+        return pack({"ids": self._encode(prompt_of(request))})
 
     def _begin(self, grammar: Any) -> bytes:
         """The mask of an answer's first token."""
@@ -77,6 +84,23 @@ class _Encoder:
             raise RuntimeError("there is no grammar")
         self._matcher.accept(id)
         return self._matcher.mask()
+
+    def _encode(self, prompt: Prompt) -> list[int]:
+        if not isinstance(prompt, ChatPrompt):
+            return self._model.encode(prompt)
+        with _computing_at_most(self._render_s):
+            text = self._model.render(prompt)
+        return self._model.encode_rendered(text)
+
+
+@contextmanager
+def _computing_at_most(seconds: float) -> Iterator[None]:
+    """Ends the process by SIGPROF where the body computes for longer; waiting for a core does not count."""
+    signal.setitimer(signal.ITIMER_PROF, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0.0)
 
 
 def _answer(replies: BinaryIO, memory_bytes: int, work: Callable[[], bytes]) -> None:
@@ -100,7 +124,11 @@ def _error(code: str, message: str, hint: str | None, field: str | None = None) 
 
 def _confine(memory_bytes: int, parent: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the daemon's to handle
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    libc = ctypes.CDLL(None)
+    # No network from here on, where the system lets a process give it up: as root, or by a user namespace.
+    if libc.unshare(_CLONE_NEWNET) != 0:
+        libc.unshare(_CLONE_NEWUSER | _CLONE_NEWNET)
+    libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)  # a new user namespace takes an earlier one back
     if os.getppid() != parent:  # it has ended before the line above
         sys.exit()
     os.nice(_NICE)

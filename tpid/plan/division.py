@@ -1,6 +1,8 @@
 """Dividing a model among devices so that a token takes the least time that their memory and disks allow.
 
-A time is given, and it is asked whether any division keeps within it; the least such time is found by bisection.
+A time is given, and it is asked whether any division keeps within it; the least such time is found by bisection. Large
+models on many devices ask for many and long answers: after MAX_STEPS the best division so far is taken, so that a plan
+never takes much longer than half a second, of a fast core, to make.
 """
 
 from bisect import bisect_left, bisect_right
@@ -14,6 +16,9 @@ from tpid.plan.cost import NEVER_S, attn_unit_s, ffn_unit_s, head_s, stream_s
 from tpid.plan.footprint import Workload
 
 MAX_ATTN_LIMITS = 128  # times of the attention halves that are tried: all of them, but for large clusters
+MAX_STEPS = 1_000_000  # of a search; one takes a tenth of a microsecond
+_ROW_STEPS = 16  # to find how many FFN units fit a device beside a number of attention units
+_LIMITS_SHARE = 4  # a limit is worth trying if the steps suffice to ask so often for each
 _BISECTIONS = 50
 _SLACK = 1 + 1e-9  # a time is kept if rounding alone stands between
 
@@ -47,6 +52,9 @@ class _Search:
         self._ffn_s = [ffn_unit_s(work, device) for device in devices]
         self._head_s = head_s(work, devices[0])
         self._stream_s = _stream_tables(work, devices)
+        self._steps = 0
+        n_attn = work.n_attn_units
+        self._steps_to_ask = len(devices) * (_ROW_STEPS * (n_attn + 1) + n_attn**2 // 2)
         self._attn_limits_s = self._attn_limits()
 
     def best(self) -> Division | None:
@@ -54,14 +62,22 @@ class _Search:
         # No division is faster than one of FFN units that could be cut anywhere.
         floor_s = self._head_s + self._work.n_ffn_units / sum(1 / ffn_s for ffn_s in self._ffn_s)
         for limit_s in self._attn_limits_s:
-            if found is not None and limit_s + floor_s >= found.tpot_s:
+            if found is not None and (self._tired or limit_s + floor_s >= found.tpot_s):
                 break
+            if self._tired and limit_s < self._attn_limits_s[-1]:
+                continue  # with the last one, whatever fits at all is found
             found = self._fastest(limit_s, found) or found
         return found and (self._silent(found.tpot_s) or found)
+
+    @property
+    def _tired(self) -> bool:
+        return self._steps >= MAX_STEPS
 
     def _silent(self, time_s: float) -> Division | None:
         """One that takes no longer and in which nothing streams."""
         for limit_s in self._attn_limits_s:
+            if self._steps >= 2 * MAX_STEPS:
+                break
             division = self._within(time_s, 0.0, limit_s)
             if division is not None and division.tpot_s <= time_s:
                 return division
@@ -73,7 +89,8 @@ class _Search:
         for unit_s in self._attn_s:
             limits |= {n * unit_s for n in range(work.n_attn_units + 1)}
         possible = sorted(limit_s for limit_s in limits if sum(self._attn_most(limit_s)) >= work.n_attn_units)
-        step = -(-len(possible) // MAX_ATTN_LIMITS)
+        most = max(1, min(MAX_ATTN_LIMITS, MAX_STEPS // (_LIMITS_SHARE * self._steps_to_ask)))
+        step = -(-len(possible) // most)
         return sorted({*possible[::step], possible[-1]})
 
     def _attn_most(self, limit_s: float) -> list[int]:
@@ -86,7 +103,7 @@ class _Search:
         found = self._within(high_s, high_s, attn_limit_s)
         low_s = base_s
         for _ in range(_BISECTIONS):
-            if found is None or found.tpot_s <= low_s * _SLACK:
+            if found is None or self._tired or found.tpot_s <= low_s * _SLACK:
                 return found
             middle_s = (low_s + found.tpot_s) / 2
             closer = self._within(middle_s, middle_s, attn_limit_s)
@@ -98,7 +115,7 @@ class _Search:
 
     def _longest_s(self, base_s: float) -> float:
         """No division that fits takes longer."""
-        slowest_disk_s = max((row[-1] for table in self._stream_s for row in table if row), default=0.0)
+        slowest_disk_s = max((row.most_s for table in self._stream_s for row in table if len(row)), default=0.0)
         return max(base_s + self._work.n_ffn_units * max(self._ffn_s), slowest_disk_s) * _SLACK
 
     def _within(self, time_s: float, stream_limit_s: float, attn_limit_s: float) -> Division | None:
@@ -106,6 +123,7 @@ class _Search:
         ffn_limit_s = time_s - self._head_s - attn_limit_s
         if ffn_limit_s < 0:
             return None
+        self._steps += self._steps_to_ask
         attn_most = self._attn_most(attn_limit_s)
         room = []  # room[device][attention units]: FFN units that it can take beside them; ends where none fit
         for table, most, unit_s in zip(self._stream_s, attn_most, self._ffn_s, strict=True):
@@ -139,13 +157,9 @@ class _Search:
         return Division(shares, attn_s + ffn_s + self._head_s, streams)
 
 
-def _stream_tables(work: Workload, devices: Sequence[DeviceProfile]) -> list[list[list[float]]]:
-    """[device][attention units][FFN units]: what its disk takes. Rows end where the budget does.
-
-    They grow in both directions: where a larger share needs a smaller window, as one with FFN beside large attention
-    blocks may, it counts as the smaller share does.
-    """
-    known: dict[tuple[str, int, float, bool], list[list[float]]] = {}
+def _stream_tables(work: Workload, devices: Sequence[DeviceProfile]) -> list[list["_StreamRow"]]:
+    """[device][attention units][FFN units]: what its disk takes. Rows end where the budget does."""
+    known: dict[tuple[str, int, float, bool], list[_StreamRow]] = {}
     tables = []
     for number, device in enumerate(devices):
         key = (device.backend, device.budget_bytes, device.disk_bytes_s, number == 0)
@@ -155,23 +169,48 @@ def _stream_tables(work: Workload, devices: Sequence[DeviceProfile]) -> list[lis
     return tables
 
 
-def _stream_table(work: Workload, device: DeviceProfile, *, coordinator: bool) -> list[list[float]]:
-    def streams(n_ffn: int) -> bool:
-        return _share_s(work, device, n_attn, n_ffn, coordinator) > 0
+def _stream_table(work: Workload, device: DeviceProfile, *, coordinator: bool) -> list["_StreamRow"]:
+    first = _StreamRow(work, device, 0, coordinator, None)
+    return [first, *(_StreamRow(work, device, n, coordinator, first) for n in range(1, work.n_attn_units + 1))]
 
-    table: list[list[float]] = []
-    above = [0.0] * (work.n_ffn_units + 1)
-    for n_attn in range(work.n_attn_units + 1):
-        n_silent = bisect_left(range(len(above)), True, key=streams)  # what is resident is so with less, too
-        row = [0.0] * n_silent
-        for n_ffn, least_s in enumerate(above[n_silent:], n_silent):
-            takes_s = max(_share_s(work, device, n_attn, n_ffn, coordinator), least_s, row[-1] if row else 0.0)
-            if takes_s == NEVER_S:
-                break
-            row.append(takes_s)
-        table.append(row)
-        above = row
-    return table
+
+class _StreamRow:
+    """What a device's disk takes for 0, 1, … FFN units beside so many of attention; computed where it is looked at.
+
+    Rows grow: where a larger share needs a smaller window, as one with FFN beside large attention blocks may, it
+    counts as the smaller share does.
+    """
+
+    def __init__(
+        self, work: Workload, device: DeviceProfile, n_attn: int, coordinator: bool, without: "_StreamRow | None"
+    ) -> None:
+        """`without` is the row of no attention; None where this is it."""
+        self._work, self._device, self._n_attn, self._coordinator = work, device, n_attn, coordinator
+        self._without = without
+        self._known: dict[int, float] = {}
+        self._least_s = _share_s(work, device, n_attn, 0, coordinator)
+        self._length = bisect_left(range(work.n_ffn_units + 1), True, key=lambda n: self._takes_s(n) == NEVER_S)
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, n_ffn: int) -> float:
+        if n_ffn >= self._length:
+            raise IndexError(n_ffn)
+        return self._takes_s(n_ffn)
+
+    @property
+    def most_s(self) -> float:
+        """Of the largest share that fits; the row must not be empty."""
+        return self._takes_s(self._length - 1)
+
+    def _takes_s(self, n_ffn: int) -> float:
+        found = self._known.get(n_ffn)
+        if found is None:
+            alone_s = self._without._takes_s(n_ffn) if self._without is not None else 0.0
+            own_s = _share_s(self._work, self._device, self._n_attn, n_ffn, self._coordinator)
+            found = self._known[n_ffn] = max(own_s, alone_s, self._least_s)
+        return found
 
 
 def _share_s(work: Workload, device: DeviceProfile, n_attn: int, n_ffn: int, coordinator: bool) -> float:

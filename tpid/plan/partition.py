@@ -1,6 +1,6 @@
 """Making a plan: who takes part, how many tokens a pass has, and who computes what."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from tpid.device import DeviceProfile
@@ -72,22 +72,35 @@ def _choose_pass(work: Workload, devices: Sequence[DeviceProfile]) -> tuple[Work
     but a little slower than the shortest does, because its buffers take the place of resident weights.
     """
     choices = list(_pass_choices(work))
-    for choice in choices:
-        if choice.max_pass_tokens <= RESIDENT_PASS_TOKENS:
-            division = divide(choice, devices)
-            if division is not None and division.stream_s == 0:
-                return choice, division
-        if choice.max_pass_tokens <= LEAST_RESIDENT_PASS_TOKENS:
-            break
+    resident = [choice for choice in choices if choice.max_pass_tokens <= RESIDENT_PASS_TOKENS]
+    n_long = sum(choice.max_pass_tokens > LEAST_RESIDENT_PASS_TOKENS for choice in resident)
+    silent = _longest(resident[: n_long + 1], devices, lambda division: division.stream_s == 0)
+    if silent is not None:
+        return silent
     shortest = choices[-1]
     fastest = divide(shortest, devices)
     if fastest is None:
         return shortest, None
-    for choice in choices[:-1]:
-        division = divide(choice, devices)
-        if division is not None and division.tpot_s <= PASS_COST * fastest.tpot_s:
-            return choice, division
-    return shortest, fastest
+    longer = _longest(choices[:-1], devices, lambda division: division.tpot_s <= PASS_COST * fastest.tpot_s)
+    return longer or (shortest, fastest)
+
+
+def _longest(
+    choices: Sequence[Workload], devices: Sequence[DeviceProfile], good: Callable[[Division], bool]
+) -> tuple[Workload, Division] | None:
+    """The first of `choices` with a good division. A shorter pass needs less memory, so those behind it have one too:
+    few need to be looked at."""
+    found: tuple[Workload, Division] | None = None
+    low, high = 0, len(choices) - 1
+    middle = high  # first whether there is any
+    while low <= high:
+        division = divide(choices[middle], devices)
+        if division is not None and good(division):
+            found, high = (choices[middle], division), middle - 1
+        else:
+            low = middle + 1
+        middle = (low + high) // 2
+    return found
 
 
 def _pass_choices(work: Workload) -> Iterator[Workload]:
