@@ -27,6 +27,12 @@ class ComputeCalls:
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="compute")
         self._step_s: dict[int, float] = {}  # by size of the pass, in powers of two
         self._listened_s = 0.0  # when the loop last had its turn
+        self._ended_s = 0.0  # when a step last did
+
+    @property
+    def idle_s(self) -> float:
+        """Since a step has ended; the caller knows whether one runs."""
+        return time.perf_counter() - self._ended_s
 
     async def run(self, n_tokens: int, call: Callable[[], Result], *, loop_is_free: bool = True) -> Result:
         """The result of `call`, a step over `n_tokens`. If cancelled, waits for the step to end first.
@@ -37,7 +43,7 @@ class ComputeCalls:
         started = time.perf_counter()
         inline = loop_is_free and self._step_s.get(size, INLINE_LIMIT_S) < INLINE_LIMIT_S
         result = call() if inline else await self._in_thread(call)
-        ended = time.perf_counter()
+        self._ended_s = ended = time.perf_counter()
         self._learn(size, ended - started)
         if not inline:
             self._listened_s = ended

@@ -16,8 +16,9 @@ from tpid.device import DeviceId, DeviceProfile
 from tpid.engine.authority import Phase, Standing
 from tpid.engine.compute_calls import ComputeCalls
 from tpid.engine.executor import Executor
+from tpid.engine.link_book import LinkBook
 from tpid.engine.loaded import LoadedShare, load_share
-from tpid.engine.planning import plan_request
+from tpid.engine.planning import plan_in_time, plan_request
 from tpid.engine.rank_watch import LOOK_S, RankWatch
 from tpid.engine.settings import EngineSettings
 from tpid.engine.weight_use import WeightUse
@@ -33,7 +34,6 @@ from tpid.errors import (
 )
 from tpid.memory.weights import LoadProgress
 from tpid.pack.reader import Pack
-from tpid.plan.partition import make_plan
 from tpid.plan.plan import Plan, plan_to_wire
 
 log = logging.getLogger(__name__)
@@ -54,11 +54,19 @@ class _Loading:
 class Coordinator:
     """At most one executor; it is made anew when the model or the devices have changed."""
 
-    def __init__(self, cluster: Cluster, compute: Compute, calls: ComputeCalls, settings: EngineSettings) -> None:
+    def __init__(
+        self,
+        cluster: Cluster,
+        compute: Compute,
+        calls: ComputeCalls,
+        settings: EngineSettings,
+        link_book: LinkBook,
+    ) -> None:
         self._cluster = cluster
         self._compute = compute
         self._calls = calls
         self._settings = settings
+        self._link_book = link_book
         self._loading: _Loading | None = None
         self.executor: Executor | None = None
 
@@ -192,8 +200,8 @@ class Coordinator:
 
     async def _make_executor(self, pack: Pack, workers: list[DeviceProfile], progress: LoadProgress) -> Executor:
         term = self._cluster.bump_term()
-        request = plan_request(pack, self._settings, term)
-        plan = await asyncio.to_thread(make_plan, request, self._cluster.me, workers)
+        request = plan_request(pack, self._settings, term, self._link_book.network)
+        plan = await asyncio.to_thread(plan_in_time, request, self._cluster.me, workers)
         for entry in plan.left_out:
             log.warning("left_out device=%s reason=%r", entry.name, entry.reason)
         links = self._links(plan)

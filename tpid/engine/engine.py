@@ -5,17 +5,19 @@ import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
+from typing import Final
 
 from tpid.cluster.cluster import Cluster
 from tpid.comm.connection import Connection
-from tpid.comm.messages import Abort, Device, DiskUse, Failed, Kind, Load, Loaded, Message, Progress, Unload
+from tpid.comm.messages import Abort, Device, DiskUse, Failed, Kind, Links, Load, Loaded, Message, Progress, Unload
 from tpid.comm.tensors import StartHeader, TensorHeader
 from tpid.compute.select import Compute
 from tpid.device import DeviceId
-from tpid.engine.authority import COORDINATOR_KINDS, WORKER_KINDS, permits
+from tpid.engine.authority import COORDINATOR_KINDS, WORKER_KINDS, Phase, permits
 from tpid.engine.compute_calls import ComputeCalls
 from tpid.engine.coordinator import Coordinator
 from tpid.engine.generation import Finished, GenerationRequest, GenerationStats, Text, generate
+from tpid.engine.link_book import LinkBook
 from tpid.engine.planning import Preview, preview, with_memory
 from tpid.engine.runner import Runner
 from tpid.engine.settings import EngineSettings
@@ -29,6 +31,8 @@ from tpid.pack.store import PackStore
 from tpid.plan.plan import Plan
 
 log = logging.getLogger(__name__)
+
+IDLE_S: Final = 1.0  # without a step of compute: between two tokens there is less
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +57,9 @@ class Engine:
         self._store = store
         self._settings = settings
         self._calls = ComputeCalls()
-        self._coordinator = Coordinator(cluster, compute, self._calls, settings)
         self._worker = Worker(cluster.me, store.find, compute, self._calls)
+        self._link_book = LinkBook(cluster.me.id, lambda: cluster.peers, self._is_idle)
+        self._coordinator = Coordinator(cluster, compute, self._calls, settings, self._link_book)
         self._turn = asyncio.Lock()
         self._requests = 0  # running and waiting
         self._text: tuple[str, ModelText] | None = None
@@ -67,6 +72,7 @@ class Engine:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._worker.run(), name="worker")
                 tasks.create_task(self._keep_packs_known(), name="packs")
+                tasks.create_task(self._link_book.run(), name="links")
         finally:
             self._coordinator.drop("the daemon stops")
             self._calls.close()
@@ -85,10 +91,9 @@ class Engine:
         """
         pack = self._store.open(model)
         settings = self._settings if context_tokens is None else replace(self._settings, context_tokens=context_tokens)
-        peers = list(self._cluster.peers.values())
-        rtt_s = {peer.peer.id: peer.rtt_s for peer in peers if peer.rtt_s is not None}
+        peers = [connection.peer for connection in self._cluster.peers.values()]
         me = with_memory(self._cluster.me, memory_bytes)
-        return await asyncio.to_thread(preview, pack, settings, me, [peer.peer for peer in peers], rtt_s)
+        return await asyncio.to_thread(preview, pack, settings, me, peers, self._link_book.network)
 
     async def chat(self, model: str, request: GenerationRequest) -> AsyncGenerator[Text | Finished, None]:
         """Answer a chat. Close the iterator to cancel. Raises TpidError."""
@@ -155,13 +160,16 @@ class Engine:
                 self._worker.received(connection, message)
             case Loaded() | Failed() | DiskUse() | Progress():
                 self._coordinator.received(connection, message)
+            case Links():
+                self._link_book.heard(connection.peer.id, message)
             case Device():  # a pack may have come into a directory that both devices use
                 self._rescan.set()
 
     def peer_joined(self, connection: Connection) -> None:
-        return None
+        self._link_book.joined(connection)
 
     def peer_lost(self, connection: Connection, error: TpidError) -> None:
+        self._link_book.lost(connection.peer.id)
         self._worker.peer_lost(connection, error)
         self._coordinator.peer_lost(connection, error)
 
@@ -171,6 +179,11 @@ class Engine:
     def lease_changed(self) -> None:
         self._worker.lease_is_of(self._cluster.coordinator)
         self._coordinator.lease_changed()
+
+    def _is_idle(self) -> bool:
+        """Whether what is measured now is the link and not this device's cores or disk."""
+        quiet = {self._worker.phase, self._coordinator.phase} <= {Phase.IDLE, Phase.READY}
+        return quiet and self._calls.idle_s >= IDLE_S
 
     def _permits(self, connection: Connection, kind: Kind) -> bool:
         """Whether the frame may change anything: `tpid.engine.authority`."""

@@ -3,6 +3,8 @@
 A time is given, and it is asked whether any division keeps within it; the least such time is found by bisection.
 """
 
+from __future__ import annotations
+
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,10 +13,11 @@ from itertools import takewhile
 from tpid.device import DeviceProfile
 from tpid.pack.geometry import Share, UnitRange
 from tpid.plan.cost import NEVER_S, attn_unit_s, ffn_unit_s, head_s, stream_s
-from tpid.plan.footprint import Workload
+from tpid.plan.footprint import Workload, packed_bytes
 
 MAX_ATTN_LIMITS = 128  # times of the attention halves that are tried: all of them, but for large clusters
 _BISECTIONS = 50
+_MAX_UNITS_ONE_BY_ONE = 64
 _SLACK = 1 + 1e-9  # a time is kept if rounding alone stands between
 
 
@@ -25,34 +28,78 @@ class Division:
     shares: tuple[Share, ...]
     compute_s: float  # of a token, on the slowest rank of each half, and the head
     stream_s: float  # on the slowest disk
+    link_s: float = 0.0  # of a token: all its exchanges
 
     @property
     def tpot_s(self) -> float:
-        """Without the allreduce."""
-        return max(self.compute_s, self.stream_s)
+        """Compute and exchanges follow each other, disks read beside them."""
+        return max(self.compute_s + self.link_s, self.stream_s)
 
 
-def divide(work: Workload, devices: Sequence[DeviceProfile]) -> Division | None:
+def divide(
+    work: Workload, devices: Sequence[DeviceProfile], *, link_s: float = 0.0, tables: StreamTables | None = None
+) -> Division | None:
     """The fastest division, the first device coordinating; None where none fits all budgets.
 
-    Of two that are equally fast, the one in which nothing streams.
+    `link_s` is what a token's exchanges between these devices take. Of two divisions that are equally fast, the one
+    in which nothing streams.
     """
-    return _Search(work, devices).best()
+    return _Search(work, devices, link_s, tables or StreamTables(work)).best()
+
+
+def floor_s(work: Workload, devices: Sequence[DeviceProfile], link_s: float) -> float:
+    """No division takes less: as if the FFN could be cut anywhere, and memory lay where it is wanted."""
+    attn_s = _least_longest([attn_unit_s(work, device) for device in devices], work.n_attn_units)
+    ffn_s = work.n_ffn_units / sum(1 / ffn_unit_s(work, device) for device in devices)
+    packed = packed_bytes(work, work.n_attn_units, work.n_ffn_units, coordinator=True)
+    streamed = max(packed - sum(device.budget_bytes for device in devices), 0)
+    disks = sum(device.disk_bytes_s for device in devices)
+    return max(link_s + attn_s + ffn_s + head_s(work, devices[0]), streamed / disks if disks > 0 else 0.0)
+
+
+def _least_longest(unit_s: Sequence[float], n_units: int) -> float:
+    """The least time in which devices that take `unit_s` for a unit do them all."""
+    if n_units > _MAX_UNITS_ONE_BY_ONE:
+        return n_units / sum(1 / one_s for one_s in unit_s)
+    done_s = list(unit_s)  # of each device with one unit more than it has
+    longest_s = 0.0
+    for _ in range(n_units):
+        longest_s = min(done_s)
+        first = done_s.index(longest_s)
+        done_s[first] += unit_s[first]
+    return longest_s
+
+
+class StreamTables:
+    """What each device's disk takes for each share of `work`; made once for all divisions of it."""
+
+    def __init__(self, work: Workload) -> None:
+        self._work = work
+        self._known: dict[tuple[str, int, float, bool], list[list[float]]] = {}
+
+    def of(self, device: DeviceProfile, *, coordinator: bool) -> list[list[float]]:
+        """[attention units][FFN units]; rows end where the budget does."""
+        key = (device.backend, device.budget_bytes, device.disk_bytes_s, coordinator)
+        if key not in self._known:
+            self._known[key] = _stream_table(self._work, device, coordinator=coordinator)
+        return self._known[key]
 
 
 class _Search:
-    def __init__(self, work: Workload, devices: Sequence[DeviceProfile]) -> None:
+    def __init__(self, work: Workload, devices: Sequence[DeviceProfile], link_s: float, tables: StreamTables) -> None:
         self._work = work
+        self._link_s = link_s
         self._attn_s = [attn_unit_s(work, device) for device in devices]
         self._ffn_s = [ffn_unit_s(work, device) for device in devices]
         self._head_s = head_s(work, devices[0])
-        self._stream_s = _stream_tables(work, devices)
+        self._beside_s = self._head_s + link_s  # of a token, however the layers are divided
+        self._stream_s = [tables.of(device, coordinator=number == 0) for number, device in enumerate(devices)]
         self._attn_limits_s = self._attn_limits()
 
     def best(self) -> Division | None:
         found: Division | None = None
         # No division is faster than one of FFN units that could be cut anywhere.
-        floor_s = self._head_s + self._work.n_ffn_units / sum(1 / ffn_s for ffn_s in self._ffn_s)
+        floor_s = self._beside_s + self._work.n_ffn_units / sum(1 / ffn_s for ffn_s in self._ffn_s)
         for limit_s in self._attn_limits_s:
             if found is not None and limit_s + floor_s >= found.tpot_s:
                 break
@@ -81,7 +128,7 @@ class _Search:
 
     def _fastest(self, attn_limit_s: float, known: Division | None) -> Division | None:
         """The fastest division with this limit, if it is faster than the one that is known."""
-        base_s = attn_limit_s + self._head_s
+        base_s = attn_limit_s + self._beside_s
         high_s = known.tpot_s / _SLACK**2 if known is not None else self._longest_s(base_s)
         found = self._within(high_s, high_s, attn_limit_s)
         low_s = base_s
@@ -103,7 +150,7 @@ class _Search:
 
     def _within(self, time_s: float, stream_limit_s: float, attn_limit_s: float) -> Division | None:
         """A division that takes `time_s` at most, and whose disks take `stream_limit_s`; None if there is none."""
-        ffn_limit_s = time_s - self._head_s - attn_limit_s
+        ffn_limit_s = time_s - self._beside_s - attn_limit_s
         if ffn_limit_s < 0:
             return None
         attn_most = self._attn_most(attn_limit_s)
@@ -136,26 +183,14 @@ class _Search:
         ffn_s = max(n * unit_s for n, unit_s in zip(ffn, self._ffn_s, strict=True))
         streams = max(table[a][f] for table, a, f in zip(self._stream_s, attn, ffn, strict=True))
         shares = tuple(Share(a, f) for a, f in zip(_ranges(attn), _ranges(ffn), strict=True))
-        return Division(shares, attn_s + ffn_s + self._head_s, streams)
-
-
-def _stream_tables(work: Workload, devices: Sequence[DeviceProfile]) -> list[list[list[float]]]:
-    """[device][attention units][FFN units]: what its disk takes. Rows end where the budget does.
-
-    They grow in both directions: where a larger share needs a smaller window, as one with FFN beside large attention
-    blocks may, it counts as the smaller share does.
-    """
-    known: dict[tuple[str, int, float, bool], list[list[float]]] = {}
-    tables = []
-    for number, device in enumerate(devices):
-        key = (device.backend, device.budget_bytes, device.disk_bytes_s, number == 0)
-        if key not in known:
-            known[key] = _stream_table(work, device, coordinator=number == 0)
-        tables.append(known[key])
-    return tables
+        return Division(shares, attn_s + ffn_s + self._head_s, streams, self._link_s)
 
 
 def _stream_table(work: Workload, device: DeviceProfile, *, coordinator: bool) -> list[list[float]]:
+    """It grows in both directions: where a larger share needs a smaller window, as one with FFN beside large attention
+    blocks may, it counts as the smaller share does.
+    """
+
     def streams(n_ffn: int) -> bool:
         return _share_s(work, device, n_attn, n_ffn, coordinator) > 0
 

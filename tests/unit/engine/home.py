@@ -5,6 +5,7 @@ does to a device, it does through the methods of `Home`.
 """
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -13,7 +14,8 @@ from typing import Any
 
 from tpid.cluster.lease import Lease
 from tpid.comm.frames import ExpectedFrame, FrameReader, Header, encode_message, encode_tensor_head
-from tpid.comm.messages import Kind, Message
+from tpid.comm.link_meter import LinkMeter
+from tpid.comm.messages import Kind, Message, Pong, Probe
 from tpid.comm.tensors import StartHeader, TensorHeader
 from tpid.compute.select import choose_compute
 from tpid.device import DeviceId, DeviceProfile, Role
@@ -37,6 +39,8 @@ class End:
     def __init__(self, near: "Device", far: "Device") -> None:
         self.peer = far.profile
         self.closed = False
+        self.rtt_s: float | None = None
+        self.meter = LinkMeter(time.monotonic)
         self.other: End
         self.drops: Callable[[Header | None], bool] = lambda header: False  # frames that never arrive there
         self._near = near
@@ -56,6 +60,10 @@ class End:
     def send_frame(self, head: bytes, payload: Any) -> None:
         self._send(head + bytes(payload or b""), None)
 
+    def probe(self) -> None:
+        for probe in self.meter.begin():
+            self.send(probe)
+
     def expect(self, frame: ExpectedFrame | None) -> None:
         self._reader.expected = frame
 
@@ -71,7 +79,13 @@ class End:
         return self._near.engine.payload_buffer(self, kind, header, size_bytes)  # type: ignore[arg-type]
 
     def frame_received(self, kind: Kind, header: Header, payload: memoryview | None) -> None:
-        self._near.engine.received(self, kind, header, payload)  # type: ignore[arg-type]
+        if isinstance(header, Probe):
+            self.send(Pong(sent_s=header.sent_s))
+        elif isinstance(header, Pong):
+            for probe in self.meter.answered(header.sent_s):
+                self.send(probe)
+        else:
+            self._near.engine.received(self, kind, header, payload)  # type: ignore[arg-type]
 
     # --- the network
 

@@ -240,7 +240,7 @@ def test_where_a_device_fails_again_and_again_this_one_answers_alone_if_it_can(
         if fits_alone:
             assert await home.answer(PROMPT, N_TOKENS) == undisturbed
         else:
-            monkeypatch.setattr("tpid.engine.coordinator.make_plan", only_together)
+            monkeypatch.setattr("tpid.engine.coordinator.plan_in_time", only_together)
             with pytest.raises(RankFailedError, match="device-1 failed: no disk"):
                 await home.answer(PROMPT, N_TOKENS)
         for _ in range(100):
