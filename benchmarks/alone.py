@@ -76,7 +76,9 @@ async def alone(
 
 
 def _engine_settings(config: Config) -> EngineSettings:
-    return EngineSettings(config.context_tokens, config.prefill_tokens, 0, config.wire_dtype, config.cluster_wait_s)
+    return EngineSettings(
+        config.context_tokens, config.prefill_tokens, 0, config.wire_dtype, False, config.cluster_wait_s
+    )
 
 
 def profile_of(config: Config, compute: Compute, pack: Pack) -> DeviceProfile:

@@ -79,6 +79,7 @@ def cluster(name: str, cores: Sequence[int], models: Path, directory: Path) -> I
                 "socket": str(directory / f"{name}{rank}.sock"),
                 "port": 0,
                 "threads": 1,
+                "use_all_devices": True,
                 "backend": "native",
             }
             stack.enter_context(_daemon(settings, core, directory / f"{name}{rank}"))

@@ -4,7 +4,9 @@ The daemon keeps to loopback until devices can be paired. In a home on one machi
 listens on LISTEN here, dials any address, and announces itself at the ADDRESSes.
 """
 
+import os
 import sys
+from pathlib import Path
 
 from tpid.cluster.settings import ClusterSettings
 from tpid.comm.settings import CommSettings
@@ -31,4 +33,9 @@ def _open(listen: str, addresses: tuple[str, ...]) -> None:
 if __name__ == "__main__":
     _open(sys.argv[1], tuple(sys.argv[2].split(",")))
     del sys.argv[1:3]
+    if "HOMELAB_PLAN" in os.environ:
+        sys.path.append(str(Path(__file__).parents[1]))  # last: what is beside this program must not hide anything
+        from homelab import plan_modes
+
+        plan_modes.install(Path(os.environ["HOMELAB_PLAN"]))
     main()

@@ -148,6 +148,7 @@ class Home:
             "socket": str(directory / "tpid.sock"),
             "port": 0,
             "threads": 1,
+            "use_all_devices": True,
         } | settings
         path = directory / "tpid.toml"
         path.write_text("".join(f"{key} = {json.dumps(value)}\n" for key, value in values.items()))

@@ -1,6 +1,6 @@
 """Every message of the protocol: its number, its header, and what it is for.
 
-Control messages are validated by pydantic. START, PARTIAL and SUM carry tensors and are
+Control messages are validated by pydantic. START, PARTIAL, SUM and PEER_PARTIAL carry tensors and are
 checked by hand, because they pass twice a layer: see `tpid.comm.tensors`.
 """
 
@@ -102,6 +102,7 @@ class Kind(IntEnum):
     PARTIAL = 49
     SUM = 50
     ABORT = 51
+    PEER_PARTIAL = 52
 
 
 class Message(BaseModel):
@@ -274,4 +275,4 @@ CONTROL_MESSAGES: Final[dict[Kind, type[Message]]] = {
 }
 
 KIND_OF: Final[dict[type[Message], Kind]] = {message: kind for kind, message in CONTROL_MESSAGES.items()}
-TENSOR_KINDS: Final = frozenset({Kind.START, Kind.PARTIAL, Kind.SUM})
+TENSOR_KINDS: Final = frozenset({Kind.START, Kind.PARTIAL, Kind.SUM, Kind.PEER_PARTIAL})

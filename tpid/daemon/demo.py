@@ -54,6 +54,7 @@ def _daemon(name: str, role: str, sockets: Path) -> Iterator[Path]:
         "models_dir": str((DIRECTORY / "models").resolve()),
         "socket": str(control),
         "port": 0,
+        "use_all_devices": True,
         "threads": max((os.cpu_count() or 2) // 2, 1),
     }
     config = directory / "tpid.toml"

@@ -4,12 +4,12 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from tpid.cluster.cluster import Cluster
 from tpid.comm.connection import Connection
-from tpid.comm.messages import DiskUse, Failed, Load, Loaded, Progress, Unload
+from tpid.comm.messages import DiskUse, Failed, Kind, Load, Loaded, Progress, Unload
 from tpid.comm.tensors import TensorHeader
 from tpid.compute.select import Compute
 from tpid.device import DeviceId, DeviceProfile
@@ -38,8 +38,10 @@ from tpid.plan.plan import Plan, plan_to_wire
 
 log = logging.getLogger(__name__)
 
-# Codes of FAILED by which a device says that it is well and the plan is old: it does not sit out.
-_NO_FAULT: Final = (LEASE_ENDED, NotCoordinatorError.code)
+# Codes of FAILED by which a device says that it is well and the plan is old, or a link of it: it does not sit out.
+_NO_FAULT: Final = (LEASE_ENDED, NotCoordinatorError.code, DeviceLostError.code)
+# After a link between two workers was lost, plans do without these links: they may be lost again.
+_STAR_ONLY_S: Final = 60.0
 
 
 @dataclass(slots=True)
@@ -67,6 +69,7 @@ class Coordinator:
         self._calls = calls
         self._settings = settings
         self._link_book = link_book
+        self._direct_again_s = 0.0  # when a plan may have a direct exchange again
         self._loading: _Loading | None = None
         self.executor: Executor | None = None
 
@@ -128,11 +131,13 @@ class Coordinator:
             executor.told(peer.id, message)
 
     def partial_buffer(self, connection: Connection, header: TensorHeader, size_bytes: int) -> memoryview | None:
-        return self.executor.star.payload_buffer(connection, header, size_bytes) if self.executor else None
+        if self.executor is None:
+            return None
+        return self.executor.exchange.payload_buffer(Kind.PARTIAL, connection, header, size_bytes)
 
     def partial(self, connection: Connection, header: TensorHeader, payload: memoryview | None) -> None:
         if self.executor is not None:
-            self.executor.star.received(connection, header, payload)
+            self.executor.exchange.received(Kind.PARTIAL, connection, header, payload)
 
     def peer_lost(self, connection: Connection, error: TpidError) -> None:
         if self.standing(connection) is not Standing.RANK:
@@ -172,6 +177,8 @@ class Coordinator:
                 loading.watch.heard(peer.id, message.done, asyncio.get_running_loop().time())
 
     def _failure(self, peer: DeviceProfile, message: Failed, model: str) -> RankFailedError:
+        if message.code == DeviceLostError.code:
+            self._direct_again_s = asyncio.get_running_loop().time() + _STAR_ONLY_S
         if message.code not in _NO_FAULT:
             self._cluster.blame(peer.id, message.reason)
         disk = message.code in (LoadError.code, PackError.code)
@@ -201,6 +208,7 @@ class Coordinator:
     async def _make_executor(self, pack: Pack, workers: list[DeviceProfile], progress: LoadProgress) -> Executor:
         term = self._cluster.bump_term()
         request = plan_request(pack, self._settings, term, self._link_book.network)
+        request = replace(request, direct=asyncio.get_running_loop().time() >= self._direct_again_s)
         plan = await asyncio.to_thread(plan_in_time, request, self._cluster.me, workers)
         for entry in plan.left_out:
             log.warning("left_out device=%s reason=%r", entry.name, entry.reason)

@@ -52,13 +52,21 @@ def no_progress(done_bytes: int, total_bytes: int) -> None:
 class Engine:
     """Runs one request after the other; also the handler of the cluster's frames (`tpid.cluster.cluster.Handler`)."""
 
-    def __init__(self, cluster: Cluster, store: PackStore, compute: Compute, settings: EngineSettings) -> None:
+    def __init__(
+        self,
+        cluster: Cluster,
+        store: PackStore,
+        compute: Compute,
+        settings: EngineSettings,
+        link_book: LinkBook | None = None,
+    ) -> None:
+        """`link_book`: what is known of the links, where it is known otherwise than by measuring."""
         self._cluster = cluster
         self._store = store
         self._settings = settings
         self._calls = ComputeCalls()
-        self._worker = Worker(cluster.me, store.find, compute, self._calls)
-        self._link_book = LinkBook(cluster.me.id, lambda: cluster.peers, self._is_idle)
+        self._worker = Worker(cluster.me, store.find, compute, self._calls, lambda: cluster.peers)
+        self._link_book = link_book or LinkBook(cluster.me.id, lambda: cluster.peers, self._is_idle)
         self._coordinator = Coordinator(cluster, compute, self._calls, settings, self._link_book)
         self._turn = asyncio.Lock()
         self._requests = 0  # running and waiting
@@ -136,7 +144,7 @@ class Engine:
             return self._worker.start_buffer(connection, header, size_bytes)
         if kind is Kind.PARTIAL:
             return self._coordinator.partial_buffer(connection, header, size_bytes)
-        return self._worker.sum_buffer(connection, header, size_bytes)
+        return self._worker.tensor_buffer(kind, connection, header, size_bytes)
 
     def received(
         self,
@@ -153,7 +161,7 @@ class Engine:
             case TensorHeader() if kind is Kind.PARTIAL:
                 self._coordinator.partial(connection, message, payload)
             case TensorHeader():
-                self._worker.sum(connection, message, payload)
+                self._worker.tensor(kind, connection, message, payload)
             case StartHeader():
                 self._worker.start(connection, message, payload)
             case Load() | Unload() | Abort():

@@ -78,7 +78,8 @@ class LinkBook:
 
     def lost(self, device: DeviceId) -> None:
         self._told.pop(device, None)
-        self._said.pop(device, None)
+        if self._said.pop(device, None) is not None:  # no plan may count on that link now
+            self._tell(self._peers().values())
 
     @property
     def network(self) -> Network:

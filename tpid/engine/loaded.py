@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from tpid.comm.allreduce import Allreduce
+from tpid.comm.allreduce import Reducer
 from tpid.compute.backend import Backend, BlockBytes, Head
 from tpid.compute.forward import forward
 from tpid.compute.select import Compute
@@ -68,7 +68,7 @@ class LoadedShare:
             stall_s=self._stall_s,
         )
 
-    async def run(self, hidden: F32, segments: tuple[Segment, ...], allreduce: Allreduce, calls: ComputeCalls) -> F32:
+    async def run(self, hidden: F32, segments: tuple[Segment, ...], allreduce: Reducer, calls: ComputeCalls) -> F32:
         """One pass of this rank; `hidden` [n_tokens, hidden] fp32 is changed in place. Raises LoadError."""
         if self._backend is None:
             raise LoadError("The share was let go while a pass was to begin.", hint="Try again.")

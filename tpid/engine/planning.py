@@ -46,7 +46,7 @@ def plan_request(pack: Pack, settings: EngineSettings, term: int, network: Netwo
         tokenizer_bytes=pack.tokenizer_size_bytes,
         wire_row_bytes=wire_bytes(wire_dtype, 1, pack.spec.hidden_size),
     )
-    return PlanRequest(term, pack.id, pack.name, work, wire_dtype, network)
+    return PlanRequest(term, pack.id, pack.name, work, wire_dtype, network, use_all=settings.use_all_devices)
 
 
 def plan_in_time(request: PlanRequest, me: DeviceProfile, others: Sequence[DeviceProfile]) -> Plan:

@@ -9,7 +9,7 @@ from tpid.pack.manifest import PackId
 from tpid.plan.choice import Choice, choose_devices, with_device
 from tpid.plan.division import Division, StreamTables, divide
 from tpid.plan.footprint import BACKENDS, Workload, least_bytes, share_bytes
-from tpid.plan.network import ALLREDUCES_PER_LAYER, NO_NETWORK, Network, pass_link_s
+from tpid.plan.network import ALLREDUCES_PER_LAYER, NO_NETWORK, Exchanges, Network
 from tpid.plan.plan import LeftOut, Plan, Rank
 from tpid.plan.unfit import does_not_fit
 from tpid.size import shown_size
@@ -22,6 +22,7 @@ PASS_TOKENS = (4096, 3072, 2048, 1536, 1024, 768, 512, 384, 256, 192, 128, 96, 6
 # What a token may take longer so that a prompt takes fewer walks: nothing for a model many times the memory, whose
 # activations hardly count, and a limit for one that is nearly resident and prefills fast in any case.
 PASS_COST = 1.10
+MOST_DIRECT = 16  # tokens of a pass by the direct exchange: decode and a few guesses, so that its slots stay small
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,11 +35,16 @@ class PlanRequest:
     work: Workload  # `max_pass_tokens` is the most that is wanted; the plan may have fewer
     wire_dtype: str
     network: Network = NO_NETWORK
+    direct: bool = True  # whether passes may go by the direct exchange
+    use_all: bool = False  # whether devices take part that make a token slower
+
+    @property
+    def exchanges(self) -> Exchanges:
+        return Exchanges(self.work.spec.n_layers, self.work.wire_row_bytes, self.direct)
 
     def link_s(self, devices: Sequence[DeviceProfile]) -> float:
         """What the exchanges of a token between `devices` take, the first of them coordinating."""
-        ids = [device.id for device in devices]
-        return pass_link_s(self.network, ids, self.work.spec.n_layers, self.work.wire_row_bytes, 1)
+        return self.exchanges.token_s(self.network, [device.id for device in devices])
 
 
 def make_plan(
@@ -57,11 +63,13 @@ def make_plan(
     able = [coordinator, *(device for device in candidates if device.id not in refused)]
     searched = replace(_shortest_pass(request.work), n_workers=len(able) - 1)
     tables = StreamTables(searched)
-    choice = choose_devices(searched, able, request.link_s, tables=tables, stop=stop)
+    choice = None
+    if not request.use_all:
+        choice = choose_devices(searched, able, request.link_s, tables=tables, stop=stop)
     devices = choice.devices if choice is not None else tuple(able)
     wanted = replace(request.work, n_workers=len(devices) - 1)
     work, division = _choose_pass(wanted, devices, request.link_s(devices), stop)
-    if choice is None or division is None:
+    if division is None:
         raise does_not_fit(request.model, work, devices)
 
     left_out = [LeftOut(device.id, device.name, refused[device.id]) for device in candidates if device.id in refused]
@@ -73,7 +81,7 @@ def make_plan(
         else:
             left_out.append(LeftOut(device.id, device.name, _why_nothing(work, device)))
     for device in able:
-        if device not in devices:
+        if choice is not None and device not in devices:
             division = with_device(searched, choice, device, request.link_s, tables)
             reason = _why_not_chosen(request, searched, choice, device, division)
             left_out.append(LeftOut(device.id, device.name, reason))
@@ -87,6 +95,7 @@ def make_plan(
         max_pass_tokens=work.max_pass_tokens,
         n_slots=work.n_slots,
         wire_dtype=request.wire_dtype,
+        direct_tokens=request.exchanges.direct_tokens(request.network, [rank.device for rank in ranks], MOST_DIRECT),
     )
 
 

@@ -7,7 +7,7 @@ from enum import StrEnum
 from tpid.device import DeviceId, DeviceProfile
 from tpid.plan.cost import Residency, attn_unit_s, ffn_unit_s, head_s
 from tpid.plan.footprint import Workload, activation_bytes, fixed_bytes, kv_bytes
-from tpid.plan.network import Network, pass_link_s
+from tpid.plan.network import Exchanges, Network
 from tpid.plan.plan import Plan
 
 
@@ -103,8 +103,8 @@ def _limit(disk_s: float, disk: str, link_s: float, compute_s: float, computes: 
 
 def _link_s(work: Workload, plan: Plan, network: Network, n_tokens: int) -> float:
     """Of all exchanges of a pass."""
-    devices = [rank.device for rank in plan.ranks]
-    return pass_link_s(network, devices, work.spec.n_layers, work.wire_row_bytes, n_tokens)
+    exchanges = Exchanges(work.spec.n_layers, work.wire_row_bytes)
+    return exchanges.pass_s(network, [rank.device for rank in plan.ranks], n_tokens, plan.direct_tokens)
 
 
 def _rank_forecast(
