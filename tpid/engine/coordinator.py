@@ -42,6 +42,9 @@ log = logging.getLogger(__name__)
 _NO_FAULT: Final = (LEASE_ENDED, NotCoordinatorError.code, DeviceLostError.code)
 # After a link between two workers was lost, plans do without these links: they may be lost again.
 _STAR_ONLY_S: Final = 60.0
+# One device has become so many times slower than another since the plan was made: what other shares gain is then worth
+# that weights are loaded and a conversation is computed anew. Where all have become slower, shares stay.
+_SHARES_CHANGE: Final = 1.5
 
 
 @dataclass(slots=True)
@@ -202,14 +205,18 @@ class Coordinator:
 
     def _still_good(self, executor: Executor, pack: Pack, workers: list[DeviceProfile]) -> bool:
         known = {rank.device for rank in executor.plan.ranks} | {entry.device for entry in executor.plan.left_out}
-        now = {self._cluster.me.id, *(worker.id for worker in workers)}
-        return executor.failure is None and executor.pack.id == pack.id and known == now
+        now = {device.id: device.read_bytes_s for device in (self._cluster.me, *workers)}
+        if executor.failure is not None or executor.pack.id != pack.id or known != now.keys():
+            return False
+        changes = [now[id] / max(before, 1.0) for id, before in executor.speeds.items() if now[id] >= 1.0]
+        return max(changes, default=1.0) <= _SHARES_CHANGE * min(changes, default=1.0)
 
     async def _make_executor(self, pack: Pack, workers: list[DeviceProfile], progress: LoadProgress) -> Executor:
         term = self._cluster.bump_term()
         request = plan_request(pack, self._settings, term, self._link_book.network)
         request = replace(request, direct=asyncio.get_running_loop().time() >= self._direct_again_s)
-        plan = await asyncio.to_thread(plan_in_time, request, self._cluster.me, workers)
+        me = self._cluster.me
+        plan = await asyncio.to_thread(plan_in_time, request, me, workers)
         for entry in plan.left_out:
             log.warning("left_out device=%s reason=%r", entry.name, entry.reason)
         links = self._links(plan)
@@ -222,6 +229,7 @@ class Coordinator:
             share,
             workers=links,
             elsewhere=elsewhere,
+            speeds={device.id: device.read_bytes_s for device in (me, *workers)},
             calls=self._calls,
             check=self._check_ranks,
             blame=self._cluster.blame,

@@ -21,6 +21,7 @@ from tpid.engine.link_book import LinkBook
 from tpid.engine.planning import Preview, preview, with_memory
 from tpid.engine.runner import Runner
 from tpid.engine.settings import EngineSettings
+from tpid.engine.speed_keeper import SpeedKeeper
 from tpid.engine.text_owner import ModelText, text_source
 from tpid.engine.weight_use import WeightUse
 from tpid.engine.worker import Holding, Worker
@@ -64,7 +65,8 @@ class Engine:
         self._cluster = cluster
         self._store = store
         self._settings = settings
-        self._calls = ComputeCalls()
+        self._speed = SpeedKeeper(cluster, compute, self._is_idle)
+        self._calls = ComputeCalls(self._speed.decoded)
         self._worker = Worker(cluster.me, store.find, compute, self._calls, lambda: cluster.peers)
         self._link_book = link_book or LinkBook(cluster.me.id, lambda: cluster.peers, self._is_idle)
         self._coordinator = Coordinator(cluster, compute, self._calls, settings, self._link_book)
@@ -81,6 +83,7 @@ class Engine:
                 tasks.create_task(self._worker.run(), name="worker")
                 tasks.create_task(self._keep_packs_known(), name="packs")
                 tasks.create_task(self._link_book.run(), name="links")
+                tasks.create_task(self._speed.run(), name="speed")
         finally:
             self._coordinator.drop("the daemon stops")
             self._calls.close()

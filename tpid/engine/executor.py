@@ -46,14 +46,17 @@ class Executor:
         *,
         workers: Mapping[int, Connection],
         elsewhere: Mapping[DeviceId, WeightUse],
+        speeds: Mapping[DeviceId, float],
         calls: ComputeCalls,
         check: Callable[[Plan], None],
         blame: Blame,
     ) -> None:
-        """`elsewhere`: what the workers hold, as they told it when they had loaded. `check` raises DeviceLostError
+        """`elsewhere`: what the workers hold, as they told it when they had loaded. `speeds`: bytes a second, of all
+        devices that the plan was made for. `check` raises DeviceLostError
         where a rank of the plan is not this coordinator's any more; it is asked before each pass."""
         self.pack = pack
         self.plan = plan
+        self.speeds = speeds
         self.failure: TpidError | None = None
         self._cached_ids: list[int] = []  # tokens whose K and V are in every rank's cache, position by position
         self._share = share
