@@ -34,6 +34,7 @@ from tpid.memory.weights import Weights
 from tpid.model.sampling import Sampler, SamplingParams
 from tpid.pack.reader import Pack
 from tpid.pack.store import PackStore
+from tpid.plan.network import NO_NETWORK
 from tpid.plan.partition import make_plan
 
 
@@ -56,7 +57,7 @@ async def alone(
         profile = await asyncio.to_thread(profile_with_disk, config, compute, pack)
     else:
         profile = profile_of(config, compute, pack)
-    plan = make_plan(plan_request(pack, _engine_settings(config), term=1), profile, [])
+    plan = make_plan(plan_request(pack, _engine_settings(config), 1, NO_NETWORK), profile, [])
     calls = ComputeCalls()
     executor = Executor(
         pack,
@@ -64,6 +65,7 @@ async def alone(
         await load_share(compute, pack, plan, 0, profile, load=load),
         workers={},
         elsewhere={},
+        speeds={},
         calls=calls,
         check=lambda plan: None,
         blame=lambda device, reason: None,
@@ -76,7 +78,9 @@ async def alone(
 
 
 def _engine_settings(config: Config) -> EngineSettings:
-    return EngineSettings(config.context_tokens, config.prefill_tokens, 0, config.wire_dtype, config.cluster_wait_s)
+    return EngineSettings(
+        config.context_tokens, config.prefill_tokens, 0, config.wire_dtype, False, config.cluster_wait_s
+    )
 
 
 def profile_of(config: Config, compute: Compute, pack: Pack) -> DeviceProfile:

@@ -85,6 +85,7 @@ def cluster(name: str, cores: Sequence[int], models: Path, directory: Path) -> I
                 "port": 0,
                 "api.listen": "off",
                 "threads": 1,
+                "use_all_devices": True,
                 "backend": "native",
             }
             stack.enter_context(_daemon(settings, core, directory / f"{name}{rank}"))

@@ -55,3 +55,16 @@ class DeviceProfile:
     # Of a device that does not tell them yet, these are 0: it streams nothing, and TTFT is estimated without.
     disk_bytes_s: float = 0.0  # measured: direct reads of weights from where the packs are
     matmul_flops_s: float = 0.0  # measured: multiplications and additions a second in prefill
+
+
+@dataclass(frozen=True, slots=True)
+class LinkCost:
+    """Of one link, while nothing else uses it. 0 stands for what is not known: it costs nothing."""
+
+    rtt_s: float = 0.0  # of a small message and its answer, what both devices do for it included
+    bytes_s: float = 0.0  # one way
+    message_s: float = 0.0  # of one more message and its answer, where several follow each other
+
+    def wire_s(self, n_bytes: int) -> float:
+        """Of `n_bytes` behind each other, one way, without the delay."""
+        return n_bytes / self.bytes_s if self.bytes_s > 0 else 0.0

@@ -25,7 +25,7 @@ def test_three_hosts_find_each_other_and_answer_as_one(wired: Home, models: Path
     alone = user.daemon.ask("smollm2-135m", PROMPT, 24)
     user.daemon.stop()
 
-    wired.start_daemons(models, **SMALL)
+    wired.start_daemons(models, use_all_devices=True, **SMALL)
     together = user.daemon.ask("smollm2-135m", PROMPT, 24)
     assert "Paris" in alone.text
     assert together.text == alone.text

@@ -155,6 +155,7 @@ class Home:
             "port": 0,
             "api.listen": "off",
             "threads": 1,
+            "use_all_devices": True,
         } | settings
         path = directory / "tpid.toml"
         path.write_text("".join(f"{key} = {json.dumps(value)}\n" for key, value in values.items()))

@@ -1,4 +1,5 @@
-"""The allreduce of a plan: each rank gives a partial, all get the sum. `tpid.comm.star` is the way it is done."""
+"""An allreduce: each rank gives a partial, all get the sum. The ways it is done are `tpid.comm.star` and
+`tpid.comm.direct`; `tpid.comm.exchange` makes that of a plan."""
 
 from __future__ import annotations
 
@@ -26,6 +27,12 @@ class Link(Protocol):
     def flush(self, most_s: float, /) -> None: ...
 
 
+class Reducer(Protocol):
+    """What a pass sees of `Allreduce`."""
+
+    async def reduce(self, step: int, partial: F32 | None) -> F32: ...
+
+
 class Allreduce(Protocol):
     """What the engine sees. A view that `reduce` returns may be read, not written, until the reduce after the next."""
 
@@ -40,6 +47,11 @@ class Allreduce(Protocol):
         and DeviceLostError after `step_timeout_s`. Where it raises or is cancelled the pass is lost: the next is
         begun with `begin`. Where the ranks wait for each other for short times only, the loop gets no turn.
         """
+        ...
+
+    @property
+    def pass_id(self) -> int:
+        """The pass that has begun last; -1 before the first."""
         ...
 
     @property
@@ -70,7 +82,7 @@ class Allreduce(Protocol):
         ...
 
     def received(self, link: Link, header: TensorHeader, payload: memoryview | None) -> None:
-        """For a `Receiver`: a PARTIAL (at the hub) or a SUM (at a leaf) is complete. Raises RemoteProtocolError."""
+        """For a `Receiver`: a PARTIAL, a SUM or a PEER_PARTIAL is complete. Raises RemoteProtocolError."""
         ...
 
 
@@ -84,6 +96,7 @@ class Alone:
     """A plan of one rank: the partial is the sum."""
 
     def __init__(self, hidden_size: int) -> None:
+        self.pass_id = -1
         self.step = 0
         self.waits_for: tuple[int, ...] = ()
         self.culprits: tuple[int, ...] = ()
@@ -92,6 +105,7 @@ class Alone:
         self._failure: TpidError | None = None
 
     def begin(self, pass_id: int, n_tokens: int) -> None:
+        self.pass_id = pass_id
         self._n_tokens = n_tokens
         self.step = 0
         self.culprits = ()

@@ -13,8 +13,9 @@ from tpid.clock import awake_or_asleep_s
 from tpid.comm.channel import Channel
 from tpid.comm.frames import ExpectedFrame, FrameReader, Header, encode_message, encode_tensor_head
 from tpid.comm.handshake import Handshake
+from tpid.comm.link_meter import LinkMeter
 from tpid.comm.liveness import Liveness, Loss
-from tpid.comm.messages import Bye, Device, Hello, Kind, Message, Ping, Pong, Refuse
+from tpid.comm.messages import Bye, Device, Hello, Kind, Message, Ping, Pong, Probe, Refuse
 from tpid.comm.settings import CommSettings
 from tpid.comm.stream import Buffer, Stream
 from tpid.comm.tensors import StartHeader, TensorHeader
@@ -72,6 +73,7 @@ class Connection:
         """Takes over what is `connected`: a bare socket is plain. `make_handshake` gets the peer's host:port. `on_open`
         follows the hello, or `on_failed` if there is none; neither comes from within this call."""
         self.rtt_s: float | None = None
+        self.meter = LinkMeter(time.monotonic)
         self._settings = settings
         self._on_open = on_open
         self._on_failed = on_failed
@@ -164,6 +166,11 @@ class Connection:
         if self._stream.unsent_bytes:
             self._stream.flush(most_s)
 
+    def probe(self) -> None:
+        """Begin to measure the link, anew; `meter` has the result. Raises DeviceLostError once closed."""
+        for probe in self.meter.begin():
+            self.send(probe)
+
     async def drain(self) -> None:
         """Wait until the write buffer is below its limit; `silence_timeout_s` at most, then the device is lost.
 
@@ -241,10 +248,12 @@ class Connection:
                 cast(Receiver, self._receiver).received(self, kind, header, payload)
             case _ if self._state is _State.OPENING:
                 self._hello_answered(header)
-            case Ping(sent_s=sent_s):
+            case Ping(sent_s=sent_s) | Probe(sent_s=sent_s):
                 self.send(Pong(sent_s=sent_s))
             case Pong(sent_s=sent_s):
                 self._measure_rtt(sent_s)
+                for probe in self.meter.answered(sent_s):
+                    self.send(probe)
             case Bye(reason=reason):
                 self._end(DeviceLostError(f"{self._who(True)} left: {reason}"))
             case Refuse(code=code, reason=reason):

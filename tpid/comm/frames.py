@@ -3,8 +3,8 @@
     magic "TP" | version u8 | kind u8 | header length u32 | payload length u32 | header | payload
 
 All big endian. These 12 bytes stay as they are in every version, so that two versions can tell each other.
-The header is msgpack: a map for control messages, an array for START, PARTIAL and SUM. Only those three carry a
-payload. Decoding is total: any bytes give frames, or RemoteProtocolError (VersionMismatchError in the hello).
+The header is msgpack: a map for control messages, an array for START, PARTIAL, SUM and PEER_PARTIAL. Only those
+carry a payload. Decoding is total: any bytes give frames, or RemoteProtocolError (VersionMismatchError in the hello).
 """
 
 import struct

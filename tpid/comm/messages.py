@@ -1,6 +1,6 @@
 """Every message of the protocol: its number, its header, and what it is for.
 
-Control messages are validated by pydantic. START, PARTIAL and SUM carry tensors and are
+Control messages are validated by pydantic. START, PARTIAL, SUM and PEER_PARTIAL carry tensors and are
 checked by hand, because they pass twice a layer: see `tpid.comm.tensors`.
 """
 
@@ -20,6 +20,9 @@ MAX_WORD_CHARS: Final = 255  # of a version, a backend, the id of a pack
 MAX_RATE: Final = 1e18  # bytes or operations a second: above any device
 MAX_PACKS: Final = 1000
 _DEVICE_ID: Final = re.compile(r"[0-9a-f]{64}")
+MAX_PAD_BYTES: Final = 16 * 1024
+MAX_LINKS: Final = 256
+MAX_LINK_S: Final = 10.0  # of a round trip: longer than a connection may be silent
 
 
 def _one_line(text: str) -> str:
@@ -55,6 +58,15 @@ def _rate(number: float) -> float:
     return min(number, MAX_RATE) if number >= 1.0 else 0.0
 
 
+def _plausible_link(link: tuple[str, float, float, float]) -> tuple[str, float, float, float]:
+    device, rtt_s, bytes_s, message_s = link
+    if not _DEVICE_ID.fullmatch(device):
+        raise ValueError("the device id is not 32 hex digits")
+    return device, min(rtt_s, MAX_LINK_S), _rate(bytes_s), min(message_s, MAX_LINK_S)
+
+
+_NotNegative = Annotated[float, Field(ge=0)]
+ToldLink = Annotated[tuple[str, _NotNegative, _NotNegative, _NotNegative], AfterValidator(_plausible_link)]
 Term = Annotated[int, Field(ge=0, lt=2**63, strict=True)]
 PassId = Annotated[int, Field(ge=0, lt=2**63, strict=True)]
 Size = Annotated[int, Field(ge=0, lt=2**63, strict=True)]
@@ -74,6 +86,8 @@ class Kind(IntEnum):
     ROSTER_KEYS = 7
     ROSTER = 8
     ADDRESSES = 9
+    PROBE = 10
+    LINKS = 11
 
     CAMPAIGN = 16
     GRANT = 17
@@ -92,6 +106,7 @@ class Kind(IntEnum):
     PARTIAL = 49
     SUM = 50
     ABORT = 51
+    PEER_PARTIAL = 52
 
 
 class Message(BaseModel):
@@ -129,6 +144,19 @@ class Ping(Message):
 
 class Pong(Message):
     sent_s: float
+
+
+class Probe(Message):
+    """Answered by a pong as a ping is; measures the link, by its size and by how many follow each other."""
+
+    sent_s: float
+    pad: Annotated[bytes, Field(max_length=MAX_PAD_BYTES)]
+
+
+class Links(Message):
+    """What the sender has measured of its links: device, round trip, bytes a second, seconds of a message more."""
+
+    links: Annotated[list[ToldLink], Field(max_length=MAX_LINKS)]
 
 
 class Device(Message):
@@ -259,6 +287,8 @@ CONTROL_MESSAGES: Final[dict[Kind, type[Message]]] = {
     Kind.ROSTER_KEYS: RosterKeys,
     Kind.ROSTER: RosterNews,
     Kind.ADDRESSES: Addresses,
+    Kind.PROBE: Probe,
+    Kind.LINKS: Links,
     Kind.CAMPAIGN: Campaign,
     Kind.GRANT: Grant,
     Kind.DENY: Deny,
@@ -274,4 +304,4 @@ CONTROL_MESSAGES: Final[dict[Kind, type[Message]]] = {
 }
 
 KIND_OF: Final[dict[type[Message], Kind]] = {message: kind for kind, message in CONTROL_MESSAGES.items()}
-TENSOR_KINDS: Final = frozenset({Kind.START, Kind.PARTIAL, Kind.SUM})
+TENSOR_KINDS: Final = frozenset({Kind.START, Kind.PARTIAL, Kind.SUM, Kind.PEER_PARTIAL})

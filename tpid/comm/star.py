@@ -1,9 +1,9 @@
 """The star: rank 0 is the hub, takes in all partials, and sends the sum.
 
-The hub adds the partials in the order of the ranks, whatever the order of arrival, so the same request gives the
-same bits each time; all ranks go on with the very values that were sent, so their copies stay identical whatever
-the wire dtype. The sum is formed and sent by whatever comes in last: in the receive callback as often as not, so
-that no peer waits for a task of the hub to wake up.
+The hub adds the partials in the order of the ranks, all as they are on the wire and whatever the order of arrival, so
+the same request gives the same bits each time; all ranks go on with the very values that were sent, so their copies
+stay identical whatever the wire dtype. The sum is formed and sent by whatever comes in last: in the receive callback as
+often as not, so that no peer waits for a task of the hub to wake up.
 
 A rank that waits knows to the byte how the next frame begins and tells its link, so that no header is decoded. And
 while waits are short it stays at the socket (`tpid.comm.patience`), so that neither loop nor task stands between the
@@ -144,12 +144,12 @@ class StarHub(StarRank):
 
     def _advance(self) -> None:
         """Add what can be added in the order of the ranks; with the last one, send the sum."""
+        total = self._results[self._step % 2]
         if self._added == 0:
             if not self._own_in:
                 return
-            self._so_far = self._own
+            self._so_far = self._own_as_sent(total)
             self._added = 1
-        total = self._results[self._step % 2]
         for leaf in self._leaves[self._added - 1 :]:
             if not leaf.is_in:
                 return
@@ -162,6 +162,15 @@ class StarHub(StarRank):
         self._send_sum(total)
         self._clear_step()
         self._wake()
+
+    def _own_as_sent(self, total: F32) -> F32 | None:
+        """Rounded as the others' partials are, in `total`: so it does not matter for the sum who is the hub."""
+        if self._own is None or self._fp32_as_it_is:
+            return self._own
+        payload = self._encoded[: self._payload_bytes]
+        encode_tensor(self._own, self._wire_dtype, payload)
+        decode_tensor(payload, self._wire_dtype, total)
+        return total
 
     def _add(self, leaf: _Leaf, payload: memoryview, total: F32) -> None:
         so_far, self._so_far = self._so_far, total

@@ -1,4 +1,5 @@
-"""What hub and leaf of a star have in common: where the pass stands, the results, and the wait."""
+"""What all ranks have in common, those of a star and of the direct exchange: where the pass stands, the results, and
+the wait."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The headers of START, PARTIAL and SUM, as the arrays that stand on the wire.
+"""The headers of START, PARTIAL, SUM and PEER_PARTIAL, as the arrays that stand on the wire.
 
-START           [term, pass, wire dtype, [[slot, start, n_tokens], …]]
-PARTIAL, SUM    [term, pass, step, n_tokens, wire dtype]
+START                         [term, pass, wire dtype, [[slot, start, n_tokens], …]]
+PARTIAL, SUM, PEER_PARTIAL    [term, pass, step, n_tokens, wire dtype]
 
 Wire dtypes are numbers here: 0 fp32, 1 bf16, 2 int8. Decoding is total: anything that is not such an array
 raises RemoteProtocolError.

@@ -208,6 +208,10 @@ class Config(BaseModel):
         le=4096,
         description="Most new tokens in one pass. A plan has fewer where memory is scarce, or where more win nothing.",
     )
+    use_all_devices: bool = Field(
+        default=False,
+        description="Every device that can takes part, also where that makes a token slower. For demonstrations.",
+    )
     wire_dtype: Annotated[str, Field(pattern="^(fp32|bf16|int8)$")] = Field(
         default="fp32", description="`fp32`, `bf16` or `int8`: what activations travel in; fp32 loses nothing."
     )

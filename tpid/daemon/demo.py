@@ -61,6 +61,7 @@ def _daemon(name: str, role: str, sockets: Path) -> Iterator[Path]:
         "socket": str(control),
         "port": 0,
         "api.listen": "off",
+        "use_all_devices": True,
         "threads": max((os.cpu_count() or 2) // 2, 1),
     }
     config = directory / "tpid.toml"

@@ -188,5 +188,6 @@ def _engine_settings(config: Config) -> EngineSettings:
         max_pass_tokens=config.prefill_tokens,
         max_waiting_requests=config.max_waiting_requests,
         wire_dtype=config.wire_dtype,
+        use_all_devices=config.use_all_devices,
         cluster_wait_s=config.cluster_wait_s,
     )

@@ -15,6 +15,7 @@ class Standing(StrEnum):
     MEMBER = "member"  # connected, and nothing more
     RANK = "rank"  # of the plan that this device coordinates, or is loading
     HOLDER = "holder"  # of this device's lease
+    PEER = "peer"  # a worker as this device is, in the holder's plan
     FORMER_HOLDER = "former holder"  # what is held or computed here is of its plan, but the lease is not its any more
 
 
@@ -36,6 +37,11 @@ _OF_HOLDER: Final[Mapping[Kind, frozenset[Phase]]] = {
     Kind.START: frozenset({Phase.READY, Phase.PASS}),
     Kind.SUM: frozenset({Phase.PASS}),
     Kind.ABORT: frozenset({Phase.READY, Phase.PASS}),
+    Kind.PEER_PARTIAL: frozenset({Phase.READY, Phase.PASS}),
+}
+# And from the other workers of the plan that it holds. One may have begun a pass whose START has not come here yet.
+_OF_PEER: Final[Mapping[Kind, frozenset[Phase]]] = {
+    Kind.PEER_PARTIAL: frozenset({Phase.READY, Phase.PASS}),
 }
 # What it takes in as the coordinator, from the ranks of its plan.
 _OF_RANK: Final[Mapping[Kind, frozenset[Phase]]] = {
@@ -55,6 +61,8 @@ def permits(kind: Kind, standing: Standing, phase: Phase) -> bool:
     match standing:
         case Standing.HOLDER:
             return phase in _OF_HOLDER.get(kind, ())
+        case Standing.PEER:
+            return phase in _OF_PEER.get(kind, ())
         case Standing.RANK:
             return phase in _OF_RANK.get(kind, ())
     return False

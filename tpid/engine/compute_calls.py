@@ -23,10 +23,19 @@ _WEIGHT_OF_LAST = 0.2
 class ComputeCalls:
     """Runs steps of one pass at a time; owns the compute thread."""
 
-    def __init__(self) -> None:
+    def __init__(self, decoded: Callable[[int, int, float], None] | None = None) -> None:
+        """`decoded` is told of each decode pass from memory: bytes of weights, steps, and seconds of the cores."""
+        self._decoded = decoded
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="compute")
         self._step_s: dict[int, float] = {}  # by size of the pass, in powers of two
         self._listened_s = 0.0  # when the loop last had its turn
+        self._ended_s = 0.0  # when a step last did
+        self.busy_s = 0.0  # of all steps so far
+
+    @property
+    def idle_s(self) -> float:
+        """Since a step has ended; the caller knows whether one runs."""
+        return time.perf_counter() - self._ended_s
 
     async def run(self, n_tokens: int, call: Callable[[], Result], *, loop_is_free: bool = True) -> Result:
         """The result of `call`, a step over `n_tokens`. If cancelled, waits for the step to end first.
@@ -37,14 +46,20 @@ class ComputeCalls:
         started = time.perf_counter()
         inline = loop_is_free and self._step_s.get(size, INLINE_LIMIT_S) < INLINE_LIMIT_S
         result = call() if inline else await self._in_thread(call)
-        ended = time.perf_counter()
+        self._ended_s = ended = time.perf_counter()
         self._learn(size, ended - started)
+        self.busy_s += ended - started
         if not inline:
             self._listened_s = ended
         elif ended - self._listened_s > INLINE_LIMIT_S:
             self._listened_s = ended
             await asyncio.sleep(0)
         return result
+
+    def decoded(self, read_bytes: int, n_steps: int, compute_s: float) -> None:
+        """A decode pass from memory has ended."""
+        if self._decoded is not None:
+            self._decoded(read_bytes, n_steps, compute_s)
 
     def close(self) -> None:
         self._executor.shutdown(wait=True)

@@ -4,20 +4,21 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from tpid.cluster.cluster import Cluster
 from tpid.comm.connection import Connection
-from tpid.comm.messages import DiskUse, Failed, Load, Loaded, Progress, Unload
+from tpid.comm.messages import DiskUse, Failed, Kind, Load, Loaded, Progress, Unload
 from tpid.comm.tensors import TensorHeader
 from tpid.compute.select import Compute
 from tpid.device import DeviceId, DeviceProfile
 from tpid.engine.authority import Phase, Standing
 from tpid.engine.compute_calls import ComputeCalls
 from tpid.engine.executor import Executor
+from tpid.engine.link_book import LinkBook
 from tpid.engine.loaded import LoadedShare, load_share
-from tpid.engine.planning import plan_request
+from tpid.engine.planning import plan_in_time, plan_request
 from tpid.engine.rank_watch import LOOK_S, RankWatch
 from tpid.engine.settings import EngineSettings
 from tpid.engine.weight_use import WeightUse
@@ -33,13 +34,17 @@ from tpid.errors import (
 )
 from tpid.memory.weights import LoadProgress
 from tpid.pack.reader import Pack
-from tpid.plan.partition import make_plan
 from tpid.plan.plan import Plan, plan_to_wire
 
 log = logging.getLogger(__name__)
 
-# Codes of FAILED by which a device says that it is well and the plan is old: it does not sit out.
-_NO_FAULT: Final = (LEASE_ENDED, NotCoordinatorError.code)
+# Codes of FAILED by which a device says that it is well and the plan is old, or a link of it: it does not sit out.
+_NO_FAULT: Final = (LEASE_ENDED, NotCoordinatorError.code, DeviceLostError.code)
+# After a link between two workers was lost, plans do without these links: they may be lost again.
+_STAR_ONLY_S: Final = 60.0
+# One device has become so many times slower than another since the plan was made: what other shares gain is then worth
+# that weights are loaded and a conversation is computed anew. Where all have become slower, shares stay.
+_SHARES_CHANGE: Final = 1.5
 
 
 @dataclass(slots=True)
@@ -54,11 +59,20 @@ class _Loading:
 class Coordinator:
     """At most one executor; it is made anew when the model or the devices have changed."""
 
-    def __init__(self, cluster: Cluster, compute: Compute, calls: ComputeCalls, settings: EngineSettings) -> None:
+    def __init__(
+        self,
+        cluster: Cluster,
+        compute: Compute,
+        calls: ComputeCalls,
+        settings: EngineSettings,
+        link_book: LinkBook,
+    ) -> None:
         self._cluster = cluster
         self._compute = compute
         self._calls = calls
         self._settings = settings
+        self._link_book = link_book
+        self._direct_again_s = 0.0  # when a plan may have a direct exchange again
         self._loading: _Loading | None = None
         self.executor: Executor | None = None
 
@@ -120,11 +134,13 @@ class Coordinator:
             executor.told(peer.id, message)
 
     def partial_buffer(self, connection: Connection, header: TensorHeader, size_bytes: int) -> memoryview | None:
-        return self.executor.star.payload_buffer(connection, header, size_bytes) if self.executor else None
+        if self.executor is None:
+            return None
+        return self.executor.exchange.payload_buffer(Kind.PARTIAL, connection, header, size_bytes)
 
     def partial(self, connection: Connection, header: TensorHeader, payload: memoryview | None) -> None:
         if self.executor is not None:
-            self.executor.star.received(connection, header, payload)
+            self.executor.exchange.received(Kind.PARTIAL, connection, header, payload)
 
     def peer_lost(self, connection: Connection, error: TpidError) -> None:
         if self.standing(connection) is not Standing.RANK:
@@ -164,6 +180,8 @@ class Coordinator:
                 loading.watch.heard(peer.id, message.done, asyncio.get_running_loop().time())
 
     def _failure(self, peer: DeviceProfile, message: Failed, model: str) -> RankFailedError:
+        if message.code == DeviceLostError.code:
+            self._direct_again_s = asyncio.get_running_loop().time() + _STAR_ONLY_S
         if message.code not in _NO_FAULT:
             self._cluster.blame(peer.id, message.reason)
         disk = message.code in (LoadError.code, PackError.code)
@@ -187,13 +205,18 @@ class Coordinator:
 
     def _still_good(self, executor: Executor, pack: Pack, workers: list[DeviceProfile]) -> bool:
         known = {rank.device for rank in executor.plan.ranks} | {entry.device for entry in executor.plan.left_out}
-        now = {self._cluster.me.id, *(worker.id for worker in workers)}
-        return executor.failure is None and executor.pack.id == pack.id and known == now
+        now = {device.id: device.read_bytes_s for device in (self._cluster.me, *workers)}
+        if executor.failure is not None or executor.pack.id != pack.id or known != now.keys():
+            return False
+        changes = [now[id] / max(before, 1.0) for id, before in executor.speeds.items() if now[id] >= 1.0]
+        return max(changes, default=1.0) <= _SHARES_CHANGE * min(changes, default=1.0)
 
     async def _make_executor(self, pack: Pack, workers: list[DeviceProfile], progress: LoadProgress) -> Executor:
         term = self._cluster.bump_term()
-        request = plan_request(pack, self._settings, term)
-        plan = await asyncio.to_thread(make_plan, request, self._cluster.me, workers)
+        request = plan_request(pack, self._settings, term, self._link_book.network)
+        request = replace(request, direct=asyncio.get_running_loop().time() >= self._direct_again_s)
+        me = self._cluster.me
+        plan = await asyncio.to_thread(plan_in_time, request, me, workers)
         for entry in plan.left_out:
             log.warning("left_out device=%s reason=%r", entry.name, entry.reason)
         links = self._links(plan)
@@ -206,6 +229,7 @@ class Coordinator:
             share,
             workers=links,
             elsewhere=elsewhere,
+            speeds={device.id: device.read_bytes_s for device in (me, *workers)},
             calls=self._calls,
             check=self._check_ranks,
             blame=self._cluster.blame,

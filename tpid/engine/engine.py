@@ -6,21 +6,24 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
+from typing import Final
 
 from tpid.cluster.cluster import Cluster
 from tpid.comm.connection import Connection
-from tpid.comm.messages import Abort, Device, DiskUse, Failed, Kind, Load, Loaded, Message, Progress, Unload
+from tpid.comm.messages import Abort, Device, DiskUse, Failed, Kind, Links, Load, Loaded, Message, Progress, Unload
 from tpid.comm.tensors import StartHeader, TensorHeader
 from tpid.compute.select import Compute
 from tpid.device import DeviceId
-from tpid.engine.authority import COORDINATOR_KINDS, WORKER_KINDS, permits
+from tpid.engine.authority import COORDINATOR_KINDS, WORKER_KINDS, Phase, permits
 from tpid.engine.compute_calls import ComputeCalls
 from tpid.engine.coordinator import Coordinator
 from tpid.engine.generation import Finished, GenerationRequest, GenerationStats, Text, generate
+from tpid.engine.link_book import LinkBook
 from tpid.engine.pace import Pace
 from tpid.engine.planning import Preview, preview, with_memory
 from tpid.engine.runner import Runner
 from tpid.engine.settings import EngineSettings
+from tpid.engine.speed_keeper import SpeedKeeper
 from tpid.engine.text_owner import ModelText, text_source
 from tpid.engine.weight_use import WeightUse
 from tpid.engine.worker import Holding, Worker
@@ -33,6 +36,7 @@ from tpid.plan.plan import Plan
 log = logging.getLogger(__name__)
 
 MAX_HELD_BYTES = 1 << 25  # of prompts that run or wait, as they came; in memory they take some times as much
+IDLE_S: Final = 1.0  # without a step of compute: between two tokens there is less
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,13 +56,23 @@ def no_progress(done_bytes: int, total_bytes: int) -> None:
 class Engine:
     """Runs one request after the other; also the handler of the cluster's frames (`tpid.cluster.cluster.Handler`)."""
 
-    def __init__(self, cluster: Cluster, store: PackStore, compute: Compute, settings: EngineSettings) -> None:
+    def __init__(
+        self,
+        cluster: Cluster,
+        store: PackStore,
+        compute: Compute,
+        settings: EngineSettings,
+        link_book: LinkBook | None = None,
+    ) -> None:
+        """`link_book`: what is known of the links, where it is known otherwise than by measuring."""
         self._cluster = cluster
         self._store = store
         self._settings = settings
-        self._calls = ComputeCalls()
-        self._coordinator = Coordinator(cluster, compute, self._calls, settings)
-        self._worker = Worker(cluster.me, store.find, compute, self._calls)
+        self._speed = SpeedKeeper(cluster, compute, self._is_idle)
+        self._calls = ComputeCalls(self._speed.decoded)
+        self._worker = Worker(cluster.me, store.find, compute, self._calls, lambda: cluster.peers)
+        self._link_book = link_book or LinkBook(cluster.me.id, lambda: cluster.peers, self._is_idle)
+        self._coordinator = Coordinator(cluster, compute, self._calls, settings, self._link_book)
         self._turn = asyncio.Lock()
         self._requests = 0  # running and waiting
         self._held_bytes = 0  # of their prompts
@@ -73,6 +87,8 @@ class Engine:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._worker.run(), name="worker")
                 tasks.create_task(self._keep_packs_known(), name="packs")
+                tasks.create_task(self._link_book.run(), name="links")
+                tasks.create_task(self._speed.run(), name="speed")
         finally:
             self._coordinator.drop("the daemon stops")
             self._calls.close()
@@ -91,10 +107,9 @@ class Engine:
         """
         pack = self._store.open(model)
         settings = self._settings if context_tokens is None else replace(self._settings, context_tokens=context_tokens)
-        peers = list(self._cluster.peers.values())
-        rtt_s = {peer.peer.id: peer.rtt_s for peer in peers if peer.rtt_s is not None}
+        peers = [connection.peer for connection in self._cluster.peers.values()]
         me = with_memory(self._cluster.me, memory_bytes)
-        return await asyncio.to_thread(preview, pack, settings, me, [peer.peer for peer in peers], rtt_s)
+        return await asyncio.to_thread(preview, pack, settings, me, peers, self._link_book.network)
 
     async def answer(self, model: str, request: GenerationRequest) -> AsyncGenerator[Text | Finished, None]:
         """All answers to a request, each to its Finished. Close the iterator to cancel. Raises TpidError."""
@@ -143,7 +158,7 @@ class Engine:
             return self._worker.start_buffer(connection, header, size_bytes)
         if kind is Kind.PARTIAL:
             return self._coordinator.partial_buffer(connection, header, size_bytes)
-        return self._worker.sum_buffer(connection, header, size_bytes)
+        return self._worker.tensor_buffer(kind, connection, header, size_bytes)
 
     def received(
         self,
@@ -160,20 +175,23 @@ class Engine:
             case TensorHeader() if kind is Kind.PARTIAL:
                 self._coordinator.partial(connection, message, payload)
             case TensorHeader():
-                self._worker.sum(connection, message, payload)
+                self._worker.tensor(kind, connection, message, payload)
             case StartHeader():
                 self._worker.start(connection, message, payload)
             case Load() | Unload() | Abort():
                 self._worker.received(connection, message)
             case Loaded() | Failed() | DiskUse() | Progress():
                 self._coordinator.received(connection, message)
+            case Links():
+                self._link_book.heard(connection.peer.id, message)
             case Device():  # a pack may have come into a directory that both devices use
                 self._rescan.set()
 
     def peer_joined(self, connection: Connection) -> None:
-        return None
+        self._link_book.joined(connection)
 
     def peer_lost(self, connection: Connection, error: TpidError) -> None:
+        self._link_book.lost(connection.peer.id)
         self._worker.peer_lost(connection, error)
         self._coordinator.peer_lost(connection, error)
 
@@ -183,6 +201,11 @@ class Engine:
     def lease_changed(self) -> None:
         self._worker.lease_is_of(self._cluster.coordinator)
         self._coordinator.lease_changed()
+
+    def _is_idle(self) -> bool:
+        """Whether what is measured now is the link and not this device's cores or disk."""
+        quiet = {self._worker.phase, self._coordinator.phase} <= {Phase.IDLE, Phase.READY}
+        return quiet and self._calls.idle_s >= IDLE_S
 
     def _permits(self, connection: Connection, kind: Kind) -> bool:
         """Whether the frame may change anything: `tpid.engine.authority`."""

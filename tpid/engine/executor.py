@@ -7,10 +7,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from tpid.comm.allreduce import Allreduce, Alone, is_finite
+from tpid.comm.allreduce import is_finite
 from tpid.comm.connection import Connection
+from tpid.comm.exchange import make_exchange
 from tpid.comm.messages import Abort, DiskUse, Kind, Message, Progress
-from tpid.comm.star import StarHub
 from tpid.comm.tensors import StartHeader
 from tpid.comm.wire_dtype import WireDtype, decode_tensor, encode_tensor, wire_bytes
 from tpid.device import DeviceId
@@ -46,14 +46,17 @@ class Executor:
         *,
         workers: Mapping[int, Connection],
         elsewhere: Mapping[DeviceId, WeightUse],
+        speeds: Mapping[DeviceId, float],
         calls: ComputeCalls,
         check: Callable[[Plan], None],
         blame: Blame,
     ) -> None:
-        """`elsewhere`: what the workers hold, as they told it when they had loaded. `check` raises DeviceLostError
+        """`elsewhere`: what the workers hold, as they told it when they had loaded. `speeds`: bytes a second, of all
+        devices that the plan was made for. `check` raises DeviceLostError
         where a rank of the plan is not this coordinator's any more; it is asked before each pass."""
         self.pack = pack
         self.plan = plan
+        self.speeds = speeds
         self.failure: TpidError | None = None
         self._cached_ids: list[int] = []  # tokens whose K and V are in every rank's cache, position by position
         self._share = share
@@ -68,16 +71,14 @@ class Executor:
         self._in_pass = False
         self._watch = RankWatch(0.0)
         self._look_timer: asyncio.TimerHandle | None = None
-        self.star: Allreduce = (
-            StarHub(
-                plan.term,
-                workers,
-                hidden_size=pack.spec.hidden_size,
-                max_tokens=plan.max_pass_tokens,
-                wire_dtype=self._wire_dtype,
-            )
-            if workers
-            else Alone(pack.spec.hidden_size)
+        self.exchange = make_exchange(
+            plan.term,
+            0,
+            workers,
+            hidden_size=pack.spec.hidden_size,
+            max_tokens=plan.max_pass_tokens,
+            wire_dtype=self._wire_dtype,
+            direct_tokens=plan.direct_tokens,
         )
 
     @property
@@ -129,7 +130,7 @@ class Executor:
         """The plan cannot go on: a rank is lost or has failed. Ends the pass under way."""
         if self.failure is None:
             self.failure = error
-            self.star.fail(error)
+            self.exchange.fail(error)
 
     def tell_workers(self, message: Message) -> None:
         """Sends to each worker that is still there."""
@@ -142,7 +143,7 @@ class Executor:
     def close(self) -> None:
         if self._look_timer is not None:
             self._look_timer.cancel()
-        self.star.close()
+        self.exchange.close()
         self._share.close()
         self._embedding.close()
         self._workers.clear()
@@ -157,13 +158,13 @@ class Executor:
         header = StartHeader(self.plan.term, self._pass_id, segments, self._wire_dtype)
         self._in_pass = True
         try:
-            self.star.begin(self._pass_id, len(ids))
+            self.exchange.begin(self._pass_id, len(ids))
             if self._workers:
                 self._keep_watch()
                 payload = self._encode(hidden)
                 for connection in self._workers.values():
                     connection.send_tensor(Kind.START, header, payload)
-            return await self._share.run(hidden, segments, self.star, self._calls)
+            return await self._share.run(hidden, segments, self.exchange, self._calls)
         except BaseException as error:  # whatever it is, no worker may stay inside the pass
             self.tell_workers(Abort(term=self.plan.term, pass_id=self._pass_id))
             if isinstance(error, NumericError):
@@ -177,7 +178,7 @@ class Executor:
     def _numeric_failure(self) -> TpidError:
         """The plan ends where another rank is to blame."""
         error: TpidError = _not_finite(self.plan.ranks[0].name, self.plan.model)
-        for rank in self.star.culprits:
+        for rank in self.exchange.culprits:
             if rank:
                 part = self.plan.ranks[rank]
                 error = RankFailedError(
@@ -203,8 +204,8 @@ class Executor:
         if not self._in_pass:
             return
         now = loop.time()
-        missing = {self.plan.ranks[rank].device for rank in self.star.waits_for}
-        self._watch.waits_for(missing, (self._pass_id, self.star.step), now)
+        missing = {self.plan.ranks[rank].device for rank in self.exchange.waits_for}
+        self._watch.waits_for(missing, (self._pass_id, self.exchange.step), now)
         overdue = self._watch.look(now)
         if overdue is None:
             self._look_timer = loop.call_later(LOOK_S, self._look)

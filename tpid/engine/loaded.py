@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from tpid.comm.allreduce import Allreduce
+from tpid.comm.allreduce import Reducer
 from tpid.compute.backend import Backend, BlockBytes, Head
 from tpid.compute.forward import forward
 from tpid.compute.select import Compute
@@ -22,7 +22,7 @@ from tpid.model.batch import Segment
 from tpid.model.weights import F32
 from tpid.pack.reader import Pack
 from tpid.pack.tiles import U8
-from tpid.plan.footprint import weight_room_bytes
+from tpid.plan.footprint import attn_weight_bytes, ffn_weight_bytes, weight_room_bytes
 from tpid.plan.plan import Plan
 
 
@@ -38,7 +38,9 @@ class LoadedShare:
         backend: Backend[Any],
         head: Head[Any] | None,
         weights: Weights[Any],
+        read_bytes: int,
     ) -> None:
+        """`read_bytes`: of the layers' weights, as the cost model counts what a decode pass reads."""
         self.plan = plan
         self.rank = rank
         self.hidden_size = pack.spec.hidden_size
@@ -48,6 +50,7 @@ class LoadedShare:
         self._backend: Backend[Any] | None = backend
         self._head = head
         self._weights = weights
+        self._read_bytes = read_bytes
         self._last_tokens = 0  # of the pass that was begun last
         self._stalled_s = 0.0  # up to then
         self._stall_s: float | None = None
@@ -68,13 +71,17 @@ class LoadedShare:
             stall_s=self._stall_s,
         )
 
-    async def run(self, hidden: F32, segments: tuple[Segment, ...], allreduce: Allreduce, calls: ComputeCalls) -> F32:
+    async def run(self, hidden: F32, segments: tuple[Segment, ...], allreduce: Reducer, calls: ComputeCalls) -> F32:
         """One pass of this rank; `hidden` [n_tokens, hidden] fp32 is changed in place. Raises LoadError."""
         if self._backend is None:
             raise LoadError("The share was let go while a pass was to begin.", hint="Try again.")
         self._note_stall(len(hidden))
         walk = forward(self._backend, self._n_layers, hidden, segments)
-        return await drive(walk, self._weights, allreduce, calls, n_blocks=self._n_blocks, n_tokens=len(hidden))
+        before_s = calls.busy_s
+        result = await drive(walk, self._weights, allreduce, calls, n_blocks=self._n_blocks, n_tokens=len(hidden))
+        if len(hidden) == 1 and not self._weights.streams:
+            calls.decoded(self._read_bytes, self._n_blocks, calls.busy_s - before_s)
+        return result
 
     async def logits(self, hidden: F32, calls: ComputeCalls) -> F32:
         """hidden [n, hidden] fp32, only the rows that need logits -> [n, vocab] fp32. Raises LoadError."""
@@ -155,7 +162,10 @@ async def load_share(
         for item in parts
     ]
     weights = await load(items, room, device.disk_bytes_s, progress)
-    return LoadedShare(pack, plan, rank, backend=backend, head=head, weights=weights)
+    work = planned_work(pack, plan)
+    read_bytes = len(part.share.attn) * attn_weight_bytes(work, device.backend)
+    read_bytes += len(part.share.ffn) * ffn_weight_bytes(work, device.backend)
+    return LoadedShare(pack, plan, rank, backend=backend, head=head, weights=weights, read_bytes=read_bytes)
 
 
 def _preparation(

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from tpid.comm.allreduce import Allreduce
+from tpid.comm.allreduce import Reducer
 from tpid.compute.forward import Pass, Reduce
 from tpid.engine.compute_calls import ComputeCalls
 from tpid.memory.weights import Weights
@@ -12,7 +12,7 @@ from tpid.model.weights import F32
 
 
 async def drive(
-    walk: Pass, weights: Weights[Any], allreduce: Allreduce, calls: ComputeCalls, *, n_blocks: int, n_tokens: int
+    walk: Pass, weights: Weights[Any], allreduce: Reducer, calls: ComputeCalls, *, n_blocks: int, n_tokens: int
 ) -> F32:
     """Run a pass to its end; gives the final hidden states. Raises what the allreduce raises, and LoadError.
 

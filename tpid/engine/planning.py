@@ -1,6 +1,7 @@
 """From a pack and the devices that are there to a plan, and to what it promises."""
 
 import logging
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -12,6 +13,7 @@ from tpid.memory.residency import plan_residency
 from tpid.pack.reader import Pack
 from tpid.plan.cost import Residency
 from tpid.plan.footprint import Workload, weight_room_bytes, workload_of
+from tpid.plan.network import Network
 from tpid.plan.partition import PlanRequest, make_plan
 from tpid.plan.plan import Plan
 from tpid.plan.predict import Forecast, forecast
@@ -20,6 +22,7 @@ log = logging.getLogger(__name__)
 
 # Of the prompt whose TTFT is predicted: what one walk over the disk is to serve.
 FORECAST_PROMPT_TOKENS = 2048
+SEARCH_S = 0.6  # for the search of a plan: with what follows it, a second at most
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +33,7 @@ class Preview:
     forecast: Forecast
 
 
-def plan_request(pack: Pack, settings: EngineSettings, term: int) -> PlanRequest:
+def plan_request(pack: Pack, settings: EngineSettings, term: int, network: Network) -> PlanRequest:
     wire_dtype = WireDtype(settings.wire_dtype)
     if not wire_dtype.accepts(pack.spec.hidden_size):
         log.warning("wire_dtype_unfit dtype=%s hidden_size=%d instead=fp32", wire_dtype, pack.spec.hidden_size)
@@ -43,7 +46,13 @@ def plan_request(pack: Pack, settings: EngineSettings, term: int) -> PlanRequest
         tokenizer_bytes=pack.tokenizer_size_bytes,
         wire_row_bytes=wire_bytes(wire_dtype, 1, pack.spec.hidden_size),
     )
-    return PlanRequest(term, pack.id, pack.name, work, wire_dtype)
+    return PlanRequest(term, pack.id, pack.name, work, wire_dtype, network, use_all=settings.use_all_devices)
+
+
+def plan_in_time(request: PlanRequest, me: DeviceProfile, others: Sequence[DeviceProfile]) -> Plan:
+    """The fastest plan, or the best that `SEARCH_S` is enough for. Not for the event loop. Raises MemoryPlanError."""
+    end_s = time.perf_counter() + SEARCH_S
+    return make_plan(request, me, others, stop=lambda: time.perf_counter() > end_s)
 
 
 def planned_work(pack: Pack, plan: Plan) -> Workload:
@@ -64,18 +73,18 @@ def preview(
     settings: EngineSettings,
     me: DeviceProfile,
     others: Sequence[DeviceProfile],
-    rtt_s: Mapping[DeviceId, float],
+    network: Network,
 ) -> Preview:
     """The plan that a request would get now; nothing is loaded. Takes a moment: not for the event loop.
 
     Raises MemoryPlanError.
     """
-    plan = make_plan(plan_request(pack, settings, 0), me, others)
+    plan = plan_in_time(plan_request(pack, settings, 0, network), me, others)
     work = planned_work(pack, plan)
     devices = {device.id: device for device in (me, *others)}
     residencies = [_residency(pack, work, plan, rank, devices) for rank in range(plan.world_size)]
     prompt_tokens = min(FORECAST_PROMPT_TOKENS, plan.context_tokens)
-    return Preview(plan, forecast(work, plan, devices, residencies, rtt_s=rtt_s, prompt_tokens=prompt_tokens))
+    return Preview(plan, forecast(work, plan, devices, residencies, network=network, prompt_tokens=prompt_tokens))
 
 
 def with_memory(device: DeviceProfile, memory_bytes: int | None) -> DeviceProfile:

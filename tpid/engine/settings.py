@@ -9,4 +9,5 @@ class EngineSettings:
     max_pass_tokens: int  # tokens of a prefill chunk
     max_waiting_requests: int  # beyond the one that runs
     wire_dtype: str
+    use_all_devices: bool  # also those that make a token slower
     cluster_wait_s: float  # how long a request waits for the lease and for the devices' answers

@@ -7,15 +7,15 @@ becomes an event of the machine: no peer and no disk ends the worker.
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 
 from tpid.comm.connection import Connection
-from tpid.comm.messages import Abort, DiskUse, Load, Message, Progress, Unload
-from tpid.comm.star import StarLeaf
+from tpid.comm.exchange import Exchange, make_exchange
+from tpid.comm.messages import Abort, DiskUse, Kind, Load, Message, Progress, Unload
 from tpid.comm.tensors import StartHeader, TensorHeader
 from tpid.comm.wire_dtype import WireDtype, decode_tensor, wire_bytes
 from tpid.compute.select import Compute
@@ -69,14 +69,15 @@ class Holding:
 
 @dataclass(frozen=True, slots=True)
 class _Held:
-    """A share, and what joins it to its hub."""
+    """A share, and what joins it to the other ranks."""
 
     share: LoadedShare
-    leaf: StarLeaf
+    exchange: Exchange
+    links: Mapping[int, Connection]  # by rank: the hub, and where the plan has a direct exchange all others
     start_slot: memoryview  # the rows of the pass to come; one is enough, because they are decoded when it begins
 
     def close(self) -> None:
-        self.leaf.close()
+        self.exchange.close()
         self.share.close()
 
 
@@ -84,12 +85,18 @@ class Worker:
     """All methods but `run` are called on the event loop and do not block."""
 
     def __init__(
-        self, me: DeviceProfile, find_pack: Callable[[PackId], Pack], compute: Compute, calls: ComputeCalls
+        self,
+        me: DeviceProfile,
+        find_pack: Callable[[PackId], Pack],
+        compute: Compute,
+        calls: ComputeCalls,
+        peers: Callable[[], Mapping[DeviceId, Connection]],
     ) -> None:
         self._me = me
         self._find_pack = find_pack
         self._compute = compute
         self._calls = calls
+        self._peers = peers
         self._machine = WorkerMachine()
         self._tasks: asyncio.TaskGroup | None = None
         self._job: asyncio.Task[None] | None = None
@@ -116,7 +123,12 @@ class Worker:
         """Of a peer whose frame speaks to this device as a worker."""
         if connection.peer.id == self._machine.holder:
             return Standing.HOLDER
-        return Standing.FORMER_HOLDER if connection is self._machine.held_for else Standing.MEMBER
+        if connection is self._machine.held_for:
+            return Standing.FORMER_HOLDER
+        order, held = self._machine.order, self._held
+        if order is None or held is None or order.hub.peer.id != self._machine.holder:
+            return Standing.MEMBER
+        return Standing.PEER if connection in held.links.values() else Standing.MEMBER
 
     async def run(self) -> None:
         """Does what is ordered until cancelled; lets everything go at the end."""
@@ -151,15 +163,21 @@ class Worker:
         if payload is not None:
             self._feed(Started(connection, Start(header, payload)))
 
-    def sum_buffer(self, connection: Connection, header: TensorHeader, size_bytes: int) -> memoryview | None:
-        return self._held.leaf.payload_buffer(connection, header, size_bytes) if self._held is not None else None
+    def tensor_buffer(
+        self, kind: Kind, connection: Connection, header: TensorHeader, size_bytes: int
+    ) -> memoryview | None:
+        held = self._held
+        return held.exchange.payload_buffer(kind, connection, header, size_bytes) if held is not None else None
 
-    def sum(self, connection: Connection, header: TensorHeader, payload: memoryview | None) -> None:
+    def tensor(self, kind: Kind, connection: Connection, header: TensorHeader, payload: memoryview | None) -> None:
         if self._held is not None:
-            self._held.leaf.received(connection, header, payload)
+            self._held.exchange.received(kind, connection, header, payload)
 
     def peer_lost(self, connection: Connection, error: TpidError) -> None:
         self._feed(HubLost(connection, error))
+        if self._held is not None and connection in self._held.links.values():
+            # The pass ends here, and the hub hears of it: perhaps it is the link alone that is lost.
+            self._held.exchange.fail(DeviceLostError(error.message))
 
     def lease_is_of(self, holder: DeviceId | None) -> None:
         """Whom this device has given its lease: what it holds for another is let go."""
@@ -196,7 +214,7 @@ class Worker:
     def _end_job(self, error: TpidError) -> None:
         self._job_error = error
         if self._held is not None:
-            self._held.leaf.fail(error)
+            self._held.exchange.fail(error)
         if self._job is not None:
             self._job.cancel()
 
@@ -246,18 +264,32 @@ class Worker:
         def progress(done_bytes: int, total_bytes: int) -> None:
             self._loaded_bytes = done_bytes, total_bytes
 
+        links = self._links(order, rank)
         pack = await asyncio.to_thread(self._find_pack, plan.pack)
         share = await load_share(self._compute, pack, plan, rank, me, progress=progress)
         wire_dtype = WireDtype(plan.wire_dtype)
-        leaf = StarLeaf(
+        exchange = make_exchange(
             plan.term,
-            order.hub,
-            hidden_size=pack.spec.hidden_size,
+            rank,
+            links,
+            hidden_size=share.hidden_size,
             max_tokens=plan.max_pass_tokens,
             wire_dtype=wire_dtype,
+            direct_tokens=plan.direct_tokens,
         )
         slot_bytes = wire_bytes(wire_dtype, plan.max_pass_tokens, pack.spec.hidden_size)
-        return _Held(share, leaf, memoryview(bytearray(slot_bytes)))
+        return _Held(share, exchange, links, memoryview(bytearray(slot_bytes)))
+
+    def _links(self, order: Order, rank: int) -> dict[int, Connection]:
+        """To the ranks that this one exchanges with. Raises DeviceLostError."""
+        links = {0: order.hub}
+        for number, part in enumerate(order.plan.ranks):
+            if order.plan.direct_tokens and number not in (0, rank):
+                connection = self._peers().get(part.device)
+                if connection is None or connection.closed:
+                    raise DeviceLostError(f"{self._me.name} is not connected to {part.name}.")
+                links[number] = connection
+        return links
 
     def _begin_pass(self, start: Start) -> None:
         """Decodes the rows now: their slot is free for the next pass."""
@@ -266,13 +298,13 @@ class Worker:
             raise RuntimeError("a pass begins without a share")
         hidden = np.empty((header.n_tokens, held.share.hidden_size), np.float32)
         decode_tensor(start.payload, header.wire_dtype, hidden)
-        held.leaf.begin(header.pass_id, header.n_tokens)
+        held.exchange.begin(header.pass_id, header.n_tokens)
         self._begin("pass", self._pass(held, header, hidden))
 
     async def _pass(self, held: _Held, header: StartHeader, hidden: F32) -> None:
         failure: BaseException | None = None
         try:
-            await held.share.run(hidden, header.segments, held.leaf, self._calls)
+            await held.share.run(hidden, header.segments, held.exchange, self._calls)
             self._tell_disk_use(held.share)
         except asyncio.CancelledError:
             if self._job_error is None:
@@ -305,8 +337,8 @@ class Worker:
                 done, total = self._loaded_bytes
                 _tell(hub, Progress(term=self._machine.loading.plan.term, done=done, total=total))
             elif order is not None and held is not None:
-                done, total = held.leaf.step, held.share.n_steps
-                _tell(hub, Progress(term=order.plan.term, pass_id=held.leaf.pass_id, done=done, total=total))
+                done, total = held.exchange.step, held.share.n_steps
+                _tell(hub, Progress(term=order.plan.term, pass_id=held.exchange.pass_id, done=done, total=total))
 
     def _tell_disk_use(self, share: LoadedShare) -> None:
         order, use, now = self._machine.order, share.weight_use, time.monotonic()

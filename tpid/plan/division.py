@@ -1,9 +1,9 @@
 """Dividing a model among devices so that a token takes the least time that their memory and disks allow.
 
-A time is given, and it is asked whether any division keeps within it; the least such time is found by bisection. Large
-models on many devices ask for many and long answers: after MAX_STEPS the best division so far is taken, so that a plan
-never takes much longer than half a second, of a fast core, to make.
+A time is given, and it is asked whether any division keeps within it; the least such time is found by bisection.
 """
+
+from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
@@ -13,13 +13,11 @@ from itertools import takewhile
 from tpid.device import DeviceProfile
 from tpid.pack.geometry import Share, UnitRange
 from tpid.plan.cost import NEVER_S, attn_unit_s, ffn_unit_s, head_s, stream_s
-from tpid.plan.footprint import Workload
+from tpid.plan.footprint import Workload, packed_bytes
 
 MAX_ATTN_LIMITS = 128  # times of the attention halves that are tried: all of them, but for large clusters
-MAX_STEPS = 1_000_000  # of a search; one takes a tenth of a microsecond
-_ROW_STEPS = 16  # to find how many FFN units fit a device beside a number of attention units
-_LIMITS_SHARE = 4  # a limit is worth trying if the steps suffice to ask so often for each
 _BISECTIONS = 50
+_MAX_UNITS_ONE_BY_ONE = 64
 _SLACK = 1 + 1e-9  # a time is kept if rounding alone stands between
 
 
@@ -30,54 +28,87 @@ class Division:
     shares: tuple[Share, ...]
     compute_s: float  # of a token, on the slowest rank of each half, and the head
     stream_s: float  # on the slowest disk
+    link_s: float = 0.0  # of a token: all its exchanges
 
     @property
     def tpot_s(self) -> float:
-        """Without the allreduce."""
-        return max(self.compute_s, self.stream_s)
+        """Compute and exchanges follow each other, disks read beside them."""
+        return max(self.compute_s + self.link_s, self.stream_s)
 
 
-def divide(work: Workload, devices: Sequence[DeviceProfile]) -> Division | None:
+def divide(
+    work: Workload, devices: Sequence[DeviceProfile], *, link_s: float = 0.0, tables: StreamTables | None = None
+) -> Division | None:
     """The fastest division, the first device coordinating; None where none fits all budgets.
 
-    Of two that are equally fast, the one in which nothing streams.
+    `link_s` is what a token's exchanges between these devices take. Of two divisions that are equally fast, the one
+    in which nothing streams.
     """
-    return _Search(work, devices).best()
+    return _Search(work, devices, link_s, tables or StreamTables(work)).best()
+
+
+def floor_s(work: Workload, devices: Sequence[DeviceProfile], link_s: float) -> float:
+    """No division takes less: as if the FFN could be cut anywhere, and memory lay where it is wanted."""
+    attn_s = _least_longest([attn_unit_s(work, device) for device in devices], work.n_attn_units)
+    ffn_s = work.n_ffn_units / sum(1 / ffn_unit_s(work, device) for device in devices)
+    packed = packed_bytes(work, work.n_attn_units, work.n_ffn_units, coordinator=True)
+    streamed = max(packed - sum(device.budget_bytes for device in devices), 0)
+    disks = sum(device.disk_bytes_s for device in devices)
+    return max(link_s + attn_s + ffn_s + head_s(work, devices[0]), streamed / disks if disks > 0 else 0.0)
+
+
+def _least_longest(unit_s: Sequence[float], n_units: int) -> float:
+    """The least time in which devices that take `unit_s` for a unit do them all."""
+    if n_units > _MAX_UNITS_ONE_BY_ONE:
+        return n_units / sum(1 / one_s for one_s in unit_s)
+    done_s = list(unit_s)  # of each device with one unit more than it has
+    longest_s = 0.0
+    for _ in range(n_units):
+        longest_s = min(done_s)
+        first = done_s.index(longest_s)
+        done_s[first] += unit_s[first]
+    return longest_s
+
+
+class StreamTables:
+    """What each device's disk takes for each share of `work`; made once for all divisions of it."""
+
+    def __init__(self, work: Workload) -> None:
+        self._work = work
+        self._known: dict[tuple[str, int, float, bool], list[list[float]]] = {}
+
+    def of(self, device: DeviceProfile, *, coordinator: bool) -> list[list[float]]:
+        """[attention units][FFN units]; rows end where the budget does."""
+        key = (device.backend, device.budget_bytes, device.disk_bytes_s, coordinator)
+        if key not in self._known:
+            self._known[key] = _stream_table(self._work, device, coordinator=coordinator)
+        return self._known[key]
 
 
 class _Search:
-    def __init__(self, work: Workload, devices: Sequence[DeviceProfile]) -> None:
+    def __init__(self, work: Workload, devices: Sequence[DeviceProfile], link_s: float, tables: StreamTables) -> None:
         self._work = work
+        self._link_s = link_s
         self._attn_s = [attn_unit_s(work, device) for device in devices]
         self._ffn_s = [ffn_unit_s(work, device) for device in devices]
         self._head_s = head_s(work, devices[0])
-        self._stream_s = _stream_tables(work, devices)
-        self._steps = 0
-        n_attn = work.n_attn_units
-        self._steps_to_ask = len(devices) * (_ROW_STEPS * (n_attn + 1) + n_attn**2 // 2)
+        self._beside_s = self._head_s + link_s  # of a token, however the layers are divided
+        self._stream_s = [tables.of(device, coordinator=number == 0) for number, device in enumerate(devices)]
         self._attn_limits_s = self._attn_limits()
 
     def best(self) -> Division | None:
         found: Division | None = None
         # No division is faster than one of FFN units that could be cut anywhere.
-        floor_s = self._head_s + self._work.n_ffn_units / sum(1 / ffn_s for ffn_s in self._ffn_s)
+        floor_s = self._beside_s + self._work.n_ffn_units / sum(1 / ffn_s for ffn_s in self._ffn_s)
         for limit_s in self._attn_limits_s:
-            if found is not None and (self._tired or limit_s + floor_s >= found.tpot_s):
+            if found is not None and limit_s + floor_s >= found.tpot_s:
                 break
-            if self._tired and limit_s < self._attn_limits_s[-1]:
-                continue  # with the last one, whatever fits at all is found
             found = self._fastest(limit_s, found) or found
         return found and (self._silent(found.tpot_s) or found)
-
-    @property
-    def _tired(self) -> bool:
-        return self._steps >= MAX_STEPS
 
     def _silent(self, time_s: float) -> Division | None:
         """One that takes no longer and in which nothing streams."""
         for limit_s in self._attn_limits_s:
-            if self._steps >= 2 * MAX_STEPS:
-                break
             division = self._within(time_s, 0.0, limit_s)
             if division is not None and division.tpot_s <= time_s:
                 return division
@@ -89,8 +120,7 @@ class _Search:
         for unit_s in self._attn_s:
             limits |= {n * unit_s for n in range(work.n_attn_units + 1)}
         possible = sorted(limit_s for limit_s in limits if sum(self._attn_most(limit_s)) >= work.n_attn_units)
-        most = max(1, min(MAX_ATTN_LIMITS, MAX_STEPS // (_LIMITS_SHARE * self._steps_to_ask)))
-        step = -(-len(possible) // most)
+        step = -(-len(possible) // MAX_ATTN_LIMITS)
         return sorted({*possible[::step], possible[-1]})
 
     def _attn_most(self, limit_s: float) -> list[int]:
@@ -98,12 +128,12 @@ class _Search:
 
     def _fastest(self, attn_limit_s: float, known: Division | None) -> Division | None:
         """The fastest division with this limit, if it is faster than the one that is known."""
-        base_s = attn_limit_s + self._head_s
+        base_s = attn_limit_s + self._beside_s
         high_s = known.tpot_s / _SLACK**2 if known is not None else self._longest_s(base_s)
         found = self._within(high_s, high_s, attn_limit_s)
         low_s = base_s
         for _ in range(_BISECTIONS):
-            if found is None or self._tired or found.tpot_s <= low_s * _SLACK:
+            if found is None or found.tpot_s <= low_s * _SLACK:
                 return found
             middle_s = (low_s + found.tpot_s) / 2
             closer = self._within(middle_s, middle_s, attn_limit_s)
@@ -115,15 +145,14 @@ class _Search:
 
     def _longest_s(self, base_s: float) -> float:
         """No division that fits takes longer."""
-        slowest_disk_s = max((row.most_s for table in self._stream_s for row in table if len(row)), default=0.0)
+        slowest_disk_s = max((row[-1] for table in self._stream_s for row in table if row), default=0.0)
         return max(base_s + self._work.n_ffn_units * max(self._ffn_s), slowest_disk_s) * _SLACK
 
     def _within(self, time_s: float, stream_limit_s: float, attn_limit_s: float) -> Division | None:
         """A division that takes `time_s` at most, and whose disks take `stream_limit_s`; None if there is none."""
-        ffn_limit_s = time_s - self._head_s - attn_limit_s
+        ffn_limit_s = time_s - self._beside_s - attn_limit_s
         if ffn_limit_s < 0:
             return None
-        self._steps += self._steps_to_ask
         attn_most = self._attn_most(attn_limit_s)
         room = []  # room[device][attention units]: FFN units that it can take beside them; ends where none fit
         for table, most, unit_s in zip(self._stream_s, attn_most, self._ffn_s, strict=True):
@@ -154,63 +183,30 @@ class _Search:
         ffn_s = max(n * unit_s for n, unit_s in zip(ffn, self._ffn_s, strict=True))
         streams = max(table[a][f] for table, a, f in zip(self._stream_s, attn, ffn, strict=True))
         shares = tuple(Share(a, f) for a, f in zip(_ranges(attn), _ranges(ffn), strict=True))
-        return Division(shares, attn_s + ffn_s + self._head_s, streams)
+        return Division(shares, attn_s + ffn_s + self._head_s, streams, self._link_s)
 
 
-def _stream_tables(work: Workload, devices: Sequence[DeviceProfile]) -> list[list["_StreamRow"]]:
-    """[device][attention units][FFN units]: what its disk takes. Rows end where the budget does."""
-    known: dict[tuple[str, int, float, bool], list[_StreamRow]] = {}
-    tables = []
-    for number, device in enumerate(devices):
-        key = (device.backend, device.budget_bytes, device.disk_bytes_s, number == 0)
-        if key not in known:
-            known[key] = _stream_table(work, device, coordinator=number == 0)
-        tables.append(known[key])
-    return tables
-
-
-def _stream_table(work: Workload, device: DeviceProfile, *, coordinator: bool) -> list["_StreamRow"]:
-    first = _StreamRow(work, device, 0, coordinator, None)
-    return [first, *(_StreamRow(work, device, n, coordinator, first) for n in range(1, work.n_attn_units + 1))]
-
-
-class _StreamRow:
-    """What a device's disk takes for 0, 1, … FFN units beside so many of attention; computed where it is looked at.
-
-    Rows grow: where a larger share needs a smaller window, as one with FFN beside large attention blocks may, it
-    counts as the smaller share does.
+def _stream_table(work: Workload, device: DeviceProfile, *, coordinator: bool) -> list[list[float]]:
+    """It grows in both directions: where a larger share needs a smaller window, as one with FFN beside large attention
+    blocks may, it counts as the smaller share does.
     """
 
-    def __init__(
-        self, work: Workload, device: DeviceProfile, n_attn: int, coordinator: bool, without: "_StreamRow | None"
-    ) -> None:
-        """`without` is the row of no attention; None where this is it."""
-        self._work, self._device, self._n_attn, self._coordinator = work, device, n_attn, coordinator
-        self._without = without
-        self._known: dict[int, float] = {}
-        self._least_s = _share_s(work, device, n_attn, 0, coordinator)
-        self._length = bisect_left(range(work.n_ffn_units + 1), True, key=lambda n: self._takes_s(n) == NEVER_S)
+    def streams(n_ffn: int) -> bool:
+        return _share_s(work, device, n_attn, n_ffn, coordinator) > 0
 
-    def __len__(self) -> int:
-        return self._length
-
-    def __getitem__(self, n_ffn: int) -> float:
-        if n_ffn >= self._length:
-            raise IndexError(n_ffn)
-        return self._takes_s(n_ffn)
-
-    @property
-    def most_s(self) -> float:
-        """Of the largest share that fits; the row must not be empty."""
-        return self._takes_s(self._length - 1)
-
-    def _takes_s(self, n_ffn: int) -> float:
-        found = self._known.get(n_ffn)
-        if found is None:
-            alone_s = self._without._takes_s(n_ffn) if self._without is not None else 0.0
-            own_s = _share_s(self._work, self._device, self._n_attn, n_ffn, self._coordinator)
-            found = self._known[n_ffn] = max(own_s, alone_s, self._least_s)
-        return found
+    table: list[list[float]] = []
+    above = [0.0] * (work.n_ffn_units + 1)
+    for n_attn in range(work.n_attn_units + 1):
+        n_silent = bisect_left(range(len(above)), True, key=streams)  # what is resident is so with less, too
+        row = [0.0] * n_silent
+        for n_ffn, least_s in enumerate(above[n_silent:], n_silent):
+            takes_s = max(_share_s(work, device, n_attn, n_ffn, coordinator), least_s, row[-1] if row else 0.0)
+            if takes_s == NEVER_S:
+                break
+            row.append(takes_s)
+        table.append(row)
+        above = row
+    return table
 
 
 def _share_s(work: Workload, device: DeviceProfile, n_attn: int, n_ffn: int, coordinator: bool) -> float:

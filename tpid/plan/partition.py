@@ -1,12 +1,15 @@
 """Making a plan: who takes part, how many tokens a pass has, and who computes what."""
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from tpid.device import DeviceProfile
 from tpid.pack.manifest import PackId
-from tpid.plan.division import Division, divide
+from tpid.plan.choice import Choice, choose_devices, with_device
+from tpid.plan.division import Division, StreamTables, divide
 from tpid.plan.footprint import BACKENDS, Workload, least_bytes, share_bytes
+from tpid.plan.network import ALLREDUCES_PER_LAYER, NO_NETWORK, Exchanges, Network
 from tpid.plan.plan import LeftOut, Plan, Rank
 from tpid.plan.unfit import does_not_fit
 from tpid.size import shown_size
@@ -19,6 +22,7 @@ PASS_TOKENS = (4096, 3072, 2048, 1536, 1024, 768, 512, 384, 256, 192, 128, 96, 6
 # What a token may take longer so that a prompt takes fewer walks: nothing for a model many times the memory, whose
 # activations hardly count, and a limit for one that is nearly resident and prefills fast in any case.
 PASS_COST = 1.10
+MOST_DIRECT = 16  # tokens of a pass by the direct exchange: decode and a few guesses, so that its slots stay small
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,17 +34,41 @@ class PlanRequest:
     model: str
     work: Workload  # `max_pass_tokens` is the most that is wanted; the plan may have fewer
     wire_dtype: str
+    network: Network = NO_NETWORK
+    direct: bool = True  # whether passes may go by the direct exchange
+    use_all: bool = False  # whether devices take part that make a token slower
+
+    @property
+    def exchanges(self) -> Exchanges:
+        return Exchanges(self.work.spec.n_layers, self.work.wire_row_bytes, self.direct)
+
+    def link_s(self, devices: Sequence[DeviceProfile]) -> float:
+        """What the exchanges of a token between `devices` take, the first of them coordinating."""
+        return self.exchanges.token_s(self.network, [device.id for device in devices])
 
 
-def make_plan(request: PlanRequest, coordinator: DeviceProfile, others: Sequence[DeviceProfile]) -> Plan:
-    """The fastest plan over the coordinator and those of `others` that can take part.
+def make_plan(
+    request: PlanRequest,
+    coordinator: DeviceProfile,
+    others: Sequence[DeviceProfile],
+    *,
+    stop: Callable[[], bool] = lambda: False,
+) -> Plan:
+    """The fastest plan over the coordinator and those of `others` that can take part, and that make it faster.
 
-    Raises MemoryPlanError where they cannot hold the model together.
+    Once `stop` says so, the best that was found. Raises MemoryPlanError where they cannot hold the model together.
     """
     candidates = sorted(others, key=lambda device: device.id)
     refused = {device.id: reason for device in candidates if (reason := _unfit(request, device)) is not None}
-    devices = [coordinator, *(device for device in candidates if device.id not in refused)]
-    work, division = _choose_pass(replace(request.work, n_workers=len(devices) - 1), devices)
+    able = [coordinator, *(device for device in candidates if device.id not in refused)]
+    searched = replace(_shortest_pass(request.work), n_workers=len(able) - 1)
+    tables = StreamTables(searched)
+    choice = None
+    if not request.use_all:
+        choice = choose_devices(searched, able, request.link_s, tables=tables, stop=stop)
+    devices = choice.devices if choice is not None else tuple(able)
+    wanted = replace(request.work, n_workers=len(devices) - 1)
+    work, division = _choose_pass(wanted, devices, request.link_s(devices), stop)
     if division is None:
         raise does_not_fit(request.model, work, devices)
 
@@ -52,6 +80,11 @@ def make_plan(request: PlanRequest, coordinator: DeviceProfile, others: Sequence
             ranks.append(Rank(device.id, device.name, share, min(resident, device.budget_bytes)))
         else:
             left_out.append(LeftOut(device.id, device.name, _why_nothing(work, device)))
+    for device in able:
+        if choice is not None and device not in devices:
+            division = with_device(searched, choice, device, request.link_s, tables)
+            reason = _why_not_chosen(request, searched, choice, device, division)
+            left_out.append(LeftOut(device.id, device.name, reason))
     return Plan(
         term=request.term,
         pack=request.pack,
@@ -62,45 +95,44 @@ def make_plan(request: PlanRequest, coordinator: DeviceProfile, others: Sequence
         max_pass_tokens=work.max_pass_tokens,
         n_slots=work.n_slots,
         wire_dtype=request.wire_dtype,
+        direct_tokens=request.exchanges.direct_tokens(request.network, [rank.device for rank in ranks], MOST_DIRECT),
     )
 
 
-def _choose_pass(work: Workload, devices: Sequence[DeviceProfile]) -> tuple[Workload, Division | None]:
+def _choose_pass(
+    work: Workload, devices: Sequence[DeviceProfile], link_s: float, stop: Callable[[], bool]
+) -> tuple[Workload, Division | None]:
     """The pass that prefills best, and its division; None, with the shortest pass, where nothing fits.
 
     Where all weights are resident, a pass that keeps them so. Where some stream, the longest that makes decode
     but a little slower than the shortest does, because its buffers take the place of resident weights.
     """
-    choices = list(_pass_choices(work))
-    resident = [choice for choice in choices if choice.max_pass_tokens <= RESIDENT_PASS_TOKENS]
-    n_long = sum(choice.max_pass_tokens > LEAST_RESIDENT_PASS_TOKENS for choice in resident)
-    silent = _longest(resident[: n_long + 1], devices, lambda division: division.stream_s == 0)
-    if silent is not None:
-        return silent
-    shortest = choices[-1]
-    fastest = divide(shortest, devices)
+    *choices, shortest = _pass_choices(work)
+    fastest = divide(shortest, devices, link_s=link_s)
     if fastest is None:
         return shortest, None
-    longer = _longest(choices[:-1], devices, lambda division: division.tpot_s <= PASS_COST * fastest.tpot_s)
-    return longer or (shortest, fastest)
+    if fastest.stream_s == 0:
+        for choice in choices:
+            if LEAST_RESIDENT_PASS_TOKENS <= choice.max_pass_tokens <= RESIDENT_PASS_TOKENS:
+                division = divide(choice, devices, link_s=link_s)
+                if division is not None and division.stream_s == 0:
+                    return choice, division
+    good = {len(choices): fastest}  # by place among the choices
+
+    def is_good(place: int) -> bool:
+        division = None if stop() else divide(choices[place], devices, link_s=link_s)
+        if division is None or division.tpot_s > PASS_COST * fastest.tpot_s:
+            return False
+        good[place] = division
+        return True
+
+    longest = bisect_left(range(len(choices)), True, key=is_good)  # the longer a pass, the slower a token
+    return [*choices, shortest][longest], good[longest]
 
 
-def _longest(
-    choices: Sequence[Workload], devices: Sequence[DeviceProfile], good: Callable[[Division], bool]
-) -> tuple[Workload, Division] | None:
-    """The first of `choices` with a good division. A shorter pass needs less memory, so those behind it have one too:
-    few need to be looked at."""
-    found: tuple[Workload, Division] | None = None
-    low, high = 0, len(choices) - 1
-    middle = high  # first whether there is any
-    while low <= high:
-        division = divide(choices[middle], devices)
-        if division is not None and good(division):
-            found, high = (choices[middle], division), middle - 1
-        else:
-            low = middle + 1
-        middle = (low + high) // 2
-    return found
+def _shortest_pass(work: Workload) -> Workload:
+    """The pass that leaves most memory for weights."""
+    return [*_pass_choices(work)][-1]
 
 
 def _pass_choices(work: Workload) -> Iterator[Workload]:
@@ -118,6 +150,20 @@ def _unfit(request: PlanRequest, device: DeviceProfile) -> str | None:
     if device.backend not in BACKENDS:
         return f"its backend {device.backend} is unknown to the coordinator"
     return None
+
+
+def _why_not_chosen(
+    request: PlanRequest, work: Workload, choice: Choice, device: DeviceProfile, division: Division | None
+) -> str:
+    """What the device would cost, by the `division` that has it too, and why."""
+    if division is None or division.tpot_s <= choice.tpot_s:
+        return _why_nothing(work, device)
+    rtt_s = request.network.between(choice.devices[0].id, device.id).rtt_s
+    n_exchanges = ALLREDUCES_PER_LAYER * work.spec.n_layers
+    return (
+        f"with it a token would take {division.tpot_s * 1e3:.1f} ms instead of {choice.tpot_s * 1e3:.1f} ms: a message "
+        f"there and back takes {rtt_s * 1e3:.2f} ms, and a token needs {n_exchanges}"
+    )
 
 
 def _why_nothing(work: Workload, device: DeviceProfile) -> str:

@@ -44,6 +44,7 @@ class Plan:
     max_pass_tokens: int  # new tokens in one pass
     n_slots: int  # sequences
     wire_dtype: str
+    direct_tokens: int  # passes of up to so many go by the direct exchange, longer ones by the star
 
     @property
     def world_size(self) -> int:
@@ -59,6 +60,7 @@ MAX_RANKS = 1024
 MAX_UNITS = 1 << 15  # of a block: FFN slices of 32 in the widest model
 MAX_TOKENS = 1 << 30
 MAX_SLOTS = 1024
+MAX_DIRECT_TOKENS = 64  # each rank has two slots for each other
 MAX_TEXT_CHARS = 2000
 MAX_INT = 2**63 - 1
 
@@ -87,6 +89,7 @@ def _faults(plan: Plan) -> Iterator[str]:
         "context_tokens": (plan.context_tokens, 1, MAX_TOKENS),
         "max_pass_tokens": (plan.max_pass_tokens, 1, MAX_TOKENS),
         "n_slots": (plan.n_slots, 1, MAX_SLOTS),
+        "direct_tokens": (plan.direct_tokens, 0, MAX_DIRECT_TOKENS),
         "number of ranks": (len(plan.ranks), 1, MAX_RANKS),
         "number of devices left out": (len(plan.left_out), 0, MAX_RANKS),
     }

@@ -7,9 +7,8 @@ from enum import StrEnum
 from tpid.device import DeviceId, DeviceProfile
 from tpid.plan.cost import Residency, attn_unit_s, ffn_unit_s, head_s
 from tpid.plan.footprint import Workload, activation_bytes, fixed_bytes, kv_bytes
+from tpid.plan.network import Exchanges, Network
 from tpid.plan.plan import Plan
-
-ALLREDUCES_PER_LAYER = 2
 
 
 class Limit(StrEnum):
@@ -65,27 +64,29 @@ def forecast(
     devices: Mapping[DeviceId, DeviceProfile],
     residencies: Sequence[Residency],
     *,
-    rtt_s: Mapping[DeviceId, float],
+    network: Network,
     prompt_tokens: int,
 ) -> Forecast:
-    """`work` as the plan has it; `residencies` by rank; `rtt_s` of the workers whose round trip is known."""
+    """`work` as the plan has it; `residencies` by rank."""
     profiles = [devices[rank.device] for rank in plan.ranks]
     ranks = tuple(
         _rank_forecast(work, plan, number, profiles[number], residency) for number, residency in enumerate(residencies)
     )
-    n_allreduces = ALLREDUCES_PER_LAYER * work.spec.n_layers
-    link_s = n_allreduces * max((rtt_s.get(rank.device, 0.0) for rank in plan.ranks[1:]), default=0.0)
+    link_s = _link_s(work, plan, network, 1)
     compute_s, slowest = _decode_s(work, plan, profiles)
     disk_s, disk = max((rank.disk_s, rank.name) for rank in ranks)
     tpot_s = max(compute_s + link_s, disk_s)
     walks = -(-prompt_tokens // plan.max_pass_tokens)
     prefill_s, prefiller = _prefill_s(work, plan, profiles, prompt_tokens)
-    ttft_s = max(prefill_s + walks * link_s, walks * disk_s)
+    prefill_link_s = (walks - 1) * _link_s(work, plan, network, plan.max_pass_tokens) + _link_s(
+        work, plan, network, prompt_tokens - (walks - 1) * plan.max_pass_tokens
+    )
+    ttft_s = max(prefill_s + prefill_link_s, walks * disk_s)
     return Forecast(
         tpot_s=tpot_s,
         tpot_limit=_limit(disk_s, disk, link_s, compute_s, Bottleneck(Limit.MEMORY, slowest)),
         ttft_s=ttft_s,
-        ttft_limit=_limit(walks * disk_s, disk, walks * link_s, prefill_s, Bottleneck(Limit.COMPUTE, prefiller)),
+        ttft_limit=_limit(walks * disk_s, disk, prefill_link_s, prefill_s, Bottleneck(Limit.COMPUTE, prefiller)),
         prompt_tokens=prompt_tokens,
         walks=walks,
         link_s=link_s,
@@ -98,6 +99,12 @@ def _limit(disk_s: float, disk: str, link_s: float, compute_s: float, computes: 
     if disk_s > compute_s + link_s:
         return Bottleneck(Limit.DISK, disk)
     return Bottleneck(Limit.LINK, None) if link_s > compute_s else computes
+
+
+def _link_s(work: Workload, plan: Plan, network: Network, n_tokens: int) -> float:
+    """Of all exchanges of a pass."""
+    exchanges = Exchanges(work.spec.n_layers, work.wire_row_bytes)
+    return exchanges.pass_s(network, [rank.device for rank in plan.ranks], n_tokens, plan.direct_tokens)
 
 
 def _rank_forecast(

@@ -3,24 +3,29 @@
 import asyncio
 import struct
 from collections import deque
+from collections.abc import Callable
+from typing import Any, TypeAlias
 
 import numpy as np
 
+from tpid.comm.direct import DirectRank
 from tpid.comm.frames import PREFIX, ExpectedFrame, decode_header
 from tpid.comm.messages import Kind
 from tpid.comm.star import StarHub, StarLeaf
 from tpid.comm.tensors import TensorHeader
 from tpid.comm.wire_dtype import WireDtype, wire_bytes
-from tpid.errors import DeviceLostError, LocalProtocolError, NumericError, RemoteProtocolError
+from tpid.errors import DeviceLostError, LocalProtocolError, NumericError, PassDroppedError, RemoteProtocolError
 
-_HIDDEN, _MAX_TOKENS, _TERM = 32, 2, 5
+TERM = 5
+_HIDDEN, _MAX_TOKENS = 32, 2
 _MAX_EVENTS = 200
 _EVENT = struct.Struct("<BBBBB")
 _DTYPES = list(WireDtype)
+Rank: TypeAlias = StarHub | StarLeaf | DirectRank
 _LOOP = asyncio.new_event_loop()
 
 
-class _Link:
+class FakeLink:
     def __init__(self) -> None:
         self.expected: ExpectedFrame | None = None
         self.sent: deque[TensorHeader] = deque(maxlen=4)
@@ -43,20 +48,25 @@ class _Link:
 
 def fuzz(data: bytes) -> None:
     """First byte: hub or leaf, and its wire dtype; then five bytes an event."""
-    if data:
-        _LOOP.run_until_complete(_drive(data[0], data[1 : 1 + _MAX_EVENTS * _EVENT.size]))
-
-
-async def _drive(first: int, events: bytes) -> None:
-    dtype = _DTYPES[(first >> 1) % len(_DTYPES)]
-    sizes = {"hidden_size": _HIDDEN, "max_tokens": _MAX_TOKENS, "wire_dtype": dtype}
-    star: StarHub | StarLeaf
+    if not data:
+        return
+    first, events = data[0], data[1:]
     if first & 1:
-        links = [_Link()]
-        star = StarLeaf(_TERM, links[0], **sizes)  # type: ignore[arg-type]
+        links = [FakeLink()]
+        drive(lambda sizes: StarLeaf(TERM, links[0], **sizes), links, first >> 1, events)
     else:
-        links = [_Link(), _Link()]
-        star = StarHub(_TERM, dict(enumerate(links, 1)), **sizes)  # type: ignore[arg-type]
+        links = [FakeLink(), FakeLink()]
+        drive(lambda sizes: StarHub(TERM, dict(enumerate(links, 1)), **sizes), links, first >> 1, events)
+
+
+def drive(make: Callable[[dict[str, Any]], Rank], links: list[FakeLink], dtype_number: int, events: bytes) -> None:
+    """The rank that `make` gives, through what its peers at the `links` send."""
+    dtype = _DTYPES[dtype_number % len(_DTYPES)]
+    rank = make({"hidden_size": _HIDDEN, "max_tokens": _MAX_TOKENS, "wire_dtype": dtype})
+    _LOOP.run_until_complete(_drive(rank, links, dtype, events[: _MAX_EVENTS * _EVENT.size]))
+
+
+async def _drive(star: Rank, links: list[FakeLink], dtype: WireDtype, events: bytes) -> None:
     task: asyncio.Task[None] | None = None
     pass_id = step = 0
     for what, who, a, b, c in _EVENT.iter_unpack(events[: len(events) // _EVENT.size * _EVENT.size]):
@@ -84,12 +94,19 @@ async def _drive(first: int, events: bytes) -> None:
         await asyncio.wait([task])
 
 
-async def _reduce(star: StarHub | StarLeaf, step: int, value: float | None) -> None:
+async def _reduce(star: Rank, step: int, value: float | None) -> None:
     n_tokens = star._shape[0]
     partial = None if value is None else np.full((n_tokens, _HIDDEN), value, np.float32)
     try:
         total = await star.reduce(step, partial)
-    except (DeviceLostError, LocalProtocolError, RemoteProtocolError, NumericError, asyncio.CancelledError):
+    except (
+        DeviceLostError,
+        LocalProtocolError,
+        RemoteProtocolError,
+        NumericError,
+        PassDroppedError,
+        asyncio.CancelledError,
+    ):
         return
     assert total.shape == (n_tokens, _HIDDEN)
 
@@ -99,7 +116,7 @@ def _header(pass_id: int, step: int, changes: tuple[int, int, int], dtype: WireD
     what, a, b = changes
     beside = (0, 0, 0, 0, 1, -1, 2, 1 << 30)
     return TensorHeader(
-        max(0, _TERM + (beside[b % 8] if a & 1 else 0)),
+        max(0, TERM + (beside[b % 8] if a & 1 else 0)),
         max(0, pass_id + (beside[b // 8 % 8] if a & 2 else 0)),
         max(0, step - 1 + (beside[what // 8 % 8] if a & 4 else 0)),
         (1, 2, 0, 3)[a >> 3 & 3],
@@ -107,7 +124,7 @@ def _header(pass_id: int, step: int, changes: tuple[int, int, int], dtype: WireD
     )
 
 
-def _deliver(star: StarHub | StarLeaf, link: _Link, header: TensorHeader, value: bytes) -> None:
+def _deliver(star: Rank, link: FakeLink, header: TensorHeader, value: bytes) -> None:
     """As a connection does it: the expected frame straight to its place, others by asking for a buffer."""
     expected, link.expected = link.expected, None
     if expected is not None and decode_header(Kind.PARTIAL, expected.head[PREFIX.size :]) == header:

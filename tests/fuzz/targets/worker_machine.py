@@ -64,7 +64,7 @@ def _event(what: int, hub: Any, number: int, job: object) -> Event | None:
     term, kind = number % 4, what % 8
     if kind >= 6:
         return _end(job, well=number % 2 == 0)
-    plan = Plan(term, "pack", "model", _RANKS, (), 64, 8, 1, "fp32")  # type: ignore[arg-type]
+    plan = Plan(term, "pack", "model", _RANKS, (), 64, 8, 1, "fp32", 0)  # type: ignore[arg-type]
     header = StartHeader(term, number, (Segment(0, 0, 1),), WireDtype.FP32)
     events: list[Event] = [
         Ordered(Order(hub, plan)),

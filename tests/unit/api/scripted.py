@@ -117,6 +117,7 @@ def plan_of(model: str) -> Plan:
         max_pass_tokens=16,
         n_slots=1,
         wire_dtype="fp32",
+        direct_tokens=4,
     )
 
 

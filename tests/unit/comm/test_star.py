@@ -126,11 +126,11 @@ def rounded(x: np.ndarray, dtype: WireDtype) -> np.ndarray:
 
 
 def judge(partials: list[np.ndarray | None], dtype: WireDtype, n_tokens: int) -> np.ndarray:
-    """The sum as docs/protocol.md says it: rank order, leaves as they were sent, result as it is sent."""
+    """The sum as docs/protocol.md says it: rank order, partials and result as they are sent."""
     total = None
-    for rank, partial in enumerate(partials):
+    for partial in partials:
         if partial is not None:
-            sent = rounded(partial, dtype) if rank else partial
+            sent = rounded(partial, dtype)
             total = sent if total is None else total + sent
     return np.zeros((n_tokens, HIDDEN), np.float32) if total is None else rounded(total, dtype)
 

@@ -76,6 +76,7 @@ def test_every_field_can_be_set(load: Load) -> None:
         "memory_budget": "1.5G",
         "context_tokens": 16,
         "prefill_tokens": 1,
+        "use_all_devices": True,
         "wire_dtype": "int8",
         "max_waiting_requests": 0,
         "cluster_wait_s": 3,

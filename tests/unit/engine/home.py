@@ -5,19 +5,23 @@ does to a device, it does through the methods of `Home`.
 """
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import combinations
 from types import TracebackType
 from typing import Any
 
 from tpid.cluster.lease import Lease
 from tpid.comm.frames import ExpectedFrame, FrameReader, Header, encode_message, encode_tensor_head
-from tpid.comm.messages import Kind, Message
+from tpid.comm.link_meter import LinkMeter
+from tpid.comm.messages import Kind, Message, Pong, Probe
 from tpid.comm.tensors import StartHeader, TensorHeader
 from tpid.compute.select import choose_compute
-from tpid.device import DeviceId, DeviceProfile, Role
+from tpid.device import DeviceId, DeviceProfile, LinkCost, Role
 from tpid.engine.engine import Engine
+from tpid.engine.link_book import LinkBook
 from tpid.engine.runner import Runner
 from tpid.engine.sequence import TokenSequence
 from tpid.engine.settings import EngineSettings
@@ -25,9 +29,15 @@ from tpid.errors import DeviceLostError, TpidError
 from tpid.model.sampling import Sampler, SamplingParams
 from tpid.pack.reader import Pack
 from tpid.pack.store import PackStore
+from tpid.plan.network import NO_NETWORK, Network, pair_of
 
 SETTINGS = EngineSettings(
-    context_tokens=128, max_pass_tokens=16, max_waiting_requests=8, wire_dtype="fp32", cluster_wait_s=5.0
+    context_tokens=128,
+    max_pass_tokens=16,
+    max_waiting_requests=8,
+    wire_dtype="fp32",
+    use_all_devices=False,
+    cluster_wait_s=5.0,
 )
 
 
@@ -37,6 +47,8 @@ class End:
     def __init__(self, near: "Device", far: "Device") -> None:
         self.peer = far.profile
         self.closed = False
+        self.rtt_s: float | None = None
+        self.meter = LinkMeter(time.monotonic)
         self.other: End
         self.drops: Callable[[Header | None], bool] = lambda header: False  # frames that never arrive there
         self._near = near
@@ -56,6 +68,10 @@ class End:
     def send_frame(self, head: bytes, payload: Any) -> None:
         self._send(head + bytes(payload or b""), None)
 
+    def probe(self) -> None:
+        for probe in self.meter.begin():
+            self.send(probe)
+
     def expect(self, frame: ExpectedFrame | None) -> None:
         self._reader.expected = frame
 
@@ -71,7 +87,13 @@ class End:
         return self._near.engine.payload_buffer(self, kind, header, size_bytes)  # type: ignore[arg-type]
 
     def frame_received(self, kind: Kind, header: Header, payload: memoryview | None) -> None:
-        self._near.engine.received(self, kind, header, payload)  # type: ignore[arg-type]
+        if isinstance(header, Probe):
+            self.send(Pong(sent_s=header.sent_s))
+        elif isinstance(header, Pong):
+            for probe in self.meter.answered(header.sent_s):
+                self.send(probe)
+        else:
+            self._near.engine.received(self, kind, header, payload)  # type: ignore[arg-type]
 
     # --- the network
 
@@ -159,11 +181,27 @@ class Device:
     engine: Engine
 
 
+class KnownLinks(LinkBook):
+    """Nothing is measured, because what is planned by it would be another thing each time."""
+
+    def __init__(self, me: DeviceId, network: Network) -> None:
+        super().__init__(me, dict, lambda: False)
+        self._network = network
+
+    @property
+    def network(self) -> Network:
+        return self._network
+
+
 class Home:
     """`async with Home(pack, n)`: n devices, the first is the coordinator of all."""
 
-    def __init__(self, pack: Pack, n_devices: int, *, backend: str = "native", **profile: Any) -> None:
+    def __init__(
+        self, pack: Pack, n_devices: int, *, backend: str = "native", network: Network = NO_NETWORK, **profile: Any
+    ) -> None:
+        """The links cost what `network` says; where it has all of them, the workers are connected to each other."""
         self.pack = pack
+        self.network = network
         self.devices: list[Device] = []
         store = PackStore(pack.directory.parent)
         for number in range(n_devices):
@@ -171,7 +209,8 @@ class Home:
             role = Role.HELPER if number else Role.USER
             of_device = _profile(number, role, compute.name, pack) | profile
             cluster = FakeCluster(DeviceProfile(**of_device))
-            engine = Engine(cluster, store, compute, SETTINGS)  # type: ignore[arg-type]
+            links = KnownLinks(cluster.me.id, network)
+            engine = Engine(cluster, store, compute, SETTINGS, links)  # type: ignore[arg-type]
             cluster.engine = engine
             self.devices.append(Device(cluster.me, cluster, engine))
         self._tasks: list[asyncio.Task[None]] = []
@@ -202,10 +241,10 @@ class Home:
         return device.cluster.ends[self.user.profile.id]
 
     def join(self, helper: Device) -> None:
-        near, far = End(self.user, helper), End(helper, self.user)
-        near.other, far.other = far, near
-        self.user.cluster.ends[helper.profile.id] = near
-        helper.cluster.ends[self.user.profile.id] = far
+        _connect(self.user, helper)
+        for other in self.devices[1:] if self.network.links else ():
+            if other is not helper and other.profile.id not in helper.cluster.ends:
+                _connect(other, helper)
         helper.cluster.coordinator = self.user.profile.id
         helper.engine.lease_changed()
         self.user.engine.lease_changed()
@@ -230,6 +269,19 @@ class Home:
             sequence.append(sampler.sample(await runner.advance(sequence), sequence.ids))
             after_token(sequence.n_answer)
         return sequence.ids[sequence.n_prompt :]
+
+
+def _connect(one: Device, other: Device) -> None:
+    near, far = End(one, other), End(other, one)
+    near.other, far.other = far, near
+    one.cluster.ends[other.profile.id] = near
+    other.cluster.ends[one.profile.id] = far
+
+
+def near_links(n_devices: int) -> Network:
+    """Of devices that are so near that all take part, and exchange directly."""
+    ids = [DeviceId(f"{number:064x}") for number in range(n_devices)]
+    return Network({pair_of(*pair): LinkCost(rtt_s=1e-12) for pair in combinations(ids, 2)})
 
 
 def _profile(number: int, role: Role, backend: str, pack: Pack) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.unit.engine.home import Device, Home
+from tests.unit.engine.home import Device, Home, near_links
 from tpid.comm.messages import Abort, Failed, Kind, Loaded, Progress, Unload
 from tpid.comm.star import StarHub, StarLeaf
 from tpid.comm.tensors import TensorHeader
@@ -20,7 +20,7 @@ from tpid.engine import rank_watch
 from tpid.engine.authority import Phase
 from tpid.engine.executor import Executor
 from tpid.engine.loaded import LoadedShare
-from tpid.errors import MemoryPlanError, NumericError, RankFailedError, RemoteProtocolError
+from tpid.errors import DeviceLostError, MemoryPlanError, NumericError, RankFailedError, RemoteProtocolError
 from tpid.memory.weights import Weights
 from tpid.pack.reader import Pack
 from tpid.plan.partition import PlanRequest, make_plan
@@ -240,7 +240,7 @@ def test_where_a_device_fails_again_and_again_this_one_answers_alone_if_it_can(
         if fits_alone:
             assert await home.answer(PROMPT, N_TOKENS) == undisturbed
         else:
-            monkeypatch.setattr("tpid.engine.coordinator.make_plan", only_together)
+            monkeypatch.setattr("tpid.engine.coordinator.plan_in_time", only_together)
             with pytest.raises(RankFailedError, match="device-1 failed: no disk"):
                 await home.answer(PROMPT, N_TOKENS)
         for _ in range(100):
@@ -361,3 +361,42 @@ def test_a_header_of_a_pass_that_is_over_is_skipped(pack: Pack, undisturbed: lis
         assert await home.answer(PROMPT, N_TOKENS, at_token(6, stale)) == undisturbed
 
     run(Home(pack, 2), scenario)
+
+
+def test_a_device_that_has_become_slower_gets_a_smaller_share_at_the_next_request(
+    pack: Pack, undisturbed: list[int]
+) -> None:
+    async def scenario(home: Home) -> None:
+        def share() -> int:
+            executor = home.user.engine._coordinator.executor
+            assert executor is not None
+            return len(executor.plan.ranks[1].share.ffn)
+
+        helper = home.end_at(home.devices[1]).other  # as the user's device sees it
+        assert await home.answer(PROMPT, N_TOKENS) == undisturbed
+        before, executor = share(), home.user.engine._coordinator.executor
+        helper.peer = replace(helper.peer, read_bytes_s=0.9 * helper.peer.read_bytes_s)
+        assert await home.answer(PROMPT, N_TOKENS) == undisturbed
+        assert home.user.engine._coordinator.executor is executor
+        helper.peer = replace(helper.peer, read_bytes_s=0.3 * helper.peer.read_bytes_s)
+        assert await home.answer(PROMPT, N_TOKENS) == undisturbed
+        assert share() < before
+
+    run(Home(pack, 2), scenario)
+
+
+def test_devices_near_each_other_exchange_directly(pack: Pack, undisturbed: list[int]) -> None:
+    async def scenario(home: Home) -> None:
+        assert await home.answer(PROMPT, N_TOKENS) == undisturbed
+        executor = home.user.engine._coordinator.executor
+        assert executor is not None
+        assert executor.plan.direct_tokens == 16
+        home.devices[1].cluster.ends[home.devices[2].profile.id].lose(DeviceLostError("The link is cut."))
+        assert await home.answer(PROMPT, N_TOKENS) == undisturbed
+        again = home.user.engine._coordinator.executor
+        assert again is not None
+        assert again is not executor
+        assert (again.plan.world_size, again.plan.direct_tokens) == (3, 0)
+        assert not home.user.cluster.blamed
+
+    run(Home(pack, 3, network=near_links(3)), scenario)

@@ -8,16 +8,16 @@ import os
 import random
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.unit.engine.home import Device, End, Home
+from tests.unit.engine.home import Device, End, Home, near_links
 from tpid.comm.messages import Failed
 from tpid.engine import rank_watch
 from tpid.engine.authority import Phase
 from tpid.errors import DeviceLostError
 from tpid.pack.reader import Pack
+from tpid.plan.network import NO_NETWORK
 
 N_STORMS = int(os.environ.get("TPID_STORMS", "40"))
 PROMPT = [5, 17, 301, 44, 9, 270, 3, 81, 12, 500, 77, 31, 8, 2, 599, 41, 6, 7]
@@ -71,34 +71,47 @@ class Storm:
         return self.chance.randrange(1, 60)
 
     def _attach(self, device: Device) -> None:
-        self.home.end_at(device).drops = lambda header: self._sent(device, header)
+        for end in device.cluster.ends.values():
+            end.drops = lambda header, end=end: self._sent(device, end)  # type: ignore[misc]
 
-    def _sent(self, device: Device, header: Any) -> bool:
+    def _sent(self, device: Device, end: End) -> bool:
         """Whether the frame is dropped: what a rank sends after a fault does not arrive, or too late."""
         self._frames_left[device] -= 1
         if self._frames_left[device] > 0:
             return False
         self._frames_left[device] = self._next()
         self.n_faults += 1
-        end, loop = self.home.end_at(device), asyncio.get_running_loop()
-        match self.chance.randrange(5):
-            case 0:
-                loop.call_soon(end.lose, DeviceLostError(f"{device.profile.name} was reset."))
-                return self.chance.random() < 0.5
-            case 1:  # the lease runs out there, and here it is noticed later
-                loop.call_soon(self.home.end_lease, device)
-                loop.call_later(self.chance.uniform(0, 0.02), self._notice, device)
-                return False
-            case 2:
-                loop.call_soon(self._fail, device, end)
-                return True
-            case 3:  # it says no more and is never lost: the watch finds it
-                end.drops = lambda header: True
-                return True
-            case _:
-                loop.call_later(self.chance.uniform(0, 0.02), end.lose, DeviceLostError("The link was cut."))
-                end.drops = lambda header: True
-                return True
+        to_hub = end.peer.id == self.home.user.profile.id
+        faults = [self._reset, self._cut, self._lose_lease, self._break_disk, self._silence]
+        return self.chance.choice(faults if to_hub else faults[:2])(device, end)
+
+    def _reset(self, device: Device, end: End) -> bool:
+        """This link, or with it all that the device has."""
+        for one in list(device.cluster.ends.values()) if self.chance.random() < 0.5 else [end]:
+            asyncio.get_running_loop().call_soon(one.lose, DeviceLostError(f"{device.profile.name} was reset."))
+        return self.chance.random() < 0.5
+
+    def _cut(self, device: Device, end: End) -> bool:
+        loop = asyncio.get_running_loop()
+        loop.call_later(self.chance.uniform(0, 0.02), end.lose, DeviceLostError("The link was cut."))
+        end.drops = lambda header: True
+        return True
+
+    def _lose_lease(self, device: Device, end: End) -> bool:
+        """It runs out there, and here it is noticed later."""
+        loop = asyncio.get_running_loop()
+        loop.call_soon(self.home.end_lease, device)
+        loop.call_later(self.chance.uniform(0, 0.02), self._notice, device)
+        return False
+
+    def _break_disk(self, device: Device, end: End) -> bool:
+        asyncio.get_running_loop().call_soon(self._fail, device, end)
+        return True
+
+    def _silence(self, device: Device, end: End) -> bool:
+        """It says no more and is never lost: the watch finds it."""
+        end.drops = lambda header: True
+        return True
 
     def _notice(self, device: Device) -> None:
         self.home.user.cluster.given_back.add(device.profile.id)
@@ -121,8 +134,9 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rank_watch, "SILENT_S", 0.06)
 
 
-async def survive(pack: Pack, seed: int, undisturbed: list[int]) -> int:
-    home = Home(pack, 2 + seed % 3)
+async def survive(pack: Pack, seed: int, undisturbed: list[int], *, direct: bool) -> int:
+    n_devices = 2 + seed % 3
+    home = Home(pack, n_devices, network=near_links(n_devices) if direct else NO_NETWORK)
     async with asyncio.timeout(60), home:
         storm = Storm(home, seed)
         storm.begin()
@@ -137,11 +151,15 @@ async def survive(pack: Pack, seed: int, undisturbed: list[int]) -> int:
 
 @pytest.mark.usefixtures("impatient")
 @pytest.mark.timeout(3600)
-def test_every_answer_is_the_undisturbed_one(pack: Pack, undisturbed: list[int]) -> None:
+def test_every_answer_is_the_undisturbed_one(
+    pack: Pack, undisturbed: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the star, and by the direct exchange."""
+    monkeypatch.setattr("tpid.engine.coordinator._STAR_ONLY_S", 0.0)
     faults = 0
     for seed in range(N_STORMS):
         try:
-            faults += asyncio.run(survive(pack, seed, undisturbed))
+            faults += asyncio.run(survive(pack, seed, undisturbed, direct=bool(seed % 2)))
         except BaseException as error:
             error.add_note(f"storm of seed {seed}")
             raise

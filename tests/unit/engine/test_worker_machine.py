@@ -45,7 +45,7 @@ SHARE = Share(UnitRange(0, 1), UnitRange(0, 1))
 
 def plan_of(term: int) -> Plan:
     ranks = tuple(Rank(device, device, SHARE, 1) for device in ("hub", "me"))  # type: ignore[arg-type]
-    return Plan(term, "pack", "model", ranks, (), 64, 8, 1, "fp32")  # type: ignore[arg-type]
+    return Plan(term, "pack", "model", ranks, (), 64, 8, 1, "fp32", 0)  # type: ignore[arg-type]
 
 
 def start_of(term: int, pass_id: int) -> Start:

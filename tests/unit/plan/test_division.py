@@ -3,18 +3,15 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import product
-from unittest import mock
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.unit.specs import SMOLLM2
 from tpid.device import DeviceProfile
 from tpid.pack.geometry import Share
-from tpid.plan import division as division_module
 from tpid.plan.cost import NEVER_S, stream_s
-from tpid.plan.division import MAX_STEPS, Division, _Search, apportion, divide, fits
+from tpid.plan.division import Division, apportion, divide, fits
 from tpid.plan.footprint import (
     Workload,
     attn_weight_bytes,
@@ -164,51 +161,6 @@ def test_nothing_streams_where_that_is_as_fast(
     silent = divide(work, [replace(one, disk_bytes_s=0.0) for one in devices])
     if division is not None and silent is not None and silent.tpot_s <= division.tpot_s:
         assert division.stream_s == 0
-
-
-@settings(max_examples=200, deadline=None)
-@given(st.tuples(st.integers(1, 12), st.integers(1, 50), st.integers(1, 6)), st.data())
-def test_however_few_steps_there_are_what_fits_is_found(
-    device: Devices, workload: Workloads, counts: tuple[int, int, int], data: st.DataObject
-) -> None:
-    n_attn, n_ffn, n_devices = counts
-    work = make_work(data, workload, n_attn, n_ffn)
-    devices = make_devices(data, device, work, n_devices)
-    with mock.patch.object(division_module, "MAX_STEPS", data.draw(st.sampled_from([1, 1000, 20_000]))):
-        division = divide(work, devices)
-    assert fits(work, devices) == (division is not None)
-    if division is not None:
-        check_division(division, work, devices)
-
-
-def test_many_devices_for_many_units_are_not_searched_for_long(device: Devices, workload: Workloads) -> None:
-    """The shape of a model of 65 billion weights whose query heads all have a KV head."""
-    spec = replace(SMOLLM2, hidden_size=8192, n_layers=80, n_heads=64, n_kv_heads=64, head_dim=128, ffn_size=22016)
-    attn, ffn = 8192 * 512, 8192 * 96
-    work = workload(
-        spec=spec,
-        n_attn_units=64,
-        n_ffn_units=688,
-        attn_unit_weights=attn,
-        ffn_unit_weights=ffn,
-        attn_unit_packed_bytes=80 * attn * 5 // 8,
-        ffn_unit_packed_bytes=80 * ffn * 5 // 8,
-        attn_unit_largest_bytes=attn * 5 // 8,
-        ffn_unit_largest_bytes=ffn * 5 // 8,
-    )
-    devices = [
-        device(i, backend="native", budget_bytes=(3 + i % 5) * 10**9, disk_bytes_s=(1 + i % 3) * 4e8, read_bytes_s=3e9)
-        for i in range(12)
-    ]
-    search = _Search(work, devices)
-    division = search.best()
-    assert search._steps <= 2 * MAX_STEPS + search._steps_to_ask
-    assert division is not None
-    check_division(division, work, devices)
-    with mock.patch.object(division_module, "MAX_STEPS", 10 * MAX_STEPS):
-        longer = divide(work, devices)
-    assert longer is not None
-    assert division.tpot_s <= 1.2 * longer.tpot_s
 
 
 def test_halves_are_balanced_apart_where_compute_is_the_limit(device: Devices, workload: Workloads) -> None:

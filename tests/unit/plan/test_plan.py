@@ -29,6 +29,7 @@ PLAN = Plan(
     max_pass_tokens=128,
     n_slots=1,
     wire_dtype="fp32",
+    direct_tokens=4,
 )
 
 

@@ -1,4 +1,4 @@
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tpid.device import DeviceId, DeviceProfile
+from tpid.device import DeviceProfile, LinkCost
 from tpid.pack.manifest import PackId
 from tpid.plan.cost import Residency, residency_of
 from tpid.plan.footprint import (
@@ -19,13 +19,13 @@ from tpid.plan.footprint import (
     weights_bytes,
     window_bytes,
 )
+from tpid.plan.network import NO_NETWORK, Network, pair_of
 from tpid.plan.partition import PlanRequest, make_plan
 from tpid.plan.plan import Plan
 from tpid.plan.predict import Bottleneck, Forecast, Limit, forecast
 
 Devices = Callable[..., DeviceProfile]
 Workloads = Callable[..., Workload]
-NO_LINK: Mapping[DeviceId, float] = {}
 
 
 def plan_and_work(work: Workload, devices: list[DeviceProfile]) -> tuple[Plan, Workload]:
@@ -34,7 +34,7 @@ def plan_and_work(work: Workload, devices: list[DeviceProfile]) -> tuple[Plan, W
 
 
 def predict(
-    work: Workload, devices: list[DeviceProfile], rtt_s: Mapping[DeviceId, float] = NO_LINK, prompt_tokens: int = 2048
+    work: Workload, devices: list[DeviceProfile], network: Network = NO_NETWORK, prompt_tokens: int = 2048
 ) -> Forecast:
     plan, planned = plan_and_work(work, devices)
     by_id = {one.id: one for one in devices}
@@ -44,7 +44,7 @@ def predict(
         found = residency_of(planned, by_id[rank.device], *units, rank.memory_bytes, coordinator=number == 0)
         assert found is not None
         residencies.append(found)
-    return forecast(planned, plan, by_id, residencies, rtt_s=rtt_s, prompt_tokens=prompt_tokens)
+    return forecast(planned, plan, by_id, residencies, network=network, prompt_tokens=prompt_tokens)
 
 
 def native(device: Devices, number: int, **fields: Any) -> DeviceProfile:
@@ -99,10 +99,15 @@ def test_ranks_wait_for_each_other_after_each_half(device: Devices, workload: Wo
 
 
 def test_a_slow_link_is_named(device: Devices, workload: Workloads) -> None:
-    devices = [native(device, i) for i in range(3)]
-    near, far = predict(workload(), devices), predict(workload(), devices, {devices[1].id: 0.002, devices[2].id: 0.001})
-    assert far.link_s == pytest.approx(60 * 0.002)
-    assert far.tpot_s == pytest.approx(near.tpot_s + far.link_s)
+    """The memory of all three is needed."""
+    work = workload(max_pass_tokens=16)
+    budget = fixed_bytes(work, "native", 3, 48, coordinator=True)
+    budget += int(0.5 * weights_bytes(work, "native", 3, 48, coordinator=True))
+    devices = [native(device, i, budget_bytes=budget, disk_bytes_s=0.0) for i in range(3)]
+    links = {pair_of(devices[0].id, one.id): LinkCost(rtt_s=0.001 * n) for n, one in enumerate(devices[1:], start=1)}
+    near, far = predict(work, devices), predict(work, devices, Network(links))
+    assert far.link_s in (pytest.approx(60 * 0.001), pytest.approx(60 * 0.002))
+    assert far.tpot_s == pytest.approx(far.link_s + near.tpot_s, rel=0.1)
     assert far.tpot_limit == Bottleneck(Limit.LINK, None)
 
 

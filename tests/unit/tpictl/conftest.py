@@ -242,6 +242,7 @@ def plan_json() -> dict[str, Any]:
         max_pass_tokens=128,
         n_slots=1,
         wire_dtype="fp32",
+        direct_tokens=4,
     )
     return _as_sent(asdict(plan))
 
