@@ -138,7 +138,9 @@ class ModelText:
                 await process.stdin.drain()
                 (n_bytes,) = LENGTH.unpack(await process.stdout.readexactly(LENGTH.size))
                 if n_bytes > MAX_REPLY_BYTES:
-                    raise TokenizerError(f"The model's text takes {n_bytes} bytes, more than {MAX_REPLY_BYTES}.")
+                    raise TokenizerError(
+                        f"The model's text takes {n_bytes} bytes, more than {MAX_REPLY_BYTES}.", hint=_HINT
+                    )
                 return await process.stdout.readexactly(n_bytes)
         except TimeoutError as error:
             self._kill()
