@@ -6,7 +6,6 @@ import asyncio
 import errno
 import ipaddress
 import logging
-import os
 import socket
 from collections import Counter
 from collections.abc import Callable
@@ -55,15 +54,9 @@ async def dial(host: str, port: int, hello: Callable[[], Hello], settings: CommS
         connection = Connection(sock, make_handshake, settings, on_open=opened.set_result, on_failed=on_failed)
     except TimeoutError:
         seconds = settings.connect_timeout_s
-        raise DeviceLostError(
-            f"The device at {address} did not answer within {seconds:g} s.",
-            hint="Is it on, and in this network? A firewall may stand between.",
-        ) from None
+        raise DeviceLostError(f"The device at {address} did not answer within {seconds:g} s.") from None
     except (OSError, UnicodeError, OverflowError) as error:
-        reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else error
-        raise DeviceLostError(
-            f"The device at {address} cannot be reached: {reason}.", hint="Does tpid run there, on this port?"
-        ) from error
+        raise DeviceLostError(f"The device at {address} cannot be reached: {error}.") from error
     try:
         return await opened  # the connection itself sees to it that the hello comes in time
     except asyncio.CancelledError:
@@ -249,9 +242,7 @@ def _listen_error(host: str, port: int, error: Exception) -> ListenError:
             f"Port {port} on {host} is in use by another program.",
             hint="Stop that program, or configure another port for tpid.",
         )
-    return ListenError(
-        f"This device cannot listen on {address}: {error}.", hint="Configure another port for tpid, from 1024 on."
-    )
+    return ListenError(f"This device cannot listen on {address}: {error}.")
 
 
 def _check_address(host: str, settings: CommSettings) -> None:
