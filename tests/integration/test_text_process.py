@@ -125,6 +125,14 @@ def test_a_template_that_only_computes_ends_soon_and_a_long_prompt_is_no_such_th
     with_text(source(ENDLESS), use, TextLimits(render_s=0.2))
 
 
+def test_a_template_that_takes_too_long_to_compile_is_refused() -> None:
+    async def run() -> None:
+        with pytest.raises(ChatTemplateError, match="computes for longer"):
+            await ModelText.open(source("{{ a }}" * 100_000), TextLimits(render_s=0.3))
+
+    asyncio.run(run())
+
+
 def test_the_largest_vocabulary_that_is_published_fits() -> None:
     """Gemma's 262,144 tokens, and merges for nearly each."""
     pairs = [a + b for a in LETTERS for b in LETTERS]

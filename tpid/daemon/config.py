@@ -192,9 +192,7 @@ def load_config(path: Path | None, overrides: Mapping[str, object] = MappingProx
     try:
         return Config.model_validate(data | dict(overrides))
     except RuntimeError as error:  # Path.home() of a user without one
-        raise ConfigError(
-            "There is no home directory to keep state in.", hint="Set state_dir in a configuration."
-        ) from error
+        raise ConfigError("There is no home directory to keep state in.", hint="Set state_dir.") from error
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])

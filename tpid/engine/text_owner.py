@@ -21,7 +21,7 @@ _HINT = "Send less text, or take the model from elsewhere."
 class TextLimits:
     load_s: float = 60.0  # 262,000 tokens and twice as many merges take 2 s of a fast core, and a small board is busy
     request_s: float = 10.0
-    render_s: float = 2.0  # of computing, however busy the device is; honest templates need milliseconds
+    render_s: float = 2.0  # of computing, to compile or to render a template; honest ones need milliseconds
     memory_bytes: int = 1 << 30  # address space
 
 

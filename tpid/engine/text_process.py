@@ -46,7 +46,8 @@ class _Encoder:
         source = settings["template"]
         template = None
         if source is not None:
-            template = ChatTemplate(source, settings["bos"], settings["eos"], other_tokens=settings["other"])
+            with _computing_at_most(self._render_s):
+                template = ChatTemplate(source, settings["bos"], settings["eos"], other_tokens=settings["other"])
         self._model = TextModel(tokenizer, template, frozenset())
         tokens = [tokenizer.id_to_token(id) for id in range(tokenizer.max_id + 1)]
         special = [token for token in tokens if token is not None and tokenizer.is_special(token)]
