@@ -12,6 +12,7 @@ from tpictl.bench_prompt import PromptLength, bench_prompt
 from tpictl.calls import load_model, plan_of
 from tpictl.chat import current_plan, only_model
 from tpictl.client import Client
+from tpictl.errors import OTHER_HINT
 from tpictl.outcome import print_json
 from tpictl.plan_view import answer_line, columns_table, left_out_lines, plan_table, plan_title
 from tpictl.progress_bars import StageBars
@@ -93,7 +94,7 @@ def run_of(answer: Answer) -> Run:
     """Raises RemoteProtocolError where the daemon told no times."""
     usage, timings = answer.usage, answer.timings
     if usage is None or timings is None or timings.ttft_s <= 0:
-        raise RemoteProtocolError("The daemon's answer has no timings.", hint="Are tpid and tpictl of one version?")
+        raise RemoteProtocolError("The daemon's answer has no timings.", hint=OTHER_HINT)
     cached = usage.prompt_tokens_details.cached_tokens
     return Run(
         usage.prompt_tokens,

@@ -62,11 +62,16 @@ def run_chat(client: Client, options: ChatOptions) -> None:
 def read_prompt(data: bytes) -> str:
     """What came on standard input. Raises RequestError."""
     if len(data) > MAX_PROMPT_BYTES:
-        raise RequestError(f"The prompt on standard input has more than {MAX_PROMPT_BYTES} bytes.")
+        raise RequestError(
+            f"The prompt on standard input has more than {MAX_PROMPT_BYTES} bytes.", hint="Send less text."
+        )
     try:
         prompt = data.decode().rstrip("\r\n")
     except UnicodeDecodeError as error:
-        raise RequestError(f"The prompt on standard input is not UTF-8 at byte {error.start}.") from None
+        raise RequestError(
+            f"The prompt on standard input is not UTF-8 at byte {error.start}.",
+            hint="Convert it first, as iconv does; only text can be a prompt.",
+        ) from None
     if not prompt.strip():
         raise RequestError("Standard input holds no prompt.", hint="For example: echo Hello | tpictl chat")
     return prompt

@@ -12,7 +12,7 @@ from http.client import HTTPConnection, HTTPException, HTTPResponse
 from pathlib import Path
 from typing import Any
 
-from tpictl.errors import remote_error
+from tpictl.errors import OTHER_HINT, remote_error
 from tpictl.event_stream import EventParser, LineSplitter
 from tpid.errors import DaemonUnreachableError, RemoteProtocolError, TpidError
 
@@ -124,7 +124,7 @@ class _UnixConnection(HTTPConnection):
 def _read(response: HTTPResponse) -> bytes:
     data = response.read(MAX_ANSWER_BYTES + 1)
     if len(data) > MAX_ANSWER_BYTES:
-        raise RemoteProtocolError(f"The daemon's answer has more than {MAX_ANSWER_BYTES} bytes.")
+        raise RemoteProtocolError(f"The daemon's answer has more than {MAX_ANSWER_BYTES} bytes.", hint=OTHER_HINT)
     return data
 
 
@@ -132,13 +132,13 @@ def _parse(data: bytes | str) -> object:
     try:
         return json.loads(data)
     except (ValueError, RecursionError):
-        raise RemoteProtocolError("The daemon's answer is not JSON.", hint="Is the socket that of tpid?") from None
+        raise RemoteProtocolError("The daemon's answer is not JSON.", hint=OTHER_HINT) from None
 
 
 def _checked(item: object) -> dict[str, Any]:
     """An item of a stream. Raises RemoteError where it is an error."""
     if not isinstance(item, dict):
-        raise RemoteProtocolError("The daemon's answer has an item that is not an object.")
+        raise RemoteProtocolError("The daemon's answer has an item that is not an object.", hint=OTHER_HINT)
     if "error" in item:
         raise remote_error(item["error"])
     return item

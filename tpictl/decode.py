@@ -17,6 +17,7 @@ from functools import cache
 from types import NoneType
 from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 
+from tpictl.errors import OTHER_HINT
 from tpid.errors import RemoteProtocolError
 
 T = TypeVar("T")
@@ -83,6 +84,4 @@ def _finite(data: int | float, where: str) -> float:
 
 def _fault(where: str) -> RemoteProtocolError:
     what = f"no sound {where}" if where else "another form than expected"
-    return RemoteProtocolError(
-        f"The daemon's answer has {what}.", hint="If tpid was upgraded, restart it: it and tpictl may differ."
-    )
+    return RemoteProtocolError(f"The daemon's answer has {what}.", hint=OTHER_HINT)

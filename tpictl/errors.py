@@ -5,6 +5,9 @@ from typing import Any
 
 from tpid.errors import TpidError
 
+# Where what came is nothing that a daemon of this version says.
+OTHER_HINT = "Is the socket that of tpid? If tpid was upgraded, restart it: it and tpictl may differ."
+
 
 class RemoteError(TpidError):
     """An error of the daemon, as it told it."""

@@ -1,5 +1,6 @@
 """Lines and server-sent events out of chunks of bytes, however these are cut. Sans-I/O."""
 
+from tpictl.errors import OTHER_HINT
 from tpid.errors import RemoteProtocolError
 
 MAX_LINE_BYTES = 1 << 20  # the longest that the daemon sends, a plan over many devices, has a few KB
@@ -13,11 +14,11 @@ class LineSplitter:
         """The lines that `data` completes. Raises RemoteProtocolError."""
         *lines, self._rest = (self._rest + data).split(b"\n")
         if max(len(self._rest), *map(len, lines), 0) > MAX_LINE_BYTES:
-            raise RemoteProtocolError(f"The daemon sent a line of more than {MAX_LINE_BYTES} bytes.")
+            raise RemoteProtocolError(f"The daemon sent a line of more than {MAX_LINE_BYTES} bytes.", hint=OTHER_HINT)
         try:
             return [line.removesuffix(b"\r").decode() for line in lines]
         except UnicodeDecodeError:
-            raise RemoteProtocolError("The daemon sent a line that is not UTF-8.") from None
+            raise RemoteProtocolError("The daemon sent a line that is not UTF-8.", hint=OTHER_HINT) from None
 
 
 class EventParser:
@@ -43,4 +44,6 @@ class EventParser:
         if field == "data":
             self._data.append(value.removeprefix(" "))
             if sum(map(len, self._data)) > MAX_LINE_BYTES:
-                raise RemoteProtocolError(f"The daemon sent an event of more than {MAX_LINE_BYTES} characters.")
+                raise RemoteProtocolError(
+                    f"The daemon sent an event of more than {MAX_LINE_BYTES} characters.", hint=OTHER_HINT
+                )

@@ -1,5 +1,6 @@
 """How a command ends: one sentence for an error, a quiet end for Ctrl-C and for a reader that went away."""
 
+import contextlib
 import json
 import os
 import sys
@@ -36,7 +37,7 @@ def reporting(*, as_json: bool) -> Iterator[None]:
     except OSError as error:
         _give_up_stdout()
         what = f"{error.filename}: " if error.filename is not None else "The output cannot be written: "
-        print(f"tpictl: {printable_line(what)}{error.strerror or error}.", file=sys.stderr)
+        _complain(f"{printable_line(what)}{error.strerror or error}.")
         raise typer.Exit(EXIT_ERROR) from None
 
 
@@ -61,4 +62,10 @@ def _tell(error: TpidError, *, as_json: bool) -> None:
     if as_json:
         print_json({"error": describe(error)})
     else:
-        print(f"tpictl: {printable_line(str(error))}", file=sys.stderr)
+        _complain(printable_line(str(error)))
+
+
+def _complain(text: str) -> None:
+    """On stderr; where that is full too, the exit code is all that can be said."""
+    with contextlib.suppress(OSError):
+        print(f"tpictl: {text}", file=sys.stderr, flush=True)

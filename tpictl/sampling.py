@@ -63,7 +63,7 @@ def check_finite(sampling: Sampling) -> Sampling:
     """`sampling` itself. Raises RequestError: JSON has no infinity, and sampling no use for it."""
     for name, value in sampling.chosen().items():
         if isinstance(value, float) and not math.isfinite(value):
-            raise RequestError(f"{name} is {value}, which is no finite number.")
+            raise RequestError(f"{name} is {value}, which is no finite number.", hint="Leave it out, or give a number.")
     return sampling
 
 

@@ -1,5 +1,6 @@
 """The real import command on a real model, on pieces of it, and on what is none."""
 
+import contextlib
 import json
 import os
 import random
@@ -7,7 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,24 @@ import json, resource, subprocess, sys
 run = subprocess.run(sys.argv[1:], capture_output=True, text=True, timeout={TIMEOUT_S})
 peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
 print(json.dumps([run.returncode, run.stdout, run.stderr, peak]))
+"""
+
+# The command, but for a stop at a tenth of the work: a signal that is sent then meets an import, however busy this
+# machine is.
+_HOLD = """
+import sys
+from tpid.pack import import_command
+report = import_command._Reporter.__call__
+def report_and_wait(self, progress):
+    holds = progress.stage == "convert" and progress.done_bytes * 10 >= progress.total_bytes
+    if holds:
+        self._last_s = 0.0  # it is told, however soon after the last time
+        import_command._Reporter.__call__ = report
+    report(self, progress)
+    if holds:
+        sys.stdin.read()
+import_command._Reporter.__call__ = report_and_wait
+sys.exit(import_command.main())
 """
 
 
@@ -307,47 +326,47 @@ def test_a_catalogue_entry_that_is_not_there_is_refused(models: Path) -> None:
 def test_a_signal_ends_it_and_the_next_run_goes_on(
     smollm2_gguf: Path, smollm2: Pack, models: Path, number: signal.Signals
 ) -> None:
-    command = [*COMMAND, "--path", str(smollm2_gguf), "--target", str(models / "model")]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-        assert process.stdout is not None
-        assert process.stderr is not None
-        _read_until_a_tenth(process.stdout)
+    with _held(smollm2_gguf, models) as process:
         process.send_signal(number)
-        process.stdout.read()
-        assert process.stderr.read() == b""
-        assert process.wait(TIMEOUT_S) == 130
+        _, errors = process.communicate(timeout=TIMEOUT_S)
+        assert errors == b""
+        assert process.returncode == 130
     _goes_on(smollm2_gguf, smollm2, models)
 
 
 def test_it_ends_when_nobody_listens_and_the_next_run_goes_on(smollm2_gguf: Path, smollm2: Pack, models: Path) -> None:
     """The daemon that asked for it was killed."""
-    command = [*COMMAND, "--path", str(smollm2_gguf), "--target", str(models / "model")]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    with _held(smollm2_gguf, models) as process:
+        assert process.stdin is not None
         assert process.stdout is not None
         assert process.stderr is not None
-        _read_until_a_tenth(process.stdout)
         process.stdout.close()
+        process.stdin.close()  # on it goes
         assert process.stderr.read() == b""
         assert process.wait(TIMEOUT_S) == 130
     _goes_on(smollm2_gguf, smollm2, models)
 
 
 def test_a_killed_import_leaves_what_the_next_run_goes_on_from(smollm2_gguf: Path, smollm2: Pack, models: Path) -> None:
-    command = [*COMMAND, "--path", str(smollm2_gguf), "--target", str(models / "model")]
-    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
-        assert process.stdout is not None
-        _read_until_a_tenth(process.stdout)
+    with _held(smollm2_gguf, models) as process:
         process.kill()
     _goes_on(smollm2_gguf, smollm2, models)
 
 
-def _read_until_a_tenth(stdout: Iterable[bytes]) -> None:
-    for line in stdout:
-        progress = json.loads(line)
-        if progress["done_bytes"] * 10 >= progress["total_bytes"]:
-            assert progress["stage"] == "convert"
-            return
-    pytest.fail("it ended before it was interrupted")
+@contextlib.contextmanager
+def _held(path: Path, models: Path) -> Iterator["subprocess.Popen[bytes]"]:
+    """An import that has done a tenth of its work, and waits until its stdin is closed."""
+    command = [sys.executable, "-c", _HOLD, "--path", str(path), "--target", str(models / "model")]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            progress = json.loads(line)
+            if progress["done_bytes"] * 10 >= progress["total_bytes"]:
+                assert progress["stage"] == "convert"
+                yield process
+                return
+        pytest.fail("it ended before it was interrupted")
 
 
 def _goes_on(path: Path, expected: Pack, models: Path) -> None:

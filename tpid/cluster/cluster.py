@@ -442,7 +442,10 @@ class Cluster:
             )
         if self._election.unanswered:
             names = ", ".join(sorted(self._name(d) for d in self._election.unanswered))
-            return NotCoordinatorError(f"No answer about the lease came from {names}; {waited}.")
+            return NotCoordinatorError(
+                f"No answer about the lease came from {names}; {waited}.",
+                hint="Try again; if it stays so, start tpid there again.",
+            )
         if self._election.refusing:
             refusing = sorted(f"{self._name(d)} (held by {self._name(h)})" for d, h in self._election.refusing.items())
             return NotCoordinatorError(

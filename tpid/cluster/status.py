@@ -45,7 +45,7 @@ class ClusterStatus:
     coordinator: DeviceId | None  # whose lease this device has given
     term: int  # of that lease; 0 without one
     busy: bool  # this device coordinates a request
-    discovery: str  # "on: …", "off: why", "disabled"
+    discovery: str  # "on: …", "not announced, …", "off: why", "disabled"
     sighted: tuple[SightedDevice, ...]
     failed: tuple[FailedDial, ...]
     n_other_clusters: int  # devices of other homes in this network

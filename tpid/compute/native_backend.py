@@ -69,7 +69,7 @@ class NativeBackend:
         if self._handle is None:
             raise LoadError(
                 f"There is not enough memory for the cache of {n_slots} sequences of {context_tokens} tokens.",
-                hint="Choose a shorter context or fewer sequences.",
+                hint="Lower context_tokens in the configuration, or close other programs.",
             )
 
     def __del__(self) -> None:

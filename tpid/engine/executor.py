@@ -170,7 +170,9 @@ class Executor:
             if isinstance(error, NumericError):
                 raise self._numeric_failure() from error
             if isinstance(error, RuntimeError | MemoryError | OSError):
-                raise ClusterError(f"The pass failed on this device: {error}.") from error
+                raise ClusterError(
+                    f"The pass failed on this device: {error}.", hint="Try again; the log of tpid may say more."
+                ) from error
             raise
         finally:
             self._in_pass = False

@@ -24,6 +24,7 @@ from tpid.pack.reader import Pack
 from tpid.pack.tiles import U8
 from tpid.plan.footprint import attn_weight_bytes, ffn_weight_bytes, weight_room_bytes
 from tpid.plan.plan import Plan
+from tpid.size import shown_size
 
 
 class LoadedShare:
@@ -144,8 +145,9 @@ async def load_share(
     )
     if room < 0:  # before anything is taken
         raise MemoryPlanError(
-            f"The plan gives {part.name} {part.memory_bytes / 1e9:.2f} GB, but its cache and buffers alone take "
-            f"{(part.memory_bytes - room) / 1e9:.2f} GB."
+            f"The plan gives {part.name} {shown_size(part.memory_bytes)}, but its cache and buffers alone take "
+            f"{shown_size(part.memory_bytes - room)}.",
+            hint="Raise memory_budget there, or lower context_tokens.",
         )
     parts = cycle_within(pack, part.share, device, room, coordinator=rank == 0)
     backend = compute.backend(

@@ -25,6 +25,7 @@ from tpid.pack.reader import Pack
 from tpid.size import shown_size
 
 _KEPT_ENVIRONMENT = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "PYTHONPATH", "LD_LIBRARY_PATH")
+_END_S = 1.0
 _HINT = "Send less text, or take the model from elsewhere."
 
 
@@ -165,7 +166,9 @@ class ModelText:
                 await process.stdin.drain()
                 (n_bytes,) = LENGTH.unpack(await process.stdout.readexactly(LENGTH.size))
                 if n_bytes > MAX_REPLY_BYTES:
-                    raise TokenizerError(f"The model's text takes {n_bytes} bytes, more than {MAX_REPLY_BYTES}.")
+                    raise TokenizerError(
+                        f"The model's text takes {n_bytes} bytes, more than {MAX_REPLY_BYTES}.", hint=_HINT
+                    )
                 return await process.stdout.readexactly(n_bytes)
         except TimeoutError as error:
             self._kill()
@@ -173,11 +176,21 @@ class ModelText:
                 f"The model's template or tokenizer takes longer than {limit_s:g} s.", hint=_HINT
             ) from error
         except (asyncio.IncompleteReadError, OSError) as error:
-            self._kill()
-            raise _ending(await process.wait(), self._limits) from error
+            raise _ending(await self._status(process), self._limits) from error
         except BaseException:
             self._kill()
             raise
+
+    async def _status(self, process: Process) -> int:
+        """Of a process whose output has ended; it is given a moment, because `kill` may take the status for itself."""
+        try:
+            async with asyncio.timeout(_END_S):
+                return await process.wait()
+        except TimeoutError:
+            pass
+        finally:
+            self._kill()
+        return await process.wait()
 
 
 def _ending(status: int, limits: TextLimits) -> TpidError:

@@ -49,6 +49,7 @@ from tpid.model.weights import F32
 from tpid.pack.manifest import PackId
 from tpid.pack.reader import Pack
 from tpid.plan.plan import plan_from_wire
+from tpid.size import shown_size
 
 log = logging.getLogger(__name__)
 
@@ -256,8 +257,8 @@ class Worker:
         planned_bytes = plan.ranks[rank].memory_bytes
         if planned_bytes > me.budget_bytes:
             raise MemoryPlanError(
-                f"The plan wants {planned_bytes / 1e9:.2f} GB of {me.name}, whose budget is "
-                f"{me.budget_bytes / 1e9:.2f} GB."
+                f"The plan wants {shown_size(planned_bytes)} of {me.name}, whose budget is "
+                f"{shown_size(me.budget_bytes)}."
             )
         self._loaded_bytes = 0, 0
 

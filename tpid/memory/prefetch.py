@@ -99,7 +99,9 @@ class Prefetcher:
         """Reads under way end in their own time; files and threads go with the last of them."""
         self._closed = True
         if self._awaited is not None and not self._awaited[1].done():
-            self._awaited[0].error = LoadError("The weights were let go while a pass waited for them.")
+            self._awaited[0].error = LoadError(
+                "The weights were let go while a pass waited for them.", hint="Try again."
+            )
             self._awaited[1].set_result(None)
         if not self._tasks:
             self._free()

@@ -68,10 +68,14 @@ class ChatTemplate:
         except (ChatTemplateError, MemoryError):
             raise
         except TemplateError as error:
-            raise ChatTemplateError(f"The chat template refuses the messages: {_one_line(error)}.") from error
+            raise ChatTemplateError(
+                f"The chat template refuses the messages: {_one_line(error)}.",
+                hint="Change the messages: some models take no system message, or want user and assistant in turn.",
+            ) from error
         except Exception as error:  # a template computes with what a request holds: anything may come of it
             raise ChatTemplateError(
-                f"The chat template failed with {type(error).__name__}: {_one_line(error)}."
+                f"The chat template failed with {type(error).__name__}: {_one_line(error)}.",
+                hint="Change the messages, or take the model from elsewhere: its template does not bear them.",
             ) from error
 
 
@@ -89,7 +93,9 @@ def _join(pieces: Iterable[str]) -> str:
     for piece in pieces:
         n_chars += len(piece)
         if n_chars > MAX_OUTPUT_CHARS:
-            raise ChatTemplateError(f"The chat template writes more than {MAX_OUTPUT_CHARS} characters.")
+            raise ChatTemplateError(
+                f"The chat template writes more than {MAX_OUTPUT_CHARS} characters.", hint="Send less text."
+            )
         kept.append(piece)
     return "".join(kept)
 

@@ -76,7 +76,11 @@ class TemplateSandbox(ImmutableSandboxedEnvironment):
 
     def __init__(self, now: Callable[[], datetime]) -> None:
         super().__init__(
-            trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationTag, loopcontrols], finalize=_shown
+            trim_blocks=True,
+            lstrip_blocks=True,
+            extensions=[_GenerationTag, loopcontrols],
+            optimized=False,  # it computes what is constant ahead, and needs the cube of the depth for nested operators
+            finalize=_shown,
         )
         filters = self.filters | {"tojson": _tojson}
         self.filters = {name: _guard_filter(name, filter) for name, filter in filters.items()}

@@ -79,7 +79,7 @@ def _with_older_files(directory: Path, config: _Object, special_map: _Object) ->
     reader, map_reader = _Reader(directory / _CONFIG), _Reader(directory / _SPECIAL_MAP, special=True)
     standard = {**reader.standard(config), **map_reader.standard(special_map)}
     named = {key: standard[key] for key in _STANDARD if key in standard}
-    named |= reader.described(config) | map_reader.described(special_map) | map_reader.plain(special_map)
+    named |= reader.described(config) | map_reader.own(special_map)
     named |= reader.plain(config) | reader.listed(config) | map_reader.listed(special_map)
     extra = () if isinstance(special_map.get(_EXTRA), dict) else reader.extra(config) + map_reader.extra(special_map)
     # A token of added_tokens.json is special by a standard role or as one of these, not by the list of former name.
@@ -105,6 +105,11 @@ class _Reader:
 
     def standard(self, values: _Object) -> _Named:
         return {key: self.token(key, values[key]) for key in _STANDARD if values.get(key)}
+
+    def own(self, values: _Object) -> _Named:
+        """Roles of a model's own, described or as text, as they follow each other."""
+        both = self.described(values) | self.plain(values)
+        return {key: both[key] for key, _ in _own(values) if key in both}
 
     def plain(self, values: _Object) -> _Named:
         """Roles of a model's own: whatever else is called a token and is text."""

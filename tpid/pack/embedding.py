@@ -62,7 +62,10 @@ class EmbeddingRows:
     def _place(self, id: int) -> int:
         """Where the band that holds this token's row begins in the file."""
         if not 0 <= id < self._vocab_size:
-            raise PackError(f"{self._range.path} holds {self._vocab_size} tokens, {id} is none of them.")
+            raise PackError(
+                f"{self._range.path} holds {self._vocab_size} tokens, {id} is none of them.",
+                hint="Import the model again.",
+            )
         unit, row = divmod(id, self._matrix.rows)
         return self._range.offset + unit * self._geometry.stride_bytes + row // TILE_ROWS * self._matrix.band_bytes
 

@@ -82,5 +82,6 @@ class PackStore:
             return []
         except OSError as error:
             raise PackError(
-                f"{self.directory} cannot be read: {error.strerror}.", hint="Set models_dir in the configuration."
+                f"{self.directory} cannot be read: {error.strerror}.",
+                hint="Let tpid read that directory, or set another models_dir in the configuration.",
             ) from error

@@ -4,12 +4,14 @@ import contextlib
 import re
 from datetime import datetime
 from typing import Any
+from unittest import mock
 
 import pytest
 import tokenizers
 import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from jinja2 import nodes
 from tokenizers import models
 
 from tpid.errors import ChatTemplateError
@@ -397,3 +399,28 @@ def test_any_source_gives_a_text_or_a_typed_error(source: str) -> None:
     except ChatTemplateError:
         return
     assert isinstance(rendered, str)
+
+
+@pytest.mark.parametrize(
+    ("source", "kind"),
+    [
+        ("{{ " + "+" * 100 + "x }}", nodes.UnaryExpr),
+        ("{{ " + "not " * 100 + "x }}", nodes.UnaryExpr),
+        ("{{ " + " and ".join(["x"] * 100) + " }}", nodes.And),
+        ("{{ x" + "|trim" * 100 + " }}", nodes.Filter),
+    ],
+    ids=["plus", "not", "and", "filter"],
+)
+def test_nested_operators_are_looked_at_once_or_twice(source: str, kind: type[nodes.Expr]) -> None:
+    """Not as often as they are deep, which makes a template of some hundred characters take seconds to compile."""
+    looked_at = 0
+    as_const = kind.as_const
+
+    def counted(self: nodes.Expr, context: nodes.EvalContext | None = None) -> Any:
+        nonlocal looked_at
+        looked_at += 1
+        return as_const(self, context)
+
+    with mock.patch.object(kind, "as_const", counted):
+        ChatTemplate(source, None, None)
+    assert looked_at <= 300

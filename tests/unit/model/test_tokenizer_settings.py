@@ -110,6 +110,7 @@ ROWS: dict[str, list[Files]] = {
     ],
     "special_tokens_map.json | the same names": [
         {"special_tokens_map.json": {"pad_token": "<new>", "image_token": TOOL}},
+        {"special_tokens_map.json": {"image_token": "<new>", "tool_token": {"content": "<two>"}}},
         {"special_tokens_map.json": {"eos_token": {"content": "<|im_end|>", "lstrip": True}, "bos_token": "<s>"}},
         {"special_tokens_map.json": {"additional_special_tokens": [TOOL, "<new>"]}},
         {"special_tokens_map.json": {"eos_token": "</s>"}} | _config(eos_token="<|im_end|>", pad_token="<two>"),

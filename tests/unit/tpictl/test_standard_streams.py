@@ -23,6 +23,12 @@ def test_a_closed_stream_is_no_traceback(command: str, closed: str) -> None:
     assert "Traceback" not in result.stderr
 
 
+@pytest.mark.parametrize("command", ["status", "status --json", "--version"])
+def test_full_disks_behind_both_leave_the_exit_code(command: str) -> None:
+    result = run(f"$TPICTL {command} >/dev/full 2>/dev/full")
+    assert result.returncode == 1
+
+
 def test_a_full_disk_behind_stdout_is_one_sentence() -> None:
     result = run("$TPICTL --version >/dev/full")
     assert "Traceback" not in result.stderr
