@@ -85,6 +85,51 @@ def test_an_answer_by_schema(client: openai.OpenAI) -> None:
     assert caught.value.param == "response_format"
 
 
+WEATHER: Any = {
+    "type": "function",
+    "function": {
+        "name": "get_weather",
+        "description": "The weather of a city.",
+        "parameters": {
+            "type": "object",
+            "properties": {"city": {"type": "string", "maxLength": 20}, "unit": {"enum": ["C", "F"]}},
+            "required": ["city", "unit"],
+            "additionalProperties": False,
+        },
+    },
+}
+
+
+def test_a_round_trip_with_a_tool(client: openai.OpenAI) -> None:
+    messages: Any = [{"role": "user", "content": "What is the weather in Paris?"}]
+    options: Any = {"model": MODEL, "temperature": 0, "tools": [WEATHER]}
+    named: Any = {"type": "function", "function": {"name": "get_weather"}}
+    (choice,) = client.chat.completions.create(**options, messages=messages, tool_choice=named, max_tokens=80).choices
+    assert choice.finish_reason == "tool_calls"
+    (call,) = choice.message.tool_calls or ()
+    assert call.type == "function"
+    assert call.function.name == "get_weather"
+    arguments = json.loads(call.function.arguments)
+    assert arguments.keys() == {"city", "unit"}
+    messages += [choice.message, {"role": "tool", "tool_call_id": call.id, "content": "18 degrees, sunny"}]
+    (choice,) = client.chat.completions.create(**options, messages=messages, max_tokens=24).choices
+    assert choice.message.content
+
+    chunks = list(
+        client.chat.completions.create(
+            **options,
+            messages=messages[:1],
+            tool_choice="required",
+            parallel_tool_calls=False,
+            max_tokens=80,
+            stream=True,
+        )
+    )
+    deltas = [delta for chunk in chunks for delta in chunk.choices[0].delta.tool_calls or []]
+    assert [(delta.index, delta.function.name) for delta in deltas if delta.function] == [(0, "get_weather")]
+    assert chunks[-1].choices[0].finish_reason == "tool_calls"
+
+
 def test_a_key_is_needed_beyond_loopback(home: Home) -> None:
     daemon = home.launch("open", **{"api.listen": "0.0.0.0:0"})
     assert daemon.process.wait(60) != 0

@@ -3,7 +3,8 @@
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 
-from tpid.engine.generation import Finished, FinishReason, GenerationStats, Text, TokenLogprob
+from tpid.engine.generation import Event, Finished, FinishReason, GenerationStats, Text, TokenLogprob
+from tpid.model.tool_calls import ToolCall
 
 
 @dataclass(frozen=True, slots=True)
@@ -12,23 +13,26 @@ class Answer:
     reason: FinishReason
     stats: GenerationStats
     logprobs: tuple[TokenLogprob, ...]
+    calls: tuple[ToolCall, ...] = ()
 
 
-async def collect(events: AsyncIterator[Text | Finished]) -> list[Answer]:
+async def collect(events: AsyncIterator[Event]) -> list[Answer]:
     """All answers to a request, in their order."""
     answers: list[Answer] = []
-    texts: list[Text] = []
+    pieces: list[Text | ToolCall] = []
     async for event in events:
-        if isinstance(event, Text):
-            texts.append(event)
+        if isinstance(event, Finished):
+            answers.append(_answer(pieces, event))
+            pieces = []
         else:
-            answers.append(_answer(texts, event))
-            texts = []
-    if texts or not answers:
+            pieces.append(event)
+    if pieces or not answers:
         raise RuntimeError("the engine ended without an end")
     return answers
 
 
-def _answer(texts: Sequence[Text], end: Finished) -> Answer:
+def _answer(pieces: Sequence[Text | ToolCall], end: Finished) -> Answer:
+    texts = [piece for piece in pieces if isinstance(piece, Text)]
+    calls = tuple(piece for piece in pieces if isinstance(piece, ToolCall))
     logprobs = tuple(token for text in texts for token in text.logprobs)
-    return Answer("".join(text.text for text in texts), end.reason, end.stats, logprobs)
+    return Answer("".join(text.text for text in texts), end.reason, end.stats, logprobs, calls)

@@ -14,8 +14,9 @@ from tpid.api.event_stream import EventStream, begun, event_stream
 from tpid.api.request_body import parse
 from tpid.api.usage import usage_of
 from tpid.engine.engine import Engine
-from tpid.engine.generation import Finished, GenerationRequest, GenerationStats, Text, TokenLogprob, TokenText
+from tpid.engine.generation import Event, Finished, GenerationRequest, GenerationStats, Text, TokenLogprob, TokenText
 from tpid.model.stop_strings import StopStrings
+from tpid.model.tool_calls import ToolCall
 
 
 class ChatEndpoint:
@@ -45,6 +46,7 @@ def generation_request(body: ChatBody) -> GenerationRequest:
         n=body.n or 1,
         top_logprobs=(body.top_logprobs or 0) if body.logprobs else None,
         grammar=body.grammar,
+        tools=body.tool_use,
         ignore_eos=body.ignore_eos,
         size_bytes=body.size_bytes,
     )
@@ -54,7 +56,7 @@ def _whole(body: ChatBody, answers: Sequence[Answer]) -> dict[str, Any]:
     choices = [
         {
             "index": index,
-            "message": {"role": "assistant", "content": answer.text, "refusal": None},
+            "message": _message(answer),
             "logprobs": _logprobs(answer.logprobs) if body.logprobs else None,
             "finish_reason": answer.reason,
         }
@@ -64,12 +66,21 @@ def _whole(body: ChatBody, answers: Sequence[Answer]) -> dict[str, Any]:
     return {**_head(body, "chat.completion"), "choices": choices, **usage}
 
 
-async def _stream(stream: EventStream, body: ChatBody, events: AsyncIterator[Text | Finished]) -> None:
+def _message(answer: Answer) -> dict[str, Any]:
+    message: dict[str, Any] = {"role": "assistant", "content": answer.text, "refusal": None}
+    if answer.calls:
+        message["content"] = answer.text or None
+        message["tool_calls"] = [_call(call) for call in answer.calls]
+    return message
+
+
+async def _stream(stream: EventStream, body: ChatBody, events: AsyncIterator[Event]) -> None:
     head = _head(body, "chat.completion.chunk")
     if body.usage_is_told:
         head["usage"] = None
     ends: list[GenerationStats] = []
     begins = True
+    n_calls = 0  # of the choice at hand
     async for event in events:
         index = len(ends)
         if begins:
@@ -80,7 +91,12 @@ async def _stream(stream: EventStream, body: ChatBody, events: AsyncIterator[Tex
             if body.logprobs:
                 choice["logprobs"] = _logprobs(event.logprobs)
             await stream.send({**head, "choices": [choice]})
+        elif isinstance(event, ToolCall):
+            call = {"index": n_calls, **_call(event)}
+            await stream.send({**head, "choices": [_delta(index, {"tool_calls": [call]})]})
+            n_calls += 1
         else:
+            n_calls = 0
             await stream.send({**head, "choices": [_delta(index, {}, event.reason)]})
             ends.append(event.stats)
     if body.usage_is_told:
@@ -97,7 +113,11 @@ def _head(body: ChatBody, kind: str) -> dict[str, Any]:
     }
 
 
-def _delta(index: int, delta: dict[str, str], finish_reason: str | None = None) -> dict[str, Any]:
+def _call(call: ToolCall) -> dict[str, Any]:
+    return {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+
+
+def _delta(index: int, delta: dict[str, Any], finish_reason: str | None = None) -> dict[str, Any]:
     return {"index": index, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
 
 

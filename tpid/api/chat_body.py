@@ -8,9 +8,11 @@ from pydantic import Field, model_validator
 from tpid.api.bodies import JsonBody, PromptBody
 from tpid.api.fields import MAX_CHOICES, LogitBias, Opaque, StopField, Switch, TextOrParts, only, sampling_of
 from tpid.api.response_format import ResponseFormat, grammar_of
+from tpid.api.tools import ToolChoice, Tools, tool_use
 from tpid.engine.constraint import Grammar
 from tpid.engine.prompt import ChatPrompt
 from tpid.model.sampling import SamplingParams
+from tpid.model.tool_format import ToolUse
 
 MAX_TOP_LOGPROBS = 20  # as OpenAI
 
@@ -88,6 +90,9 @@ class ChatBody(PromptBody):
     presence_penalty: float | None = None
     logit_bias: LogitBias | None = None
     response_format: Annotated[ResponseFormat, Field(discriminator="type")] | None = None
+    tools: Tools | None = None
+    tool_choice: ToolChoice | None = None
+    parallel_tool_calls: bool | None = None
     reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
     stream: Switch = False
     stream_options: StreamOptions | None = None
@@ -109,9 +114,6 @@ class ChatBody(PromptBody):
     prompt_cache_retention: Opaque = None
 
     # Without effect at these values; refused at others.
-    tools: Annotated[None, only([], because="models here call none yet")] = None
-    tool_choice: Annotated[None, only("none", "auto", because="models here call none yet")] = None
-    parallel_tool_calls: Opaque = None
     audio: Annotated[None, only(because="answers are text")] = None
     function_call: Annotated[None, only("none", "auto", because="it is superseded; use tools")] = None
     functions: Annotated[None, only([], because="it is superseded; use tools")] = None
@@ -144,6 +146,11 @@ class ChatBody(PromptBody):
     def sampling(self) -> SamplingParams:
         """Raises RequestError where a value is out of range."""
         return sampling_of(self)
+
+    @property
+    def tool_use(self) -> ToolUse | None:
+        """Raises RequestError."""
+        return tool_use(self.tools, self.tool_choice, self.parallel_tool_calls)
 
     @property
     def grammar(self) -> Grammar | None:

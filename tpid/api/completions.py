@@ -15,7 +15,7 @@ from tpid.api.event_stream import EventStream, begun, event_stream
 from tpid.api.request_body import parse
 from tpid.api.usage import usage_of
 from tpid.engine.engine import Engine
-from tpid.engine.generation import Finished, GenerationRequest, GenerationStats, Text, TokenLogprob
+from tpid.engine.generation import Event, Finished, GenerationRequest, GenerationStats, Text, TokenLogprob
 from tpid.model.stop_strings import StopStrings
 
 
@@ -39,7 +39,7 @@ class CompletionEndpoint:
         async with aclosing(self._engine.answer(model, request)) as events:
             return await collect(events)
 
-    async def _events(self, model: str, requests: Sequence[GenerationRequest]) -> AsyncGenerator[Text | Finished, None]:
+    async def _events(self, model: str, requests: Sequence[GenerationRequest]) -> AsyncGenerator[Event, None]:
         """Of all prompts, one after the other."""
         for request in requests:
             async with aclosing(self._engine.answer(model, request)) as events:
@@ -81,7 +81,7 @@ def _whole(body: CompletionBody, answers: Sequence[Sequence[Answer]]) -> dict[st
     return {**_head(body), "choices": choices, **usage}
 
 
-async def _stream(stream: EventStream, body: CompletionBody, events: AsyncGenerator[Text | Finished, None]) -> None:
+async def _stream(stream: EventStream, body: CompletionBody, events: AsyncGenerator[Event, None]) -> None:
     head = _head(body)
     if body.usage_is_told:
         head["usage"] = None
@@ -94,7 +94,7 @@ async def _stream(stream: EventStream, body: CompletionBody, events: AsyncGenera
             if body.logprobs is not None:
                 choice["logprobs"] = _logprobs(event.logprobs, offset)
             offset += sum(len(token.chosen.text) for token in event.logprobs)
-        else:
+        elif isinstance(event, Finished):
             choice["finish_reason"] = event.reason
             ends.append(event.stats)
             offset = 0

@@ -18,6 +18,7 @@ class Grammar:
 
     json_schema: str | None = None
     lark: str | None = None
+    field: str = "response_format"  # of the request, which it comes from
 
     def as_message(self) -> Mapping[str, str]:
         if self.lark is not None:

@@ -17,7 +17,7 @@ from tpid.device import DeviceId
 from tpid.engine.authority import COORDINATOR_KINDS, WORKER_KINDS, Phase, permits
 from tpid.engine.compute_calls import ComputeCalls
 from tpid.engine.coordinator import Coordinator
-from tpid.engine.generation import Finished, GenerationRequest, GenerationStats, Text, generate
+from tpid.engine.generation import Event, Finished, GenerationRequest, GenerationStats, generate
 from tpid.engine.link_book import LinkBook
 from tpid.engine.pace import Pace
 from tpid.engine.planning import Preview, preview, with_memory
@@ -111,7 +111,7 @@ class Engine:
         me = with_memory(self._cluster.me, memory_bytes)
         return await asyncio.to_thread(preview, pack, settings, me, peers, self._link_book.network)
 
-    async def answer(self, model: str, request: GenerationRequest) -> AsyncGenerator[Text | Finished, None]:
+    async def answer(self, model: str, request: GenerationRequest) -> AsyncGenerator[Event, None]:
         """All answers to a request, each to its Finished. Close the iterator to cancel. Raises TpidError."""
         asked = time.perf_counter()
         async with self._turn_of(model, no_progress, request.size_bytes) as runner:

@@ -1,7 +1,7 @@
 """From a chat to an answer: template, tokens, prefill of what is new, decode until something ends it."""
 
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol, TypeAlias
@@ -10,11 +10,15 @@ from tpid.engine.constraint import Constraint, Grammar
 from tpid.engine.prompt import Prompt
 from tpid.engine.sequence import TokenSequence
 from tpid.engine.text_owner import ModelText
+from tpid.engine.tool_use import grammar_with_tools, parser_for_tools, prompt_with_tools, shown_tokens
 from tpid.errors import ContextOverflowError, RequestError
 from tpid.model.answer_text import AnswerText
+from tpid.model.detokenizer import Tokens
 from tpid.model.logprobs import Likelihood, likelihoods
 from tpid.model.sampling import Sampler, SamplingParams
 from tpid.model.token_bytes import token_bytes
+from tpid.model.tool_calls import Piece, ToolCall
+from tpid.model.tool_format import ToolUse
 from tpid.model.weights import F32
 
 
@@ -27,6 +31,7 @@ class GenerationRequest:
     n: int = 1  # answers, one after the other; with a seed, each has its own
     top_logprobs: int | None = None  # how many likely tokens to tell beside each; None: nothing of this kind
     grammar: Grammar | None = None  # that the answer obeys
+    tools: ToolUse | None = None
     ignore_eos: bool = False  # for measurements
     size_bytes: int = 0  # of the prompt, as it came
 
@@ -57,7 +62,7 @@ class GenerationStats:
         return 1 / self.tpot_s if self.tpot_s else None
 
 
-FinishReason: TypeAlias = Literal["stop", "length"]
+FinishReason: TypeAlias = Literal["stop", "length", "tool_calls"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +97,9 @@ class Finished:
     stats: GenerationStats
 
 
+Event: TypeAlias = Text | ToolCall | Finished
+
+
 class Computes(Protocol):
     """Who computes: a `tpid.engine.runner.Runner`."""
 
@@ -102,14 +110,16 @@ class Computes(Protocol):
 
 async def generate(
     runner: Computes, text_model: ModelText, request: GenerationRequest, context_tokens: int
-) -> AsyncGenerator[Text | Finished, None]:
-    """Yields text as it becomes final, and Finished at the end.
+) -> AsyncGenerator[Event, None]:
+    """Yields text as it becomes final, calls of tools, and Finished at the end.
 
     Raises ChatTemplateError, RequestError, ContextOverflowError, and what `Runner.advance` raises.
     """
-    prompt = await text_model.encode(request.prompt)
+    format = text_model.tool_format
+    prompt = await text_model.encode(prompt_with_tools(request.prompt, request.tools, format))
     budget = _token_budget(len(prompt), request.max_tokens, context_tokens)
-    constraint = None if request.grammar is None else await text_model.constrain(request.grammar)
+    grammar = grammar_with_tools(request.grammar, request.tools, format, text_model.tokenizer)
+    constraint = None if grammar is None else await text_model.constrain(grammar)
     try:
         sequence = TokenSequence(prompt)
         events = _decode(runner, text_model, request, sequence=sequence, constraint=constraint, budget=budget)
@@ -129,11 +139,10 @@ async def _decode(
     sequence: TokenSequence,
     constraint: Constraint | None,
     budget: int,
-) -> AsyncGenerator[Text | Finished, None]:
+) -> AsyncGenerator[Event, None]:
     """The answer to `sequence`, of `budget` tokens at most."""
     sampler = Sampler(request.sampling, sequence.n_prompt)
-    told = Told(text_model, request.top_logprobs)
-    answer = AnswerText(text_model.tokenizer, request.stop)
+    spoken = _Spoken(text_model, request)
     clock = _Clock(sequence)
     await runner.attach(sequence)
     clock.begin()
@@ -152,18 +161,47 @@ async def _decode(
             break
         if constraint is not None:
             constraint.accept(id)
-        told.push(logits, id)
-        text, stopped = answer.push(id)
-        if text or (stopped and told.pending):
-            yield Text(text, told.take())
-        if stopped:
-            yield Finished("stop", clock.stats())
-            return
+        for event in spoken.push(logits, id):
+            yield event
+        if spoken.stopped:
+            break
+    for event in spoken.finish():
+        yield event
+    reason = "stop" if spoken.stopped else reason
+    yield Finished("tool_calls" if spoken.n_calls and reason == "stop" else reason, clock.stats())
 
-    text, stopped = answer.finish()
-    if text or told.pending:
-        yield Text(text, told.take())
-    yield Finished("stop" if stopped else reason, clock.stats())
+
+class _Spoken:
+    """From the tokens of one answer to what is told of them: texts, calls of tools, logprobs."""
+
+    def __init__(self, text_model: ModelText, request: GenerationRequest) -> None:
+        use, format = request.tools, text_model.tool_format
+        tokens = shown_tokens(text_model.tokenizer, use, format)
+        self._text = AnswerText(tokens, request.stop)
+        self._parser = None if use is None else parser_for_tools(use, format)
+        self._told = Told(tokens, request.top_logprobs)
+        self.stopped = False  # by a stop string
+        self.n_calls = 0
+
+    def push(self, logits: F32, id: int) -> list[Event]:
+        self._told.push(logits, id)
+        text, self.stopped = self._text.push(id)
+        return self._events([text] if self._parser is None else self._parser.push(text))
+
+    def finish(self) -> list[Event]:
+        """The rest, when no more tokens come."""
+        text = ""
+        if not self.stopped:
+            text, self.stopped = self._text.finish()
+        pieces: list[Piece] = [text] if self._parser is None else [*self._parser.push(text), *self._parser.finish()]
+        events = self._events(pieces)
+        if self._told.pending:
+            events.append(Text("", self._told.take()))
+        return events
+
+    def _events(self, pieces: Sequence[Piece]) -> list[Event]:
+        self.n_calls += sum(isinstance(piece, ToolCall) for piece in pieces)
+        return [Text(piece, self._told.take()) if isinstance(piece, str) else piece for piece in pieces if piece]
 
 
 class _Clock:
@@ -197,8 +235,8 @@ class _Clock:
 class Told:
     """The logprobs of an answer's tokens, until the text that comes next takes them along."""
 
-    def __init__(self, text_model: ModelText, n_top: int | None) -> None:
-        self._tokenizer = text_model.tokenizer
+    def __init__(self, tokenizer: Tokens, n_top: int | None) -> None:
+        self._tokenizer = tokenizer
         self._n_top = n_top
         self.pending: list[TokenLogprob] = []
 

@@ -35,6 +35,9 @@ class TokenTable:
     def id_to_token(self, id: int) -> str | None:
         return self.tokens[id] if 0 <= id < len(self.tokens) else None
 
+    def id_of(self, token: str) -> int | None:
+        return self.tokens.index(token) if token in self.tokens else None
+
     def is_special(self, token: str) -> bool:
         """Whether decoding leaves `token` out."""
         return token in self.special_tokens
@@ -127,11 +130,7 @@ def _body(reply: bytes) -> Mapping[str, object]:
     code, message, hint = error.get("code"), error.get("message"), error.get("hint")
     if not isinstance(code, str) or not isinstance(message, str) or not isinstance(hint, str | None):
         _unsound()
-    told = _ERRORS.get(code, TokenizerError)(message, hint=hint)
-    field = error.get("field")
-    if isinstance(told, RequestError) and isinstance(field, str):
-        told.field = field
-    raise told
+    raise _ERRORS.get(code, TokenizerError)(message, hint=hint)
 
 
 def _unsound() -> NoReturn:

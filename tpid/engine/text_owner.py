@@ -20,7 +20,8 @@ from tpid.engine.text_messages import (
     pack,
     pack_prompt,
 )
-from tpid.errors import ChatTemplateError, TokenizerError, TpidError
+from tpid.errors import ChatTemplateError, RequestError, TokenizerError, TpidError
+from tpid.model.tool_format import tool_format_of
 from tpid.pack.reader import Pack
 from tpid.size import shown_size
 
@@ -72,6 +73,7 @@ class ModelText:
         self._killed: list[Process] = []  # not yet waited for
         self._turn = asyncio.Lock()
         self.eos_ids = source.eos_ids
+        self.tool_format = tool_format_of(source.template)
         self.tokenizer = TokenTable((), frozenset(), None)
 
     @classmethod
@@ -101,7 +103,11 @@ class ModelText:
         async with self._turn:
             process = await self._started()
             request = pack({"grammar": dict(grammar.as_message())})
-            first = mask_of(await self._exchange(process, request, self._limits.request_s))
+            try:
+                first = mask_of(await self._exchange(process, request, self._limits.request_s))
+            except RequestError as error:
+                error.field = grammar.field
+                raise
 
         async def follow(id: int) -> Mask:
             async with self._turn:

@@ -107,7 +107,7 @@ def _answer(replies: BinaryIO, memory_bytes: int, work: Callable[[], bytes]) -> 
     try:
         reply = work()
     except TpidError as error:
-        reply = _error(error.code, error.message, error.hint, getattr(error, "field", None))
+        reply = _error(error.code, error.message, error.hint)
     except MemoryError:
         reply = _error(
             ChatTemplateError.code,
@@ -118,8 +118,8 @@ def _answer(replies: BinaryIO, memory_bytes: int, work: Callable[[], bytes]) -> 
     replies.flush()
 
 
-def _error(code: str, message: str, hint: str | None, field: str | None = None) -> bytes:
-    return pack({"error": {"code": code, "message": message, "hint": hint, "field": field}})
+def _error(code: str, message: str, hint: str | None) -> bytes:
+    return pack({"error": {"code": code, "message": message, "hint": hint}})
 
 
 def _confine(memory_bytes: int, parent: int) -> None:

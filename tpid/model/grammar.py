@@ -103,5 +103,4 @@ def _unsound(reason: str) -> RequestError:
     return RequestError(
         f"The grammar or schema of the answer cannot be used: {short.rstrip('.')}.",
         hint="Leave out what is not supported.",
-        field="response_format",
     )

@@ -18,7 +18,15 @@ from tpid.errors import RequestError
 
 DOCUMENT = Path(__file__).parents[3] / "docs" / "api.md"
 CHAT = {"model": "model", "messages": [{"role": "user", "content": "hello"}]}
-OF_THE_ANSWER = ("model", "stream", "stream_options", "max_tokens", "max_completion_tokens", "logprobs")
+OF_THE_ANSWER = (
+    "model",
+    "parallel_tool_calls",
+    "stream",
+    "stream_options",
+    "max_tokens",
+    "max_completion_tokens",
+    "logprobs",
+)
 
 
 def rows() -> list[tuple[str, str, list[Any], list[Any]]]:

@@ -10,15 +10,18 @@ import pytest
 from tokenizers import Tokenizer as RawTokenizer
 from tokenizers import decoders, models, pre_tokenizers
 
+from tpid.engine.constraint import Grammar
 from tpid.engine.generation import Finished, GenerationRequest, Text, generate
 from tpid.engine.prompt import ChatPrompt, IdsPrompt, Prompt, TextPrompt
 from tpid.engine.sequence import TokenSequence
 from tpid.engine.text import TextModel
-from tpid.engine.text_messages import LENGTH, pack_prompt, prompt_of
+from tpid.engine.text_messages import LENGTH, TokenTable, pack_prompt, prompt_of
+from tpid.engine.tool_use import grammar_with_tools, prompt_with_tools, shown_tokens
 from tpid.errors import ChatTemplateError, ContextOverflowError, RequestError
 from tpid.model.chat_template import ChatTemplate
 from tpid.model.sampling import SamplingParams
 from tpid.model.tokenizer import Tokenizer
+from tpid.model.tool_format import ToolFormat, ToolUse
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz "
 EOS = len(LETTERS)
@@ -31,6 +34,7 @@ class ScriptedRunner:
 
     script: str
     context_tokens: int = 100
+    letters: str = LETTERS
     n_cached: int = 0  # tokens of the prompt that are computed already
     computed: list[int] = field(default_factory=list)  # how many tokens each time
 
@@ -42,9 +46,9 @@ class ScriptedRunner:
         assert self.computed[-1]
         sequence.n_computed = len(sequence.ids)
         assert sequence.n_computed <= self.context_tokens
-        logits = np.zeros(EOS + 1, np.float32)
+        logits = np.zeros(len(self.letters) + 1, np.float32)
         at = len(self.computed) - 1
-        logits[LETTERS.index(self.script[at]) if at < len(self.script) else EOS] = 1
+        logits[self.letters.index(self.script[at]) if at < len(self.script) else len(self.letters)] = 1
         return logits
 
 
@@ -65,6 +69,7 @@ class LocalText:
         self._model = model
         self.tokenizer = model.tokenizer
         self.eos_ids = model.eos_ids
+        self.tool_format = ToolFormat.TAGGED
 
     async def encode(self, prompt: Prompt) -> list[int]:
         return self._model.encode(prompt)
@@ -192,3 +197,68 @@ def test_text_and_tokens_are_prompts_too(text_model: TextModel) -> None:
     for prompt in (TextPrompt("abc"), IdsPrompt([0, 1, 2])):
         assert text_model.encode(prompt) == [0, 1, 2]
         assert prompt_of(json.loads(pack_prompt(prompt)[LENGTH.size :])) == prompt
+
+
+TOOLS = ToolUse(({"type": "function", "function": {"name": "f"}},))
+
+
+def test_calls_are_events_and_the_reason_of_the_end(text_model: TextModel) -> None:
+    letters = LETTERS + '<_>{}":/'
+    vocab = {letter: id for id, letter in enumerate([*letters, "<end>"])}
+    raw = RawTokenizer(models.BPE(vocab=vocab, merges=[]))
+    raw.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    raw.decoder = decoders.Fuse()
+    raw.add_special_tokens(["<end>"])
+    model = TextModel(Tokenizer.from_json(raw.to_str().encode()), text_model.template, frozenset({len(letters)}))
+
+    def runner() -> ScriptedRunner:
+        return ScriptedRunner(call, letters=letters)
+
+    call = 'see <tool_call>{"name":"f"}</tool_call>'
+    text, called, end = merged(events(runner(), model, "x", tools=TOOLS))
+    assert (text, called.name, called.arguments, end.reason) == ("see", "f", "{}", "tool_calls")
+    assert merged(events(runner(), model, "x"))[0] == call
+    cut = events(runner(), model, "x", tools=TOOLS, max_tokens=20)
+    assert cut[-1].reason == "length"
+    told = events(runner(), model, "x", tools=TOOLS, top_logprobs=0)
+    assert sum(len(event.logprobs) for event in told if isinstance(event, Text)) == len(call)
+
+
+def merged(events: list[Any]) -> list[Any]:
+    """With the texts in one."""
+    text = "".join(event.text for event in events if isinstance(event, Text))
+    return [text, *(event for event in events if not isinstance(event, Text))]
+
+
+def test_a_prompt_tells_of_tools_as_its_template_can() -> None:
+    prompt = ChatPrompt([{"role": "user", "content": "x"}])
+    tagged = prompt_with_tools(prompt, TOOLS, ToolFormat.TAGGED)
+    assert isinstance(tagged, ChatPrompt)
+    assert (tagged.messages, tagged.tools) == (prompt.messages, list(TOOLS.tools))
+    told = prompt_with_tools(prompt, TOOLS, ToolFormat.DESCRIBED)
+    assert isinstance(told, ChatPrompt)
+    assert told.tools is None
+    assert "# Tools" in str(told.messages[0]["content"])
+    for format in ToolFormat:
+        assert prompt_with_tools(prompt, None, format) == prompt
+        assert prompt_with_tools(TextPrompt("x"), TOOLS, format) == TextPrompt("x")
+
+
+def test_a_grammar_comes_from_the_form_or_from_the_tools() -> None:
+    table = TokenTable(("a", "[TOOL_CALLS]"), frozenset({"[TOOL_CALLS]"}), None)
+    schema, own = Grammar(json_schema='{"type": "null"}'), Grammar(lark="start: x")
+    must = ToolUse(TOOLS.tools, required=True)
+    assert grammar_with_tools(schema, None, ToolFormat.TAGGED, table) == schema
+    assert grammar_with_tools(None, TOOLS, ToolFormat.TAGGED, table) is None
+    assert grammar_with_tools(own, TOOLS, ToolFormat.TAGGED, table) == own
+    either = grammar_with_tools(schema, TOOLS, ToolFormat.TAGGED, table)
+    assert either is not None
+    assert "answer" in str(either.lark)
+    for format in ToolFormat:
+        forced = grammar_with_tools(schema, must, format, table)
+        assert forced is not None
+        assert forced.field == "tools"
+        assert "answer" not in str(forced.lark)
+        assert ("<[1]>" in str(forced.lark)) == (format is ToolFormat.LISTED)
+    assert shown_tokens(table, TOOLS, ToolFormat.LISTED).special_tokens == frozenset()
+    assert shown_tokens(table, None, ToolFormat.LISTED) == shown_tokens(table, TOOLS, ToolFormat.BARE) == table

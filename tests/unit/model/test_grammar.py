@@ -49,13 +49,13 @@ def allowed(matcher: GrammarMatcher) -> list[int]:
     return list(np.flatnonzero(np.unpackbits(mask, bitorder="little")))
 
 
-def draw(tokenizer: Tokenizer, matcher: GrammarMatcher, seed: int, most_tokens: int = 4000) -> str:
-    """An answer; ends are taken where there is one, and short ways out preferred after a while."""
+def draw(tokenizer: Tokenizer, matcher: GrammarMatcher, seed: int, patience: int = 50) -> str:
+    """An answer; an end is taken where there is one after `patience` tokens, and half of the ends before."""
     chance = random.Random(seed)
     text = b""
-    for step in range(most_tokens):
+    for step in range(4000):
         ids = allowed(matcher)
-        if end_of(tokenizer) in ids and (step > 50 or chance.random() < 0.5):
+        if end_of(tokenizer) in ids and (step > patience or chance.random() < 0.5):
             return text.decode()
         if not ids:
             return text.decode()
