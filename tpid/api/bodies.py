@@ -5,7 +5,6 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from tpid.model.weights import Format
 from tpid.size_field import Size
 
 MAX_NAME_CHARS = 255  # of a model; longer ones do not exist, but would be told again in an error
@@ -55,12 +54,15 @@ class ChatBody(JsonBody):
         return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
 
 
+RoundedFormat = Literal["w4", "w4s", "w8", "f16", "bf16"]  # ROUNDED_TO of tpid.model.weights
+
+
 class ImportBody(JsonBody):
     """POST /tpid/import"""
 
     path: Annotated[str, Field(min_length=1, max_length=MAX_PATH_CHARS, pattern=r"^[^\x00]*$")]
     name: ModelName | None = None
-    format: Format | None = None
+    format: RoundedFormat | None = None
     replace: bool = False
 
 
@@ -68,7 +70,7 @@ class PullBody(JsonBody):
     """POST /tpid/pull"""
 
     name: ModelName
-    format: Format | None = None
+    format: RoundedFormat | None = None
     replace: bool = False
 
 
