@@ -19,7 +19,7 @@ from rich.progress import Progress as Bars
 from random_model import RandomSource, RandomUnits
 from shapes import SHAPES, name_of, spec_of
 from tpid.errors import TpidError
-from tpid.model.weights import Format
+from tpid.model.weights import ROUNDED_TO, Format
 from tpid.pack.reader import Pack
 from tpid.pack.store import check_name
 from tpid.pack.verify import Progress
@@ -56,7 +56,7 @@ def make_model(
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("shape", help=f"a config.json, or one of {', '.join(SHAPES)}")
-    parser.add_argument("--format", type=Format, choices=list(Format), default=Format.W4)
+    parser.add_argument("--format", type=Format, choices=ROUNDED_TO, default=Format.W4)
     parser.add_argument("--to", type=Path, default=DEFAULT_DIRECTORY, help="directory of packs")
     parser.add_argument("--name", help="of the pack; by default SHAPE-FORMAT")
     parser.add_argument("--layers", type=int, help="no more than these, for a quick check")

@@ -10,13 +10,14 @@ from typing import Any
 
 import numpy as np
 
+from tests.matrices import random_matrix, sums_apart
 from tests.native.bounds import bound
 from tpid.compute.backend import BlockBytes
 from tpid.compute.native.library import FORMAT_NUMBERS, Cores
 from tpid.compute.native_backend import NativeBackend, inverse_frequencies, key_frequencies, native_shape
 from tpid.model.batch import Segment
 from tpid.model.spec import Architecture, ModelSpec, Rope
-from tpid.model.weights import F32, Format, quantize
+from tpid.model.weights import F32, Format
 from tpid.pack.geometry import (
     ATTN_MATRICES,
     FFN_MATRICES,
@@ -63,7 +64,7 @@ def _product(rng: np.random.Generator) -> bytes:
     n_wanted = int(rng.integers((n_units - 1) * rows + 1, n_units * rows + 1))
     planes, n_threads, normed = int(rng.integers(1, 3)), int(rng.integers(1, 4)), bool(rng.random() < 0.3)
     scale = np.float32(10.0 ** rng.integers(-3, 3))
-    parts = [quantize(_normal(rng, rows, columns) * scale, format) for _ in range(n_units)]
+    parts = [random_matrix(rng, rows, columns, format, float(scale)) for _ in range(n_units)]
     units = np.stack([pack_tiles(part) for part in parts])
     x = _normal(rng, n_tokens, columns) * np.float32(10.0 ** rng.integers(-6, 6))
     norm = _normal(rng, columns)
@@ -71,10 +72,8 @@ def _product(rng: np.random.Generator) -> bytes:
     if normed:
         exact *= norm / np.sqrt((exact**2).mean(axis=1, keepdims=True) + np.float32(1e-5))
     weights = np.concatenate([part.dequantize()[:, :columns] for part in parts])[:n_wanted].astype(np.float64)
-    minimums = None
-    if format is Format.W4:
-        halves = np.concatenate([part.minimums for part in parts])  # type: ignore[union-attr]
-        minimums = halves.astype(np.float64).repeat(32, axis=1)[:n_wanted, :columns]
+    apart = [sums_apart(part) for part in parts]
+    minimums = None if apart[0] is None else np.concatenate(apart)[:n_wanted, :columns].astype(np.float64)  # type: ignore[arg-type]
     expected, allowed = exact @ weights.T, bound(weights, minimums, exact, format, planes) + 1e-30
     if normed:  # the norm is rounded too
         allowed += 1e-5 * (np.abs(exact) @ np.abs(weights).T)
@@ -161,8 +160,9 @@ def _units(rng: np.random.Generator, geometry: UnitGeometry, n_units: int) -> U8
     units = np.zeros((n_units, geometry.stride_bytes), np.uint8)
     for unit in units:
         for matrix in geometry.matrices:
-            values = _normal(rng, matrix.rows, matrix.columns) / np.float32(np.sqrt(matrix.columns))
-            unit[matrix.offset_bytes :][: matrix.size_bytes] = pack_tiles(quantize(values, matrix.format))
+            size = 1 / np.sqrt(matrix.columns)
+            values = random_matrix(rng, matrix.rows, matrix.columns, matrix.format, size)
+            unit[matrix.offset_bytes :][: matrix.size_bytes] = pack_tiles(values)
     return units
 
 

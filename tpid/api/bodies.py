@@ -6,7 +6,6 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
 from tpid.api.fields import shown
-from tpid.model.weights import Format
 from tpid.size_field import Size
 
 MAX_NAME_CHARS = 255  # of a model; longer ones do not exist, but would be told again in an error
@@ -60,12 +59,15 @@ class LeaveBody(JsonBody):
     """POST /tpid/leave"""
 
 
+RoundedFormat = Literal["w4", "w4s", "w8", "f16", "bf16"]  # ROUNDED_TO of tpid.model.weights
+
+
 class ImportBody(JsonBody):
     """POST /tpid/import"""
 
     path: Annotated[str, Field(min_length=1, max_length=MAX_PATH_CHARS, pattern=r"^[^\x00]*$")]
     name: ModelName | None = None
-    format: Format | None = None
+    format: RoundedFormat | None = None
     replace: bool = False
 
 
@@ -73,7 +75,7 @@ class PullBody(JsonBody):
     """POST /tpid/pull"""
 
     name: ModelName
-    format: Format | None = None
+    format: RoundedFormat | None = None
     replace: bool = False
 
 

@@ -4,8 +4,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tpid.errors import ModelFileError
-from tpid.model.weights import F32, Format, HalfMatrix, Matrix, W4Matrix
+from tpid.model.weights import CODINGS, F32, CodedMatrix, Format, HalfMatrix, Matrix, Scales, W4Matrix
 
+_TOO_LARGE = 253  # an exponent of MXFP4 with which the largest code leaves fp32; 255 is no number, by the standard
 _EXPONENT = {Format.F16: np.uint16(0x7C00), Format.BF16: np.uint16(0x7F80)}  # all ones: infinite or NaN
 
 
@@ -14,11 +15,25 @@ def require_finite(matrix: Matrix, where: str, first_row: int) -> None:
     if isinstance(matrix, HalfMatrix):
         mask = _EXPONENT[matrix.format]
         bad = (matrix.bits & mask) == mask
+    elif isinstance(matrix, CodedMatrix):
+        bad = _coded(matrix)
     else:
         bad = ~np.isfinite(matrix.scales)
         if isinstance(matrix, W4Matrix):
             bad |= ~np.isfinite(matrix.minimums)
     _refuse_first(bad, "scale or weight", where, first_row)
+
+
+def _coded(matrix: CodedMatrix) -> NDArray[np.bool_]:
+    """[rows, groups]"""
+    if CODINGS[matrix.format].scales is Scales.EXPONENTS:
+        too_large: NDArray[np.bool_] = (matrix.scales >= _TOO_LARGE)[..., 0]
+        return too_large
+    bad = np.zeros(matrix.codes.shape[:2], np.bool_)
+    for halves in (matrix.scales, matrix.minimums, matrix.factors):
+        if halves is not None and halves.dtype == np.float16:
+            bad |= ~np.isfinite(halves).all(axis=-1)
+    return bad
 
 
 def require_finite_values(values: F32, where: str, first_row: int = 0) -> None:

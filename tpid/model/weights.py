@@ -4,12 +4,15 @@
 `w4s`  the same without the minimum, symmetric: w = scale * (q - 8)
 `w8`   groups of 32 along the input: int8 q, fp16 scale; w = scale * q
 `f16`  IEEE half;  `bf16`  the upper half of IEEE single
+
+The others keep the blocks of GGUF's types of the same names, as `CODINGS` describes them.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import StrEnum
+from enum import Enum, StrEnum
 from typing import TypeAlias
 
 import numpy as np
@@ -27,9 +30,64 @@ class Format(StrEnum):
     W8 = "w8"
     F16 = "f16"
     BF16 = "bf16"
+    Q2_K = "q2_k"
+    Q3_K = "q3_k"
+    Q4_K = "q4_k"
+    Q5_K = "q5_k"
+    Q6_K = "q6_k"
+    Q5_0 = "q5_0"
+    Q5_1 = "q5_1"
+    IQ4_NL = "iq4_nl"
+    IQ4_XS = "iq4_xs"
+    MXFP4 = "mxfp4"
 
 
-GROUPED = frozenset({Format.W4, Format.W4S, Format.W8})
+ROUNDED_TO = (Format.W4, Format.W4S, Format.W8, Format.F16, Format.BF16)  # what `quantize` can make
+GROUPED = frozenset(Format) - {Format.F16, Format.BF16}
+
+
+class Scales(Enum):
+    """How the scales of 32 weights are written."""
+
+    HALVES = "fp16"
+    SIXES = "two numbers of 6 bits: scale and minimum, or two scales plus 32"
+    NIBBLES = "two bytes: each a scale in its low half and a minimum in the other"
+    BYTES = "int8"
+    EXPONENTS = "uint8 e for 2^(e - 128)"
+
+
+@dataclass(frozen=True, slots=True)
+class Coding:
+    """Weights as codes of a few bits: `w = scale * (code - zero) + minimum`, or `scale * codebook[code]`.
+
+    With a super-block of 256 along the input, scale and minimum are a small whole number times its fp16 factor.
+    """
+
+    low_bits: int  # of a code, and the bits above them: they lie apart
+    high_bits: int
+    scales: Scales
+    per_group: int = 1  # scales of 32 weights
+    zero: int = 0
+    minimum: bool = False
+    super_block: bool = False
+    codebook: tuple[int, ...] | None = None
+
+
+_IQ4 = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
+_E2M1 = (0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12)  # twice the numbers that 4 bits stand for
+
+CODINGS: Mapping[Format, Coding] = {
+    Format.Q2_K: Coding(2, 0, Scales.NIBBLES, per_group=2, minimum=True, super_block=True),
+    Format.Q3_K: Coding(2, 1, Scales.SIXES, per_group=2, zero=4, super_block=True),
+    Format.Q4_K: Coding(4, 0, Scales.SIXES, minimum=True, super_block=True),
+    Format.Q5_K: Coding(4, 1, Scales.SIXES, minimum=True, super_block=True),
+    Format.Q6_K: Coding(4, 2, Scales.BYTES, per_group=2, zero=32, super_block=True),
+    Format.Q5_0: Coding(4, 1, Scales.HALVES, zero=16),
+    Format.Q5_1: Coding(4, 1, Scales.HALVES, minimum=True),
+    Format.IQ4_NL: Coding(4, 0, Scales.HALVES, codebook=_IQ4),
+    Format.IQ4_XS: Coding(4, 0, Scales.BYTES, super_block=True, codebook=_IQ4),
+    Format.MXFP4: Coding(4, 0, Scales.EXPONENTS, codebook=_E2M1),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +172,68 @@ class W8Matrix:
 
 
 @dataclass(frozen=True, slots=True)
+class CodedMatrix:
+    """A matrix in one of the formats of `CODINGS`."""
+
+    format: Format
+    codes: NDArray[np.uint8]  # [rows, groups, 32]
+    scales: NDArray[np.float16] | NDArray[np.int8] | NDArray[np.uint8]  # [rows, groups, per_group]; int8: without + 32
+    minimums: NDArray[np.float16] | NDArray[np.uint8] | None = None  # as scales; whole numbers are taken off
+    factors: NDArray[np.float16] | None = None  # [rows, groups, 1 or 2]: of the super-block's scales, and minimums
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        rows, groups, _ = self.codes.shape
+        return rows, groups * GROUP
+
+    def rows(self, index: slice | NDArray[np.intp]) -> CodedMatrix:
+        return CodedMatrix(
+            self.format,
+            self.codes[index],
+            self.scales[index],
+            None if self.minimums is None else self.minimums[index],
+            None if self.factors is None else self.factors[index],
+        )
+
+    def columns(self, start: int, stop: int) -> CodedMatrix:
+        """Columns start…stop, both multiples of 32."""
+        groups = slice(start // GROUP, stop // GROUP)
+        return CodedMatrix(
+            self.format,
+            self.codes[:, groups],
+            self.scales[:, groups],
+            None if self.minimums is None else self.minimums[:, groups],
+            None if self.factors is None else self.factors[:, groups],
+        )
+
+    def dequantize(self) -> F32:
+        coding = CODINGS[self.format]
+        if coding.codebook is not None:
+            values = np.array(coding.codebook, np.float32)[self.codes]
+        else:
+            values = self.codes.astype(np.float32)
+            values -= coding.zero
+        grouped = values.reshape(*self.scales.shape, GROUP // coding.per_group)
+        grouped *= self._scales()[..., None]
+        if self.minimums is not None:
+            minimums = self.minimums.astype(np.float32)
+            grouped += (minimums if self.factors is None else -(minimums * self._factors(1)))[..., None]
+        return grouped.reshape(self.shape)
+
+    def _scales(self) -> F32:
+        if CODINGS[self.format].scales is Scales.EXPONENTS:
+            exponents = self.scales.astype(np.int32) - 128
+            return np.ldexp(np.float32(1), exponents)  # exact, below the smallest normal number too
+        scales = self.scales.astype(np.float32)
+        return scales if self.factors is None else self._factors(0) * scales
+
+    def _factors(self, index: int) -> F32:
+        """[rows, groups, 1]"""
+        assert self.factors is not None
+        return self.factors[..., index : index + 1].astype(np.float32)
+
+
+@dataclass(frozen=True, slots=True)
 class HalfMatrix:
     """`f16` or `bf16`: 16 bits a weight, no groups."""
 
@@ -137,7 +257,7 @@ class HalfMatrix:
         return (self.bits.astype(np.uint32) << np.uint32(16)).view(np.float32)
 
 
-Matrix: TypeAlias = W4Matrix | W4SMatrix | W8Matrix | HalfMatrix
+Matrix: TypeAlias = W4Matrix | W4SMatrix | W8Matrix | CodedMatrix | HalfMatrix
 
 
 def convert(matrix: Matrix, target: Format) -> Matrix:
@@ -146,7 +266,12 @@ def convert(matrix: Matrix, target: Format) -> Matrix:
 
 
 def quantize(values: F32, target: Format) -> Matrix:
-    """Round fp32 `values` [rows, columns] to `target`; grouped formats pad the columns with zeros to groups of 32."""
+    """Round fp32 `values` [rows, columns] to `target`, one of ROUNDED_TO; grouped formats pad to 32 columns with zeros.
+
+    Raises ValueError for a format that only files can bring.
+    """
+    if target not in ROUNDED_TO:
+        raise ValueError(f"numbers are not rounded to {target}")
     if target is Format.F16:
         return HalfMatrix(values.astype(np.float16).view(np.uint16), target)
     if target is Format.BF16:

@@ -5,21 +5,60 @@ A unit is the smallest piece of a block that a rank can be given: one KV-head gr
 columns). All its bytes lie together, so that a share is one contiguous byte range.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
 
 from tpid.model.spec import ModelSpec
-from tpid.model.weights import GROUP, Format
+from tpid.model.weights import CODINGS, GROUP, Coding, Format, Scales
 
 TILE_ROWS = 8
 TILE_COLUMNS = GROUP
-TILE_BYTES: Mapping[Format, int] = {Format.W4: 160, Format.W4S: 144, Format.W8: 272, Format.F16: 512, Format.BF16: 512}
+SUPER_TILES = 8  # of a super-block of 256 inputs
+
+
+def _coded_bytes(coding: Coding) -> int:
+    """Of a tile: each bit of the codes is 32 bytes, and the scales' own sizes."""
+    of_scales = {
+        Scales.HALVES: 32 if coding.minimum else 16,
+        Scales.SIXES: 12,
+        Scales.NIBBLES: 16,
+        Scales.BYTES: 8 * coding.per_group,
+        Scales.EXPONENTS: 8,
+    }
+    return of_scales[coding.scales] + 32 * (coding.low_bits + coding.high_bits)
+
+
+TILE_BYTES: Mapping[Format, int] = {
+    Format.W4: 160,
+    Format.W4S: 144,
+    Format.W8: 272,
+    Format.F16: 512,
+    Format.BF16: 512,
+    **{format: _coded_bytes(coding) for format, coding in CODINGS.items()},
+}
+FACTOR_BYTES: Mapping[Format, int] = {
+    format: 16 * (1 + coding.minimum) for format, coding in CODINGS.items() if coding.super_block
+}
 
 ALIGN_BYTES = 4096  # what direct I/O asks of offsets and lengths
 VOCAB_UNIT_ROWS = 512  # rows of embedding or head in a unit: about 2.6 MB in w4 at hidden 8192
 MIN_FFN_UNITS = 40  # as few as this still divide FFN work to within 2.5 % of a rank's due
+
+
+def run_tiles(n_tiles: int) -> int:
+    """Tiles that share their factors, in a band of `n_tiles`: a super-block, or as much of it as no unit's edge cuts.
+
+    Units begin at multiples of their own columns, so what divides both these and 256 is cut by neither.
+    """
+    return math.gcd(n_tiles, SUPER_TILES)
+
+
+def band_bytes(format: Format, n_tiles: int) -> int:
+    """Of 8 rows."""
+    return n_tiles * TILE_BYTES[format] + n_tiles // run_tiles(n_tiles) * FACTOR_BYTES.get(format, 0)
 
 
 class Half(StrEnum):
@@ -62,7 +101,7 @@ class Share:
 
 @dataclass(frozen=True, slots=True)
 class MatrixGeometry:
-    """One matrix inside a unit: bands of 8 rows, each a run of 8 x 32 tiles."""
+    """One matrix inside a unit: bands of 8 rows, each a row of 8 x 32 tiles."""
 
     name: str
     rows: int
@@ -80,7 +119,7 @@ class MatrixGeometry:
 
     @property
     def band_bytes(self) -> int:
-        return self.tiles_per_band * TILE_BYTES[self.format]
+        return band_bytes(self.format, self.tiles_per_band)
 
     @property
     def size_bytes(self) -> int:

@@ -21,7 +21,7 @@ from tpid.errors import ChatTemplateError, ModelError, ModelFileError, PullError
 from tpid.model.open import open_source
 from tpid.model.source import WeightSource
 from tpid.model.weightfile import OPEN_HINT
-from tpid.model.weights import Format
+from tpid.model.weights import ROUNDED_TO, Format
 from tpid.pack.fetch import catalogue_entry, fetch
 from tpid.pack.reader import Pack
 from tpid.pack.staging import disk_full, is_full
@@ -50,7 +50,7 @@ def main() -> int:
     what.add_argument("--path", type=Path, help="a GGUF file or a Hugging Face directory")
     what.add_argument("--pull", help="a name of the catalogue")
     parser.add_argument("--target", type=Path, required=True, help="directory of the new pack")
-    parser.add_argument("--format", type=Format, choices=list(Format))
+    parser.add_argument("--format", type=Format, choices=ROUNDED_TO)
     parser.add_argument("--replace", action="store_true")
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, _interrupt)

@@ -7,6 +7,7 @@ w4   8 fp16 scales, 8 fp16 minimums, 4 vectors of 32 bytes; in vector j the 32-b
 w4s  the same without the minimums
 w8   8 fp16 scales, 8 vectors of 32 bytes; in vector j lane r holds row r's inputs 4j…4j+3
 f16, bf16   32 vectors of 16 bytes; in vector j the 16-bit lane r holds row r's input j
+others      scales, then the codes' low bits, then their high bits: docs/pack-format.md
 
 Tiles of a band of 8 rows follow each other along the input; bands follow each other. Rows and inputs
 beyond the matrix are zeros.
@@ -18,8 +19,9 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from tpid.model.weights import F32, Format, HalfMatrix, Matrix, W4Matrix, W4SMatrix, W8Matrix
-from tpid.pack.geometry import TILE_BYTES, TILE_COLUMNS, TILE_ROWS
+from tpid.model.weights import CODINGS, F32, CodedMatrix, Format, HalfMatrix, Matrix, W4Matrix, W4SMatrix, W8Matrix
+from tpid.pack.coded_tiles import pack_coded, unpack_coded
+from tpid.pack.geometry import TILE_COLUMNS, TILE_ROWS, band_bytes
 
 U8 = NDArray[np.uint8]
 Scalar = TypeVar("Scalar", bound=np.generic)
@@ -38,6 +40,8 @@ def pack_tiles(matrix: Matrix) -> U8:
     """The bytes of `matrix` as tiles, [n] uint8."""
     rows, columns = matrix.shape
     bands, tiles = -(-rows // TILE_ROWS), -(-columns // TILE_COLUMNS)
+    if isinstance(matrix, CodedMatrix):
+        return pack_coded(matrix)
     packed = np.zeros((bands, tiles), _TILE[matrix.format])
     if isinstance(matrix, W4Matrix | W4SMatrix):
         quants = _bands(matrix.quants, bands).reshape(bands, 8, tiles, 4, 2, 4)
@@ -59,7 +63,10 @@ def pack_tiles(matrix: Matrix) -> U8:
 def unpack_tiles(data: U8, rows: int, columns: int, format: Format) -> Matrix:
     """The matrix that `pack_tiles` was given; grouped formats keep their zero columns up to a multiple of 32."""
     bands, tiles = -(-rows // TILE_ROWS), -(-columns // TILE_COLUMNS)
-    packed = data[: bands * tiles * TILE_BYTES[format]].view(_TILE[format]).reshape(bands, tiles)
+    data = data[: bands * band_bytes(format, tiles)]
+    if format in CODINGS:
+        return unpack_coded(data.reshape(bands, -1), tiles, format).rows(slice(rows))
+    packed = data.view(_TILE[format]).reshape(bands, tiles)
     if format in (Format.F16, Format.BF16):
         bits = packed["bits"].transpose(0, 3, 1, 2).reshape(bands * TILE_ROWS, tiles * TILE_COLUMNS)
         return HalfMatrix(bits[:rows, :columns], format)
@@ -71,6 +78,9 @@ def unpack_tiles(data: U8, rows: int, columns: int, format: Format) -> Matrix:
 
 def unpack_rows(bands: U8, lanes: NDArray[np.intp], columns: int, format: Format) -> Matrix:
     """Row `lanes[i]` of band i, for all i: bands [n, band_bytes] uint8, lanes [n] -> a matrix of n rows."""
+    if format in CODINGS:
+        every = unpack_coded(bands, -(-columns // TILE_COLUMNS), format)
+        return every.rows(np.arange(len(bands)) * TILE_ROWS + lanes)
     packed, each = bands.view(_TILE[format]), np.arange(len(bands))
     if format in (Format.F16, Format.BF16):
         bits = packed["bits"][each, :, :, lanes].reshape(len(bands), packed.shape[1] * TILE_COLUMNS)

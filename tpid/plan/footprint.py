@@ -39,7 +39,7 @@ _TORCH_COPIES = 8  # fp32 buffers of [max_pass_tokens, hidden or FFN slice] aliv
 _TORCH_SCORE_BYTES = 5  # a mask as bool and as fp32, of each key for each query of a KV group
 # What the native backend keeps of one token and 32 inputs for matrices of that kind (tiles.h): two planes of int8, as
 # by default; a device with activation_bits = 8 takes less.
-_ACTIVATION_TILE_BYTES: Mapping[Format, int] = {format: 88 if format in GROUPED else 128 for format in Format}
+_ACTIVATION_TILE_BYTES: Mapping[Format, int] = {format: 96 if format in GROUPED else 128 for format in Format}
 _KV_ALIGN = 16  # KEY_BLOCK and HEAD_ALIGN of kernels.h
 _KV_GROUP = 32  # CACHE_GROUP
 _HEAD_TOKENS = 8  # rows that the head takes at once

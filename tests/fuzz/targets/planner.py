@@ -92,7 +92,7 @@ def _work(data: bytes) -> Workload:
         ffn_unit_largest_bytes=36_864,
         head_packed_bytes=96 * 184_320,
         head_unit_packed_bytes=184_320,
-        activation_tile_bytes=88,
+        activation_tile_bytes=96,
         context_tokens=1 + context,
         n_slots=1 + slots % 4,
         max_pass_tokens=1 + tokens % 5000,

@@ -1,14 +1,17 @@
 """Each set of kernels against fp32, within the bound that rounding the activations to int8 explains."""
 
+from dataclasses import replace
+
 import hypothesis
 import hypothesis.strategies as st
 import numpy as np
 import pytest
 from hypothesis.extra import numpy as arrays
 
+from tests.matrices import random_matrix, sums_apart
 from tests.native.bounds import bound
 from tpid.compute.native.library import Cores, kernel_names, load
-from tpid.model.weights import F32, Format, Matrix, W8Matrix, quantize
+from tpid.model.weights import CODINGS, F32, ROUNDED_TO, CodedMatrix, Format, Matrix, W8Matrix, quantize
 from tpid.pack.geometry import MatrixGeometry
 from tpid.pack.tiles import pack_tiles
 
@@ -35,12 +38,12 @@ def product(kernels: str, matrix: Matrix, rows: int, columns: int, x: F32) -> F3
 @hypothesis.settings(max_examples=25, deadline=None)
 def test_any_shape(kernels: str, format: Format, *, rows: int, columns: int, n: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
-    values = rng.standard_normal((rows, columns), np.float32) * np.float32(10.0 ** rng.integers(-3, 3))
+    matrix = random_matrix(rng, rows, columns, format, 10.0 ** rng.integers(-3, 3))
     x = rng.standard_normal((n, columns), np.float32) * np.float32(10.0 ** rng.integers(-6, 6))
-    check(kernels, quantize(values, format), rows, columns, x)
+    check(kernels, matrix, rows, columns, x)
 
 
-@pytest.mark.parametrize("format", Format)
+@pytest.mark.parametrize("format", ROUNDED_TO)
 @pytest.mark.parametrize("kernels", KERNELS)
 @hypothesis.given(
     x=arrays.arrays(np.float32, (3, 64), elements=st.floats(-(2.0**60), 2.0**60, width=32, allow_subnormal=False)),
@@ -54,9 +57,9 @@ def test_any_values(kernels: str, format: Format, x: F32, values: F32) -> None:
 
 def check(kernels: str, matrix: Matrix, rows: int, columns: int, x: F32) -> None:
     weights = matrix.dequantize()[:, :columns]
-    minimums = getattr(matrix, "minimums", None)
+    minimums = sums_apart(matrix)
     if minimums is not None:
-        minimums = minimums.astype(np.float32).repeat(32, axis=1)[:, :columns]
+        minimums = minimums[:, :columns]
     error = np.abs(product(kernels, matrix, rows, columns, x) - x.astype(np.float64) @ weights.T.astype(np.float64))
     planes = int(kernels[-1])
     allowed = bound(weights.astype(np.float64), minimums, x.astype(np.float64), matrix.format, planes)
@@ -74,21 +77,36 @@ def test_the_largest_quants_do_not_overflow(kernels: str) -> None:
     np.testing.assert_allclose(product(kernels, high, 8, 64, np.ones((5, 64), np.float32)), 15 * 32, rtol=1e-6)
 
 
+@pytest.mark.parametrize("format", CODINGS)
+@pytest.mark.parametrize("kernels", KERNELS)
+def test_the_largest_codes_and_scales_do_not_overflow(kernels: str, format: Format) -> None:
+    """Of all codes one, the largest scale, and activations of either sign at their largest."""
+    columns, bits = 256, CODINGS[format].low_bits + CODINGS[format].high_bits
+    drawn = random_matrix(np.random.default_rng(1), 8, columns, format)
+    assert isinstance(drawn, CodedMatrix)
+    scales = np.full_like(drawn.scales, drawn.scales.max())
+    for code in range(0, 1 << bits, max(1, (1 << bits) // 15)):
+        matrix = replace(drawn, codes=np.full_like(drawn.codes, code), scales=scales)
+        for x in (-1.0, 1.0):
+            check(kernels, matrix, 8, columns, np.full((5, columns), x, np.float32))
+
+
 @pytest.mark.parametrize("format", Format)
 @pytest.mark.parametrize("kernels", KERNELS)
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_what_is_not_finite_stays_so(kernels: str, format: Format, bad: float) -> None:
     x = np.ones((3, 64), np.float32)
     x[1, 40] = bad
-    result = product(kernels, quantize(np.ones((8, 64), np.float32), format), 8, 64, x)
+    matrix = random_matrix(np.random.default_rng(1), 8, 64, format)
+    result = product(kernels, matrix, 8, 64, x)
     np.testing.assert_array_equal(np.isfinite(result), [[True] * 8, [False] * 8, [True] * 8])
 
 
 @pytest.mark.parametrize("format", Format)
 def test_all_kernels_agree_on_chunks_of_many_tokens(format: Format) -> None:
     rng = np.random.default_rng(2)
-    matrix = quantize(rng.standard_normal((136, 96), np.float32), format)
     x = rng.standard_normal((151, 96), np.float32)
+    matrix = random_matrix(rng, 136, 96, format)
     for planes in (1, 2):
         results = [product(f"{name}-{planes}", matrix, 133, 96, x) for name in NAMES]
         for result in results[1:]:

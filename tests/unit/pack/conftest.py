@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.matrices import random_matrix
 from tpid.model.inventory import matrix_shapes, vector_shapes
 from tpid.model.source import TokenizerFiles
 from tpid.model.spec import Architecture, ModelSpec, Rope
-from tpid.model.weights import F32, GROUPED, Format, HalfMatrix, Matrix, W4Matrix, W4SMatrix, W8Matrix
+from tpid.model.weights import CODINGS, F32, GROUPED, Format, HalfMatrix, Matrix, W4Matrix, W4SMatrix, W8Matrix
 from tpid.pack.geometry import COLUMN_SPLIT, Block, Half, UnitGeometry, UnitRange
 from tpid.pack.reader import Pack, read_range
 from tpid.pack.tiles import U8, unpack_tiles
@@ -80,6 +81,8 @@ class MadeUpSource:
 
 def _random_matrix(rng: np.random.Generator, shape: tuple[int, int], format: Format) -> Matrix:
     rows, columns = shape
+    if format in CODINGS:
+        return random_matrix(rng, rows, columns, format)
     groups = columns // 32
     scales = rng.normal(size=(rows, groups)).astype(np.float16)
     if format is Format.W4:

@@ -12,7 +12,7 @@ from tpid.errors import DiskFullError, ModelFileError, PackError, UnsupportedMod
 from tpid.model.huggingface import HuggingFaceSource
 from tpid.model.inventory import matrix_shapes
 from tpid.model.source import TokenizerFiles
-from tpid.model.weights import F32, Format, convert
+from tpid.model.weights import CODINGS, F32, ROUNDED_TO, Format, convert
 from tpid.pack.reader import Pack
 from tpid.pack.verify import Progress, verify_pack
 from tpid.pack.writer import import_pack
@@ -28,6 +28,17 @@ MODELS: dict[str, dict[str, Any]] = {
     "biases and norms": {"qkv_bias": True, "o_bias": True, "ffn_bias": True, "qk_norm": True},
     "odd sizes": {"hidden_size": 50, "head_dim": 6, "n_heads": 9, "n_kv_heads": 3, "ffn_size": 101, "vocab_size": 2561},
     "o cuts groups": {"formats": {"o": Format.W4}, "head_dim": 48, "n_heads": 2},
+    "coded": {
+        "formats": dict(zip(("q", "k", "v", "o", "gate", "up", "down", "embed"), list(CODINGS)[:8], strict=True)),
+        "hidden_size": 256,
+        "head_dim": 96,
+        "ffn_size": 512,
+    },
+    "coded otherwise": {
+        "formats": dict(zip(("down", "o", "gate", "q", "up"), list(CODINGS)[-5:], strict=True)),
+        "hidden_size": 160,
+        "head_dim": 64,
+    },
     "one layer, one of each": {"n_layers": 1, "n_heads": 1, "n_kv_heads": 1, "ffn_size": 1, "vocab_size": 1},
 }
 
@@ -37,7 +48,7 @@ def source(request: pytest.FixtureRequest, source_of: Sources) -> Any:
     return source_of(**MODELS[request.param])
 
 
-@pytest.mark.parametrize("requested", [None, *Format])
+@pytest.mark.parametrize("requested", [None, *ROUNDED_TO])
 def test_a_pack_holds_every_matrix_and_vector(
     source: Any, read_matrix: ReadMatrix, tmp_path: Path, requested: Format | None
 ) -> None:

@@ -54,7 +54,7 @@ def workload() -> Callable[..., Workload]:
             "ffn_unit_largest_bytes": 36864,
             "head_packed_bytes": 96 * 184320,
             "head_unit_packed_bytes": 184320,
-            "activation_tile_bytes": 88,
+            "activation_tile_bytes": 96,
             "context_tokens": 4096,
             "n_slots": 1,
             "max_pass_tokens": 128,

@@ -100,8 +100,8 @@ INLINE void wide_int8(const int format, const int pairs, const uint8_t *weights,
                       const int g, const int planes, float *out, ptrdiff_t stride, int accumulate)
 {
     const int bytes = tile_bytes(format);
-    const size_t band_bytes = (size_t)n_tiles * (size_t)bytes, ahead = ahead_of(n_tiles, pairs, (size_t)bytes);
-    struct pair pair[2] = {{weights, weights + band_bytes}, {weights + 2 * band_bytes, weights + 3 * band_bytes}};
+    const size_t of_band = band_bytes(format, n_tiles), ahead = ahead_of(n_tiles, pairs, (size_t)bytes);
+    struct pair pair[2] = {{weights, weights + of_band}, {weights + 2 * of_band, weights + 3 * of_band}};
     __m512 sum[2][MAX_GROUP];
     for (int t = 0; t < g; t++)
         sum[0][t] = sum[1][t] = _mm512_setzero_ps();
@@ -219,15 +219,16 @@ INLINE void wide_half(const int format, const uint8_t *weights, int n_tiles, con
 INLINE void int8_bands(const int format, const uint8_t *weights, int n, int n_tiles, const uint8_t *x, const int g,
                        const int planes, float *out, ptrdiff_t stride, int accumulate)
 {
-    const size_t band_bytes = (size_t)n_tiles * (size_t)tile_bytes(format);
-    if (g >= WIDE_ROWS && n == 4) {
+    const size_t bytes = band_bytes(format, n_tiles);
+    const int wide = g >= WIDE_ROWS && format <= W8;
+    if (wide && n == 4) {
         wide_int8(format, 2, weights, n_tiles, x, g, planes, out, stride, accumulate);
         return;
     }
-    for (; g >= WIDE_ROWS && n >= 2; n -= 2, weights += 2 * band_bytes, out += 2 * TILE_ROWS)
+    for (; wide && n >= 2; n -= 2, weights += 2 * bytes, out += 2 * TILE_ROWS)
         wide_int8(format, 1, weights, n_tiles, x, g, planes, out, stride, accumulate);
-    for (; n > 0; n--, weights += band_bytes, out += TILE_ROWS)
-        if (g == planes && format != W8)
+    for (; n > 0; n--, weights += bytes, out += TILE_ROWS)
+        if (g == planes && (format == W4 || format == W4S))
             one_w4(format, weights, n_tiles, x, planes, out, accumulate);
         else
             narrow_int8(format, weights, n_tiles, x, g, planes, out, stride, accumulate);
@@ -236,10 +237,10 @@ INLINE void int8_bands(const int format, const uint8_t *weights, int n, int n_ti
 INLINE void half_bands(const int format, const uint8_t *weights, int n, int n_tiles, const uint8_t *x, const int g,
                        const int planes, float *out, ptrdiff_t stride, int accumulate)
 {
-    const size_t band_bytes = (size_t)n_tiles * HALF_BYTES;
-    for (; g >= WIDE_ROWS && n >= 2; n -= 2, weights += 2 * band_bytes, out += 2 * TILE_ROWS)
+    const size_t bytes = (size_t)n_tiles * HALF_BYTES;
+    for (; g >= WIDE_ROWS && n >= 2; n -= 2, weights += 2 * bytes, out += 2 * TILE_ROWS)
         wide_half(format, weights, n_tiles, x, g, planes, out, stride, accumulate);
-    for (; n > 0; n--, weights += band_bytes, out += TILE_ROWS)
+    for (; n > 0; n--, weights += bytes, out += TILE_ROWS)
         narrow_half(format, weights, n_tiles, x, g, planes, out, stride, accumulate);
 }
 

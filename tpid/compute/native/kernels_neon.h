@@ -51,23 +51,35 @@ INLINE void finish(float *out, const float32x4_t *sum, int accumulate)
         vst1q_f32(out + 4 * half, accumulate ? vaddq_f32(vld1q_f32(out + 4 * half), sum[half]) : sum[half]);
 }
 
-/* One half of a tile, 16 inputs: w[k] holds inputs 4k to 4k + 3 of rows 0-3 and of rows 4-7. */
-
-INLINE void w4_half(const uint8_t *quants, int8x16_t (*w)[2])
+/* From 16 bytes of a plane of b bits the codes of 4k to 4k + 3, moved to bit `to` of their bytes. */
+INLINE uint8x16_t bits_of(const int bits, uint8x16_t all, const int k, const int to)
 {
-    for (int k = 0; k < 4; k += 2)
-        for (int half = 0; half < 2; half++) {
-            uint8x16_t both = vld1q_u8(quants + 16 * k + 16 * half);
-            w[k][half] = vreinterpretq_s8_u8(vandq_u8(both, vdupq_n_u8(15)));
-            w[k + 1][half] = vreinterpretq_s8_u8(vshrq_n_u8(both, 4));
-        }
+    const int move = plane_shift(bits, k) - to;
+    all = move ? vshlq_u8(all, vdupq_n_s8((int8_t)-move)) : all;
+    return vandq_u8(all, vdupq_n_u8((uint8_t)(((1 << bits) - 1) << to)));
 }
 
-INLINE void w8_half(const uint8_t *quants, int8x16_t (*w)[2])
+/* The weights of inputs 4k to 4k + 3 of rows 0-3, or 4-7. */
+INLINE int8x16_t weights4(const int format, const uint8_t *tile, const int k, const int half)
 {
+    const int low = codings[format].low_bits, high = codings[format].high_bits;
+    uint8x16_t w = vld1q_u8(tile + quants_at(format) + 32 * plane_vector(low, k) + 16 * half);
+    if (low != 8)
+        w = bits_of(low, w, k, 0);
+    if (high)
+        w = vorrq_u8(w, bits_of(high, vld1q_u8(tile + high_at(format) + 32 * plane_vector(high, k) + 16 * half), k, low));
+    if (codings[format].codebook)
+        return vqtbl1q_s8(vld1q_s8(codings[format].codebook == IQ4_CODES ? iq4_codes : e2m1_codes), w);
+    return vreinterpretq_s8_u8(w);
+}
+
+/* One half of a tile, 16 inputs: w[k] holds inputs 4k to 4k + 3 of rows 0-3 and of rows 4-7. */
+INLINE void weights_half(const int format, const uint8_t *tile, const int inputs, int8x16_t (*w)[2])
+{
+#pragma GCC unroll 4
     for (int k = 0; k < 4; k++)
         for (int half = 0; half < 2; half++)
-            w[k][half] = vreinterpretq_s8_u8(vld1q_u8(quants + 32 * k + 16 * half));
+            w[k][half] = weights4(format, tile, inputs / 4 + k, half);
 }
 
 /* dot += w x 16 activations of one row. */
@@ -83,7 +95,7 @@ INLINE void dot_half(const int format, int32x4_t *dot, int8x16_t (*w)[2], const 
         dot[half] = vdotq_laneq_s32(dot[half], w[3][half], x, 3);
     }
 #else
-    /* Into 16 bits go 4 products of 15 * 127 at most, or 2 of 128 * 127. */
+    /* Into 16 bits go 4 products of 63 * 127 at most, or 2 of 128 * 127. */
     int32x4_t fours = vreinterpretq_s32_s8(x);
     int8x16_t x0 = vreinterpretq_s8_s32(vdupq_laneq_s32(fours, 0));
     int8x16_t x1 = vreinterpretq_s8_s32(vdupq_laneq_s32(fours, 1));
@@ -92,7 +104,7 @@ INLINE void dot_half(const int format, int32x4_t *dot, int8x16_t (*w)[2], const 
     for (int half = 0; half < 2; half++) {
         int16x8_t low = vmull_s8(vget_low_s8(w[0][half]), vget_low_s8(x0)), high = vmull_high_s8(w[0][half], x0);
         low = vmlal_s8(low, vget_low_s8(w[1][half]), vget_low_s8(x1)), high = vmlal_high_s8(high, w[1][half], x1);
-        if (format == W8) {
+        if (has_signs(format)) {
             dot[2 * half] = vpadalq_s16(dot[2 * half], low), dot[2 * half + 1] = vpadalq_s16(dot[2 * half + 1], high);
             low = vmull_s8(vget_low_s8(w[2][half]), vget_low_s8(x2)), high = vmull_high_s8(w[2][half], x2);
         } else {
@@ -114,55 +126,159 @@ INLINE int32x4_t whole_dot(const int32x4_t *dot, int half)
 #endif
 }
 
-INLINE void dot_rows(const int format, const uint8_t *quants, const uint8_t *x, const int n, int32x4_t (*dot)[DOTS])
+/* dot = the products of n inputs from the first on, of n_rows rows of activations. */
+INLINE void dot_rows(const int format, const uint8_t *tile, const uint8_t *x, const int first, const int n,
+                     const int n_rows, int32x4_t (*dot)[DOTS])
 {
 #pragma GCC unroll 4
-    for (int t = 0; t < n; t++)
+    for (int t = 0; t < n_rows; t++)
         for (int part = 0; part < DOTS; part++)
             dot[t][part] = vdupq_n_s32(0);
 #pragma GCC unroll 2
-    for (int inputs = 0; inputs < 32; inputs += 16) {
+    for (int inputs = first; inputs < first + n; inputs += 16) {
         int8x16_t w[4][2];
-        if (format == W8)
-            w8_half(quants + 8 * inputs, w);
-        else
-            w4_half(quants + 4 * inputs, w);
+        weights_half(format, tile, inputs, w);
 #pragma GCC unroll 4
-        for (int t = 0; t < n; t++)
+        for (int t = 0; t < n_rows; t++)
             dot_half(format, dot[t], w, x + t * 32 + inputs);
     }
 }
 
-INLINE void int8_rows(const int format, const uint8_t *tile, int n_tiles, const uint8_t *x, const int g,
-                      const int first, const int n, const int planes, float *out, ptrdiff_t stride, int accumulate)
+/* Of 4 rows of a tile; of the first and second 16 inputs where there are two. The first minimum is then the difference
+   to the second, which meets all inputs. */
+struct scales4 {
+    float32x4_t scale[2], minimum[2];
+};
+
+INLINE float32x4_t whole4(uint32x4_t numbers)
 {
-    const int bytes = tile_bytes(format);
-    float32x4_t sum[TOGETHER][2];
-#pragma GCC unroll 4
-    for (int t = 0; t < n; t++)
-        sum[t][0] = sum[t][1] = vdupq_n_f32(0);
-    for (int i = 0; i < n_tiles; i++, tile += bytes, x += g * INT8_BYTES) {
-        int32x4_t dot[TOGETHER][DOTS];
-        prefetch(tile, bytes);
-        dot_rows(format, tile + quants_at(format), x + first * 32, n, dot);
+    return vcvtq_f32_u32(numbers);
+}
+
+INLINE uint32x4_t wide4(const uint8_t *at)
+{
+    uint32_t four;
+    memcpy(&four, at, 4);
+    return vmovl_u16(vget_low_u16(vmovl_u8(vcreate_u8(four))));
+}
+
+INLINE float32x4_t halves4(const uint8_t *at)
+{
+    return vcvt_f32_f16(vreinterpret_f16_u8(vld1_u8(at)));
+}
+
+/* Of rows 0-3, or 4-7; factors: of scales, and minus those of minimums. */
+INLINE struct scales4 read_scales(const int format, const uint8_t *tile, const int half, float32x4_t (*factors)[2])
+{
+    const struct coding *coding = &codings[format];
+    struct scales4 s = {{vdupq_n_f32(0), vdupq_n_f32(0)}, {vdupq_n_f32(0), vdupq_n_f32(0)}};
+    if (coding->scales == HALVES) {
+        s.scale[0] = halves4(tile + 8 * half);
+        if (coding->minimum)
+            s.minimum[0] = halves4(tile + 16 + 8 * half);
+    } else if (coding->scales == SIXES) {
+        static const int32_t places[4] = {0, -4, -8, -12};
+        const uint32x4_t both = wide4(tile + 4 * half), first = vandq_u32(both, vdupq_n_u32(63));
+        uint16_t two;
+        memcpy(&two, tile + 8 + 2 * half, 2);
+        const uint32x4_t nibbles = vandq_u32(vshlq_u32(vdupq_n_u32(two), vld1q_s32(places)), vdupq_n_u32(15));
+        const uint32x4_t second = vorrq_u32(vshrq_n_u32(both, 6), vshlq_n_u32(nibbles, 2));
+        if (coding->minimum) {
+            s.scale[0] = vmulq_f32(whole4(first), factors[0][half]);
+            s.minimum[0] = vmulq_f32(whole4(second), factors[1][half]);
+        } else {
+            s.scale[0] = vmulq_f32(vsubq_f32(whole4(first), vdupq_n_f32(32)), factors[0][half]);
+            s.scale[1] = vmulq_f32(vsubq_f32(whole4(second), vdupq_n_f32(32)), factors[0][half]);
+        }
+    } else if (coding->scales == EXPONENTS) {
+        const uint32x4_t bits = vqsubq_u32(wide4(tile + 4 * half), vdupq_n_u32(1));
+        s.scale[0] = vreinterpretq_f32_u32(vshlq_n_u32(bits, 23));
+    } else
+        for (int h = 0; h < coding->per_tile; h++) {
+            const uint8_t *at = tile + 8 * h + 4 * half;
+            if (coding->scales == BYTES) {
+                s.scale[h] = vmulq_f32((float32x4_t)load_int8(at), factors[0][half]);
+                continue;
+            }
+            s.scale[h] = vmulq_f32(whole4(vandq_u32(wide4(at), vdupq_n_u32(15))), factors[0][half]);
+            s.minimum[h] = vmulq_f32(whole4(vshrq_n_u32(wide4(at), 4)), factors[1][half]);
+        }
+    if (coding->per_tile == 2) {
+        for (int h = 0; h < 2 && !coding->minimum; h++)
+            s.minimum[h] = vmulq_n_f32(s.scale[h], -(float)coding->zero);
+        s.minimum[0] = vsubq_f32(s.minimum[0], s.minimum[1]);
+    }
+    return s;
+}
+
+INLINE void read_factors(const int format, const uint8_t *run, float32x4_t (*factors)[2])
+{
+    for (int half = 0; half < 2; half++) {
+        if (codings[format].factors)
+            factors[0][half] = halves4(run + 8 * half);
+        if (codings[format].factors == 2)
+            factors[1][half] = vnegq_f32(halves4(run + 16 + 8 * half));
+    }
+}
+
+INLINE float32x4_t add_minimums(const int format, float32x4_t sum, const struct scales4 *s, const uint8_t *x,
+                                const int g, const int number)
+{
+    if (!takes_sums(format))
+        return sum;
+    if (codings[format].per_tile == 1)
+        return vfmaq_n_f32(sum, s->minimum[0], number_at(x + INT8_SUM(g), number));
+    sum = vfmaq_n_f32(sum, s->minimum[0], number_at(x + INT8_LOW_SUM(g), number));
+    return vfmaq_n_f32(sum, s->minimum[1], number_at(x + INT8_SUM(g), number));
+}
+
+/* The products of one tile with rows first to first + n of g rows of activations. */
+INLINE void tile_rows(const int format, const uint8_t *tile, float32x4_t (*factors)[2], const uint8_t *x, const int g,
+                      const int first, const int n, const int planes, float32x4_t (*sum)[2])
+{
+    const int parts = codings[format].per_tile, zero = codings[format].zero;
+    struct scales4 s[2] = {read_scales(format, tile, 0, factors), read_scales(format, tile, 1, factors)};
 #pragma GCC unroll 2
-        for (int half = 0; half < 2; half++) {
-            const uint16_t *halves = (const uint16_t *)(const void *)tile + 4 * half;
-            const float32x4_t scale = (float32x4_t)load_f16(halves);
+    for (int h = 0; h < parts; h++) {
+        int32x4_t dot[TOGETHER][DOTS];
+        dot_rows(format, tile, x + first * 32, h * 16, 32 / parts, n, dot);
+#pragma GCC unroll 2
+        for (int half = 0; half < 2; half++)
 #pragma GCC unroll 4
             for (int t = 0; t < n; t += planes) {
                 const int last = t + planes - 1, number = first + last;
                 int32x4_t whole = whole_dot(dot[last], half);
                 if (planes == 2)
                     whole = vaddq_s32(whole, vshlq_n_s32(whole_dot(dot[t], half), PLANE_BITS));
-                if (format == W4S)
-                    whole = vaddq_s32(whole, vdupq_n_s32(((const int32_t *)(const void *)(x + INT8_OFFSET(g)))[number] / 16));
-                float32x4_t scaled = vmulq_n_f32(scale, number_at(x + INT8_SCALE(g), number));
+                if (parts == 1 && zero) {
+                    const int32_t offset = ((const int32_t *)(const void *)(x + INT8_OFFSET(g)))[number];
+                    whole = vaddq_s32(whole, vdupq_n_s32(offset >> zero_shift(zero)));
+                }
+                float32x4_t scaled = vmulq_n_f32(s[half].scale[h], number_at(x + INT8_SCALE(g), number));
                 sum[t][half] = vfmaq_f32(sum[t][half], vcvtq_f32_s32(whole), scaled);
-                if (format == W4)
-                    sum[t][half] = vfmaq_n_f32(sum[t][half], (float32x4_t)load_f16(halves + 8),
-                                               number_at(x + INT8_SUM(g), number));
             }
+    }
+#pragma GCC unroll 2
+    for (int half = 0; half < 2; half++)
+#pragma GCC unroll 4
+        for (int t = 0; t < n; t += planes)
+            sum[t][half] = add_minimums(format, sum[t][half], &s[half], x, g, first + t + planes - 1);
+}
+
+INLINE void int8_rows(const int format, const uint8_t *tile, int n_tiles, const uint8_t *x, const int g,
+                      const int first, const int n, const int planes, float *out, ptrdiff_t stride, int accumulate)
+{
+    const int bytes = tile_bytes(format), run = run_tiles(format, n_tiles);
+    float32x4_t sum[TOGETHER][2], factors[2][2];
+#pragma GCC unroll 4
+    for (int t = 0; t < n; t++)
+        sum[t][0] = sum[t][1] = vdupq_n_f32(0);
+    for (int left = n_tiles; left > 0; left -= run) {
+        read_factors(format, tile, factors);
+        tile += factor_bytes(format);
+        for (int i = 0; i < run; i++, tile += bytes, x += g * INT8_BYTES) {
+            prefetch(tile, bytes);
+            tile_rows(format, tile, factors, x, g, first, n, planes, sum);
         }
     }
 #pragma GCC unroll 4

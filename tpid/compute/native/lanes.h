@@ -107,7 +107,7 @@ static void silu_product(float *gate, const float *up, int n)
 }
 
 struct token {
-    float scale, sum;
+    float scale, sum, low_sum;
     int32_t offset;
 };
 
@@ -126,11 +126,13 @@ INLINE struct token quantize_group(const float *x, const int planes, int8_t *fir
     if (any_lane(largest >= 0x7f800000)) {
         memset(first, 0, 32);
         memset(second, 0, 32);
-        return (struct token){NAN, NAN, 0};
+        return (struct token){NAN, NAN, NAN, 0};
     }
     const float step = amax / 127.0f, inverse = amax > 1e-30f ? 127.0f / amax : 0.0f;
-    veci sums = {0};
+    veci sums = {0}, low_sums = {0};
     for (int i = 0; i < 32; i += LANES) {
+        if (i == 16)
+            low_sums = sums;
         vec value = load(x + i);
         veci number = (veci)(value * inverse + ROUNDER) - 0x4b400000;
         vecb bytes = __builtin_convertvector(number, vecb);
@@ -144,11 +146,11 @@ INLINE struct token quantize_group(const float *x, const int planes, int8_t *fir
         }
         sums += number;
     }
-    int32_t total = 0;
+    int32_t total = 0, low = 0;
     for (int lane = 0; lane < LANES; lane++)
-        total += sums[lane];
+        total += sums[lane], low += low_sums[lane];
     const float scale = planes == 2 ? step / (1 << PLANE_BITS) : step;
-    return (struct token){scale, scale * (float)total, -128 * total};
+    return (struct token){scale, scale * (float)total, scale * (float)low, -128 * total};
 }
 
 INLINE void pack_tokens_int8(const float *x, ptrdiff_t stride, int columns, int g, const int planes, uint8_t *out)
@@ -167,6 +169,7 @@ INLINE void pack_tokens_int8(const float *x, ptrdiff_t stride, int columns, int 
             ((float *)(out + INT8_SCALE(g)))[last] = token.scale;
             ((float *)(out + INT8_SUM(g)))[last] = token.sum;
             ((int32_t *)(out + INT8_OFFSET(g)))[last] = token.offset;
+            ((float *)(out + INT8_LOW_SUM(g)))[last] = token.low_sum;
         }
 }
 
@@ -199,9 +202,9 @@ static void pack_fp32(const float *x, ptrdiff_t stride, int columns, int g, uint
     INLINE void NAME##_planes(const uint8_t *weights, int n_tiles, int n_bands, const uint8_t *activations,        \
                               int n_tokens, const int planes, float *out, ptrdiff_t stride, int accumulate)        \
     {                                                                                                              \
-        const size_t band_bytes = (size_t)n_tiles * (size_t)tile_bytes(FORMAT);                                    \
+        const size_t bytes = band_bytes(FORMAT, n_tiles);                                                          \
         const size_t row_bytes = (size_t)n_tiles * ROW_BYTES;                                                      \
-        for (int band = 0; band < n_bands; band += BANDS, weights += BANDS * band_bytes, out += BANDS * TILE_ROWS) { \
+        for (int band = 0; band < n_bands; band += BANDS, weights += BANDS * bytes, out += BANDS * TILE_ROWS) { \
             const int n = n_bands - band < BANDS ? n_bands - band : BANDS;                                         \
             (void)n;                                                                                               \
             for (int row = 0, g; row < n_tokens * planes; row += g) {                                              \
@@ -222,24 +225,35 @@ static void pack_fp32(const float *x, ptrdiff_t stride, int columns, int g, uint
     static void NAME(const uint8_t *weights, int n_tiles, int n_bands, const uint8_t *activations, int n_tokens,   \
                      int planes, float *out, ptrdiff_t stride, int accumulate)                                     \
     {                                                                                                              \
-        if (planes == 2 && FORMAT <= W8)                                                                           \
+        if (planes == 2 && !is_half(FORMAT))                                                                       \
             NAME##_planes(weights, n_tiles, n_bands, activations, n_tokens, 2, out, stride, accumulate);           \
         else                                                                                                       \
             NAME##_planes(weights, n_tiles, n_bands, activations, n_tokens, 1, out, stride, accumulate);           \
     }
 
 #define DEFINE_ALL_GEMM(INT8_BAND, HALF_BAND, BANDS)                                                               \
-    DEFINE_GEMM(gemm_w4, INT8_BAND, BANDS, W4, INT8_BYTES)                                                         \
-    DEFINE_GEMM(gemm_w4s, INT8_BAND, BANDS, W4S, INT8_BYTES)                                                       \
-    DEFINE_GEMM(gemm_w8, INT8_BAND, BANDS, W8, INT8_BYTES)                                                         \
-    DEFINE_GEMM(gemm_f16, HALF_BAND, BANDS, F16, FP32_BYTES)                                                       \
-    DEFINE_GEMM(gemm_bf16, HALF_BAND, BANDS, BF16, FP32_BYTES)
+    DEFINE_GEMM(gemm_w4, INT8_BAND, BANDS, W4, INT8_BYTES)                                                          \
+    DEFINE_GEMM(gemm_w4s, INT8_BAND, BANDS, W4S, INT8_BYTES)                                                        \
+    DEFINE_GEMM(gemm_w8, INT8_BAND, BANDS, W8, INT8_BYTES)                                                          \
+    DEFINE_GEMM(gemm_f16, HALF_BAND, BANDS, F16, FP32_BYTES)                                                        \
+    DEFINE_GEMM(gemm_bf16, HALF_BAND, BANDS, BF16, FP32_BYTES)                                                      \
+    DEFINE_GEMM(gemm_q2_k, INT8_BAND, BANDS, Q2_K, INT8_BYTES)                                                      \
+    DEFINE_GEMM(gemm_q3_k, INT8_BAND, BANDS, Q3_K, INT8_BYTES)                                                      \
+    DEFINE_GEMM(gemm_q4_k, INT8_BAND, BANDS, Q4_K, INT8_BYTES)                                                      \
+    DEFINE_GEMM(gemm_q5_k, INT8_BAND, BANDS, Q5_K, INT8_BYTES)                                                      \
+    DEFINE_GEMM(gemm_q6_k, INT8_BAND, BANDS, Q6_K, INT8_BYTES)                                                      \
+    DEFINE_GEMM(gemm_q5_0, INT8_BAND, BANDS, Q5_0, INT8_BYTES)                                                      \
+    DEFINE_GEMM(gemm_q5_1, INT8_BAND, BANDS, Q5_1, INT8_BYTES)                                                      \
+    DEFINE_GEMM(gemm_iq4_nl, INT8_BAND, BANDS, IQ4_NL, INT8_BYTES)                                                  \
+    DEFINE_GEMM(gemm_iq4_xs, INT8_BAND, BANDS, IQ4_XS, INT8_BYTES)                                                  \
+    DEFINE_GEMM(gemm_mxfp4, INT8_BAND, BANDS, MXFP4, INT8_BYTES)
 
 #define DEFINE_KERNELS(SYMBOL, NAME, USABLE)                                                                       \
     const struct kernels SYMBOL = {                                                                                \
         .name = NAME,                                                                                              \
         .usable = USABLE,                                                                                          \
-        .gemm = {gemm_w4, gemm_w4s, gemm_w8, gemm_f16, gemm_bf16},                                                           \
+        .gemm = {gemm_w4, gemm_w4s, gemm_w8, gemm_f16, gemm_bf16, gemm_q2_k, gemm_q3_k, gemm_q4_k, gemm_q5_k,      \
+                 gemm_q6_k, gemm_q5_0, gemm_q5_1, gemm_iq4_nl, gemm_iq4_xs, gemm_mxfp4},                           \
         .norm = norm,                                                                                              \
         .pack_int8 = pack_int8,                                                                                    \
         .pack_fp32 = pack_fp32,                                                                                    \

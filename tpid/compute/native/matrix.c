@@ -20,8 +20,8 @@ void multiply(const struct cores *cores, const struct matrix *matrix, const uint
               const uint8_t *activations, int n_tokens, float *out, ptrdiff_t stride, int accumulate, int padded)
 {
     const int tiles = tiles_of(matrix), rows_left = matrix->rows - band * TILE_ROWS;
-    const size_t band_bytes = (size_t)tiles * (size_t)tile_bytes(matrix->format);
-    const uint8_t *weights = unit + matrix->offset + (size_t)band * band_bytes;
+    const size_t bytes = band_bytes(matrix->format, tiles);
+    const uint8_t *weights = unit + matrix->offset + (size_t)band * bytes;
     gemm_fn *gemm = cores->kernels->gemm[matrix->format];
     const int planes = planes_of(cores, matrix);
     const int whole = padded || n_bands * TILE_ROWS <= rows_left ? n_bands : rows_left / TILE_ROWS;
@@ -32,7 +32,7 @@ void multiply(const struct cores *cores, const struct matrix *matrix, const uint
     for (int token = 0, n; token < n_tokens; token += n) {
         float last[CHUNK_TOKENS][TILE_ROWS];
         n = n_tokens - token < CHUNK_TOKENS ? n_tokens - token : CHUNK_TOKENS;
-        gemm(weights + (size_t)whole * band_bytes, tiles, 1,
+        gemm(weights + (size_t)whole * bytes, tiles, 1,
              activations + (size_t)token * token_bytes(cores, matrix), n, planes, last[0], TILE_ROWS, 0);
         for (int t = 0; t < n; t++)
             for (int row = 0; row < rest; row++) {

@@ -73,7 +73,7 @@ static inline int bands_of(const struct matrix *matrix)
 
 static inline int is_int8(const struct matrix *matrix)
 {
-    return matrix->format <= W8;
+    return !is_half(matrix->format);
 }
 
 /* Rows of activations that a token is for `matrix`. */

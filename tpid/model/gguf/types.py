@@ -19,7 +19,10 @@ class GgmlType(IntEnum):
     Q4_K = 12
     Q5_K = 13
     Q6_K = 14
+    IQ4_NL = 20
+    IQ4_XS = 23
     BF16 = 30
+    MXFP4 = 39
 
     @property
     def block_weights(self) -> int:
@@ -38,10 +41,8 @@ OTHER_TYPES: Mapping[int, str] = {
     17: "IQ2_XS",
     18: "IQ3_XXS",
     19: "IQ1_S",
-    20: "IQ4_NL",
     21: "IQ3_S",
     22: "IQ2_S",
-    23: "IQ4_XS",
     24: "I8",
     25: "I16",
     26: "I32",
@@ -50,7 +51,6 @@ OTHER_TYPES: Mapping[int, str] = {
     29: "IQ1_M",
     34: "TQ1_0",
     35: "TQ2_0",
-    39: "MXFP4",
     40: "NVFP4",
 }
 
@@ -68,4 +68,7 @@ _BLOCKS: Mapping[GgmlType, tuple[int, int]] = {  # weights and bytes
     GgmlType.Q4_K: (256, 144),
     GgmlType.Q5_K: (256, 176),
     GgmlType.Q6_K: (256, 210),
+    GgmlType.IQ4_NL: (32, 18),
+    GgmlType.IQ4_XS: (256, 136),
+    GgmlType.MXFP4: (32, 17),
 }
