@@ -42,13 +42,15 @@ def keys(tmp_path: Path) -> ApiKeys:
 
 
 @pytest.fixture
-def make_endpoints(engine: ScriptedEngine, models_dir: Path, keys: ApiKeys, tmp_path: Path) -> Callable[..., Endpoints]:
+def make_endpoints(
+    engine: ScriptedEngine, models_dir: Path, keys: ApiKeys, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., Endpoints]:
     def make(role: Role = Role.USER, imports: Any = None) -> Endpoints:
         of_engine: Any = engine
         cluster: Any = SimpleNamespace(
             status=cluster_status, peers={}, strangers=lambda: [], addresses=lambda: ["127.0.0.1:7474"]
         )
-        home = Home.load(tmp_path / "state", "desk")
+        home = Home.load(tmp_path_factory.mktemp("state"), "desk")
         models = ModelEndpoints(of_engine, PackStore(models_dir), imports or Imports(models_dir), role)
         chat, completions = ChatEndpoint(of_engine), CompletionEndpoint(of_engine)
         devices = DeviceEndpoints(cluster, home, lambda: None)

@@ -8,12 +8,10 @@ from tpid.device import DeviceId, DeviceProfile, Role, device_name
 from tpid.errors import RemoteProtocolError
 
 GOOD = {
-    b"id": b"0123456789abcdef0123456789abcdef",
+    b"id": b"0123456789abcdef" * 4,
     b"name": "Käthes Laptop".encode(),
-    b"cluster": b"home",
-    b"role": b"helper",
-    b"v": b"1",
-    b"ver": b"0.1.0",
+    b"home": b"HOME-HOME-HOME-HOME",
+    b"v": str(PROTOCOL_VERSION).encode(),
     b"ram": b"8589934592",
     b"disk": b"0",
     b"threads": b"4",
@@ -23,7 +21,7 @@ GOOD = {
 
 def profile(name: str, ram_bytes: int = 1) -> DeviceProfile:
     return DeviceProfile(
-        id=DeviceId("a" * 32),
+        id=DeviceId("a" * 64),
         name=name,
         role=Role.USER,
         version="0.1.0",
@@ -39,12 +37,10 @@ def profile(name: str, ram_bytes: int = 1) -> DeviceProfile:
 def test_the_numbers_of_a_profile_arrive() -> None:
     txt = encode_advert(profile("laptop", 10**18 - 1), "home")
     assert decode_advert({k.encode(): v.encode() for k, v in txt.items()}) == Advert(
-        id=DeviceId("a" * 32),
+        id=DeviceId("a" * 64),
         name="laptop",
-        cluster="home",
-        role=Role.USER,
+        home="home",
         protocol_version=PROTOCOL_VERSION,
-        version="0.1.0",
         ram_bytes=10**18 - 1,
         disk_free_bytes=2,
         threads=3,
@@ -59,15 +55,30 @@ def test_any_name_can_be_announced_and_fits_a_txt_string(name: str) -> None:
     assert decode_advert({k.encode(): v.encode() for k, v in txt.items()}).name == name
 
 
+def test_a_minimal_record_keeps_the_numbers_back() -> None:
+    txt = encode_advert(profile("laptop", 10**9), "home", minimal=True)
+    assert txt.keys() == {"id", "name", "home", "v"}
+    advert = decode_advert({k.encode(): v.encode() for k, v in txt.items()})
+    assert (advert.ram_bytes, advert.disk_free_bytes, advert.threads, advert.read_bytes_s) == (0, 0, 0, 0)
+
+
 @pytest.mark.parametrize("key", sorted(GOOD))
 @pytest.mark.parametrize("value", [None, b"", b"\xff", b"x" * 64, b"\x1b[31m", b"-1", b"1e9", b"9" * 19, "٣".encode()])
 def test_a_bad_value_is_refused(key: bytes, value: bytes | None) -> None:
-    free_text = key in (b"name", b"cluster", b"ver") and value in (b"-1", b"1e9", b"9" * 19, "٣".encode())
-    if free_text:
+    free_text = key in (b"name", b"home") and value in (b"-1", b"1e9", b"9" * 19, "٣".encode())
+    not_told = key in (b"ram", b"disk", b"threads", b"read") and value in (None, b"")
+    if free_text or not_told:
         assert decode_advert(GOOD | {key: value})
     else:
         with pytest.raises(RemoteProtocolError):
             decode_advert(GOOD | {key: value})
+
+
+def test_of_another_version_only_the_name_and_the_version_count() -> None:
+    """A device of version 1 had another id, and keys that are gone."""
+    old = {b"id": b"ab" * 16, b"name": b"pi", b"cluster": b"home", b"role": b"user", b"v": b"1", b"ver": b"0.1.0"}
+    advert = decode_advert(old)
+    assert (advert.name, advert.protocol_version, advert.home) == ("pi", 1, "")
 
 
 def test_unknown_keys_are_passed_over() -> None:
@@ -82,5 +93,5 @@ def test_any_txt_record_gives_an_advert_or_one_error(txt: dict[bytes, bytes | No
         except RemoteProtocolError:
             continue
         assert advert.name.isprintable()
-        assert advert.cluster.isprintable()
+        assert advert.home.isprintable()
         assert 0 <= advert.ram_bytes < 2**63

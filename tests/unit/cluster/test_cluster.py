@@ -6,7 +6,7 @@ from tpid.device import DeviceId, DeviceProfile, Role
 from tpid.errors import ConfigError
 
 PROFILE = DeviceProfile(
-    id=DeviceId("a" * 32),
+    id=DeviceId("a" * 64),
     name="laptop",
     role=Role.USER,
     version="0.1.0",

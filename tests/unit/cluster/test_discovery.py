@@ -7,7 +7,7 @@ import pytest
 
 from tpid.cluster.address import Address
 from tpid.cluster.advert import Advert, decode_advert, encode_advert
-from tpid.cluster.discovery import MAX_NAMES, SERVICE_TYPE, Discovery, Sighting
+from tpid.cluster.discovery import MAX_NAMES, SERVICE_TYPE, Discovery, Sighting, _label, _usable
 from tpid.device import DeviceId, DeviceProfile, Role
 
 
@@ -20,10 +20,10 @@ class Watched:
 
     def cloned(self, sighting: Sighting) -> None: ...
 
-    def vanished(self, device_id: DeviceId) -> None:
-        self.gone.append(device_id)
+    def vanished(self, sighting: Sighting) -> None:
+        self.gone.append(sighting.device_id)
 
-    def has_met(self, device_id: DeviceId) -> bool:
+    def counts(self, device_id: DeviceId) -> bool:
         return device_id in self.met
 
 
@@ -57,12 +57,13 @@ def watched() -> Watched:
 
 @pytest.fixture
 def discovery(watched: Watched) -> Discovery:
-    return Discovery("home", profile(0), watched, lambda: None)
+    return Discovery(lambda: "home", profile(0), watched, lambda: None)
 
 
 def fill(discovery: Discovery, numbers: range) -> None:
     for number in numbers:
-        discovery._sightings[name_of(number)] = Sighting(Address("127.0.0.1", 1000 + number), advert(number))
+        address = Address("127.0.0.1", 1000 + number)
+        discovery._sightings[name_of(number)] = Sighting(name_of(number), (address,), advert(number))
 
 
 def test_a_flood_of_names_forgets_no_device_that_was_connected(discovery: Discovery, watched: Watched) -> None:
@@ -80,11 +81,10 @@ def test_names_that_lead_nowhere_go_first(discovery: Discovery, watched: Watched
         fill(discovery, range(1, 3))
         waiting = asyncio.create_task(asyncio.Event().wait())
         discovery._resolving["slow"] = waiting  # type: ignore[assignment]
-        discovery._others.add("other")
         discovery._unreadable.add("unreadable")
-        for left in ({"other", "slow"}, {"slow"}, set[str]()):
+        for left in ({"slow"}, set[str]()):
             assert discovery._make_room()
-            assert discovery._others | discovery._unreadable | discovery._resolving.keys() == left
+            assert discovery._unreadable | discovery._resolving.keys() == left
         assert watched.gone == []
         with pytest.raises(asyncio.CancelledError):
             await waiting
@@ -103,3 +103,23 @@ def test_a_lookup_that_ends_late_leaves_the_one_that_follows(discovery: Discover
         await asyncio.gather(first, second)
 
     asyncio.run(test())
+
+
+@pytest.mark.parametrize(
+    ("announced", "used"),
+    [
+        (["127.0.0.1"], ["127.0.0.1"]),
+        (["127.0.0.1", "192.168.1.7"], ["192.168.1.7"]),  # its loopback is ours, not its
+        (["fe80::1%eth0", "192.168.1.7", "10.0.0.7"], ["192.168.1.7", "10.0.0.7", "fe80::1%eth0"]),
+        ([], []),
+    ],
+)
+def test_loopback_leads_to_another_device_only_where_it_has_nothing_else(announced: list[str], used: list[str]) -> None:
+    assert _usable(announced) == used
+
+
+def test_an_id_becomes_one_label_of_dns() -> None:
+    label = _label(DeviceId("f" * 64))
+    assert len(label) <= 63
+    assert label.isalnum()
+    assert label != _label(DeviceId("f" * 63 + "e"))

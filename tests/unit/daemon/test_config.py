@@ -40,7 +40,7 @@ def test_an_empty_file_and_none_give_the_defaults(load: Load, tmp_path: Path) ->
     assert config == load_config(None, {"memory_budget": config.memory_budget})
     assert config == Config(memory_budget=config.memory_budget)
     assert config.role is Role.USER
-    assert config.cluster == "home"
+    assert (config.listen, config.interfaces, config.advertise) == ("home", (), "full")
     assert config.state_dir == tmp_path / ".local" / "state" / "tpid"
     assert config.models_path == config.state_dir / "models"
     assert config.socket_path == config.state_dir / "tpid.sock"
@@ -55,7 +55,9 @@ def test_every_field_can_be_set(load: Load) -> None:
     values: dict[str, Any] = {
         "name": "Küche",
         "role": "helper",
-        "cluster": "attic.2",
+        "listen": "loopback",
+        "interfaces": ("eth*",),
+        "advertise": "minimal",
         "state_dir": "/s",
         "models_dir": "/m",
         "socket": "/r/s.sock",
@@ -164,8 +166,10 @@ def test_an_unknown_key_is_refused_with_the_nearest_one(load: Load, key: str, me
         ('name = ""', "name: "),
         (f'name = "{"x" * 64}"', "name: "),
         ('role = "owner"', "role: Input should be 'user' or 'helper'"),
-        ('cluster = "a b"', "cluster: "),
-        ('cluster = ""', "cluster: "),
+        ('cluster = "home"', "unknown key cluster"),
+        ('listen = "0.0.0.0"', "listen: "),
+        ('interfaces = "eth0"', "interfaces: "),
+        ('advertise = "nothing"', "advertise: "),
         ("state_dir = 3", "state_dir: '3' is not a path"),
         ('state_dir = ""', "state_dir: '' is not a path"),
         ('models_dir = " "', "models_dir: "),

@@ -303,7 +303,7 @@ def status_json(plan_json: dict[str, Any]) -> dict[str, Any]:
         term=7,
         busy=True,
         discovery="on: announced on 127.0.0.1",
-        sighted=(SightedDevice(DeviceId("d" * 32), "tablet", "127.0.0.1:41004", 1, "0.1.0"),),
+        sighted=(SightedDevice(DeviceId("d" * 64), "tablet", "127.0.0.1:41004", 2),),
         failed=(FailedDial("127.0.0.1:41005", "attic", "version_mismatch", "It speaks version 2."),),
         n_other_clusters=1,
         n_unreadable=0,
