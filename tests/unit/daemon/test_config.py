@@ -56,7 +56,7 @@ def test_every_field_can_be_set(load: Load) -> None:
         "name": "Küche",
         "role": "helper",
         "listen": "loopback",
-        "interfaces": ("eth*",),
+        "interfaces": ["eth*"],
         "advertise": "minimal",
         "state_dir": "/s",
         "models_dir": "/m",
@@ -101,6 +101,7 @@ def test_every_field_can_be_set(load: Load) -> None:
             "tls_key": Path("/k.pem"),
         },
         "peers": ("127.0.0.1:1", "[::1]:2"),
+        "interfaces": ("eth*",),
         "memory_budget": 1_500_000_000,
     }
     assert config.model_dump() == expected
