@@ -4,8 +4,8 @@
 
 In each home the daemon tells what its plan promises (`tpictl plan`), then answers with that plan, with an equal split
 over all devices, and alone on the user's device, in turns. The model is a pack in the directory: make one by
-`python benchmarks/make_model.py tinyllama-1.1b --format w4`. Devices are processes with a part of a core each, so all
-of a home together have less than the machine.
+`python benchmarks/make_model.py tinyllama-1.1b --format w4`. Devices are slow, each kernel call
+asleep for most of its time, so all of a home together need less than the machine.
 """
 
 import argparse
@@ -49,9 +49,9 @@ class Result:
         return self.predicted_s / self.chosen_s - 1
 
 
-def _host(cores: float, *, delay_ms: float = 0.03, rate_mbit: float = 0, count: int = 1, **more: Any) -> HostLayout:
+def _host(slow: float, *, delay_ms: float = 0.03, rate_mbit: float = 0, count: int = 1, **more: Any) -> HostLayout:
     link = LinkLayout(delay_ms=delay_ms, rate_mbit=rate_mbit)
-    return HostLayout(name=more.pop("name", "h"), cores=cores, count=count, links=(link,), **more)
+    return HostLayout(name=more.pop("name", "h"), slow=slow, count=count, links=(link,), **more)
 
 
 def _home(what: str, user: HostLayout, *helpers: HostLayout) -> HomeLayout:
@@ -59,24 +59,23 @@ def _home(what: str, user: HostLayout, *helpers: HostLayout) -> HomeLayout:
     return HomeLayout(description=what, hosts=(user.model_copy(update={"name": "user", "role": Role.USER}), *named))
 
 
-# A quota below a quarter of a core is less than the kernel's shortest time in periods of 4 ms.
 HOMES = {
-    "one": _home("one device", _host(0.5)),
-    "two": _home("two alike, a quick wire", _host(0.4), _host(0.4)),
-    "two-near": _home("two alike, 0.3 ms a link", _host(0.4, delay_ms=0.3), _host(0.4, delay_ms=0.3)),
-    "two-far": _home("two alike, 2 ms a link", _host(0.4, delay_ms=2), _host(0.4, delay_ms=2)),
-    "quarter": _home("the helper has a quarter of the speed", _host(1.0), _host(0.25)),
-    "strong-helper": _home("the user has a quarter of the speed", _host(0.25), _host(1.0)),
-    "three-odd": _home("2 : 2 : 1", _host(0.5), _host(0.5), _host(0.25)),
-    "three-far": _home("three alike, one behind 5 ms", _host(0.4), _host(0.4), _host(0.4, delay_ms=5)),
-    "slow-wire": _home("two alike, 10 Mbit/s", _host(0.4, rate_mbit=10), _host(0.4, rate_mbit=10)),
+    "one": _home("one device", _host(4)),
+    "two": _home("two alike, a quick wire", _host(4), _host(4)),
+    "two-near": _home("two alike, 0.3 ms a link", _host(4, delay_ms=0.3), _host(4, delay_ms=0.3)),
+    "two-far": _home("two alike, 3 ms a link", _host(4, delay_ms=3), _host(4, delay_ms=3)),
+    "quarter": _home("the helper has a quarter of the speed", _host(3), _host(12)),
+    "strong-helper": _home("the user has a quarter of the speed", _host(12), _host(3)),
+    "three-odd": _home("4 : 4 : 1", _host(4), _host(4), _host(16)),
+    "three-far": _home("three alike, one behind 10 ms", _host(5), _host(5), _host(5, delay_ms=10)),
+    "slow-wire": _home("two alike, 10 Mbit/s", _host(4, rate_mbit=10), _host(4, rate_mbit=10)),
     "memory": _home(
-        "two alike, 2 ms a link, each with room for a part",
-        _host(0.4, delay_ms=2, daemon={"memory_budget": "750M"}),
-        _host(0.4, delay_ms=2, daemon={"memory_budget": "750M"}),
+        "two alike, 3 ms a link, each with room for half of it",
+        _host(4, delay_ms=3, daemon={"memory_budget": "420M"}),
+        _host(4, delay_ms=3, daemon={"memory_budget": "420M"}),
     ),
-    "four": _home("four alike, 0.2 ms and 300 Mbit/s", *[_host(0.25, delay_ms=0.2, rate_mbit=300)] * 4),
-    "six": _home("six alike, a quick wire", *[_host(0.25)] * 6),
+    "four": _home("four alike, 0.2 ms and 300 Mbit/s", *[_host(8, delay_ms=0.2, rate_mbit=300)] * 4),
+    "eight": _home("eight alike, a quick wire", *[_host(16)] * 8),
 }
 QUICK = ("two", "two-near", "two-far", "quarter")
 

@@ -33,8 +33,12 @@ def _open(listen: str, addresses: tuple[str, ...]) -> None:
 if __name__ == "__main__":
     _open(sys.argv[1], tuple(sys.argv[2].split(",")))
     del sys.argv[1:3]
+    sys.path.append(str(Path(__file__).parents[1]))  # last: what is beside this program must not hide anything
+    if float(os.environ.get("HOMELAB_SLOW", "1")) > 1:
+        from homelab import slow
+
+        slow.install(float(os.environ["HOMELAB_SLOW"]))
     if "HOMELAB_PLAN" in os.environ:
-        sys.path.append(str(Path(__file__).parents[1]))  # last: what is beside this program must not hide anything
         from homelab import plan_modes
 
         plan_modes.install(Path(os.environ["HOMELAB_PLAN"]))
