@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from homelab.lab_daemon import VARIABLES
 from homelab.programs import LabError
 from two_daemons import Answer, Cluster
 
@@ -18,8 +19,9 @@ if TYPE_CHECKING:
 
 PORT = 7474  # of every host: the default, as at home
 STOP_TIMEOUT_S = 20.0
-WAIT_TIMEOUT_S = 60.0
+WAIT_TIMEOUT_S = 180.0
 POLL_S = 0.05
+_LAB_DAEMON = Path(__file__).with_name("lab_daemon.py")
 
 
 class Daemon:
@@ -47,11 +49,12 @@ class Daemon:
         if self.is_running:
             raise LabError(f"The daemon of {self._host.name} runs already.")
         config = self._write_config(models, settings)
-        command = [sys.executable, "-P", "-m", "tpid.daemon.main"]
+        environment = self._host.environment()
+        laboratory = any(name in environment for name in VARIABLES)
+        program = [str(_LAB_DAEMON)] if laboratory else ["-m", "tpid.daemon.main"]
+        command = [sys.executable, "-P", *program]
         with (self._host.directory / "log").open("ab") as log:
-            self._process = self._host.popen(
-                *command, "--config", config, stdout=log, stderr=log, env=self._host.environment()
-            )
+            self._process = self._host.popen(*command, "--config", config, stdout=log, stderr=log, env=environment)
 
     def signal(self, number: signal.Signals) -> None:
         if self._process is not None:

@@ -115,11 +115,14 @@ class Host:
         return results[0]
 
     def environment(self) -> dict[str, str]:
-        """Of its daemon: with the host's clock."""
+        """Of its daemon: with the host's clock and cores."""
+        environment = dict(os.environ)
+        if self.layout.slow > 1:
+            environment["HOMELAB_SLOW"] = str(self.layout.slow)
         if not self.layout.clock_offset_s:
-            return dict(os.environ)
+            return environment
         clock = built("clock.c", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC")
-        return os.environ | {"LD_PRELOAD": str(clock), "HOMELAB_CLOCK_OFFSET_S": str(self.layout.clock_offset_s)}
+        return environment | {"LD_PRELOAD": str(clock), "HOMELAB_CLOCK_OFFSET_S": str(self.layout.clock_offset_s)}
 
     # --- faults; those of the network are the links'
 

@@ -42,6 +42,7 @@ class HostLayout(BaseModel):
     ipv4: bool = True
     ipv6: bool = False
     cores: float | None = Field(default=None, gt=0, le=1024)  # CPU time of so many; None: no limit
+    slow: float = Field(default=1, ge=1, le=1000)  # so many times its kernels take their time of the core
     memory: Size | None = None  # of all processes of the host; None: no limit
     disk: Size = 64 * 2**20  # of its state directory, a file system of its own
     read_mb_s: float | None = Field(default=None, gt=0)  # what its processes may read from the machine's disk

@@ -160,9 +160,12 @@ def _why_not_chosen(
         return _why_nothing(work, device)
     rtt_s = request.network.between(choice.devices[0].id, device.id).rtt_s
     n_exchanges = ALLREDUCES_PER_LAYER * work.spec.n_layers
+    devices = [*(chosen.id for chosen in choice.devices), device.id]
+    is_direct = request.exchanges.direct_tokens(request.network, devices, 1) > 0
+    way = f"there takes {rtt_s / 2 * 1e3:.2f}" if is_direct else f"there and back takes {rtt_s * 1e3:.2f}"
     return (
         f"with it a token would take {division.tpot_s * 1e3:.1f} ms instead of {choice.tpot_s * 1e3:.1f} ms: a message "
-        f"there and back takes {rtt_s * 1e3:.2f} ms, and a token needs {n_exchanges}"
+        f"{way} ms, and a token needs {n_exchanges}"
     )
 
 
