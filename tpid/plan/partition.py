@@ -162,7 +162,7 @@ def _why_not_chosen(
     n_exchanges = ALLREDUCES_PER_LAYER * work.spec.n_layers
     return (
         f"with it a token would take {division.tpot_s * 1e3:.1f} ms instead of {choice.tpot_s * 1e3:.1f} ms: a message "
-        f"there and back takes {rtt_s * 1e3:.2f} ms, and a token needs {n_exchanges}"
+        f"there and back takes {rtt_s * 1e3:.2f} ms, and a token needs {n_exchanges} exchanges"
     )
 
 
