@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 PORT = 7474  # of every host: the default, as at home
 STOP_TIMEOUT_S = 20.0
-WAIT_TIMEOUT_S = 180.0
+WAIT_TIMEOUT_S = 60.0
 POLL_S = 0.05
 _LAB_DAEMON = Path(__file__).with_name("lab_daemon.py")
 

@@ -165,7 +165,7 @@ def _why_not_chosen(
     way = f"there takes {rtt_s / 2 * 1e3:.2f}" if is_direct else f"there and back takes {rtt_s * 1e3:.2f}"
     return (
         f"with it a token would take {division.tpot_s * 1e3:.1f} ms instead of {choice.tpot_s * 1e3:.1f} ms: a message "
-        f"{way} ms, and a token needs {n_exchanges}"
+        f"{way} ms, and a token needs {n_exchanges} exchanges"
     )
 
 

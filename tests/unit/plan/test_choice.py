@@ -91,7 +91,7 @@ def test_a_helper_that_costs_more_than_it_gives_is_left_out_and_told_so(device: 
     (entry,) = plan.left_out
     assert entry.name == "device-2"
     assert entry.reason.startswith("with it a token would take 130.6 ms instead of 8.8 ms")
-    assert "a message there takes 2.05 ms, and a token needs 60" in entry.reason
+    assert "a message there takes 2.05 ms, and a token needs 60 exchanges" in entry.reason
 
 
 def test_a_helper_that_is_near_takes_part(device: Devices, workload: Workloads) -> None:
