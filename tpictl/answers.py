@@ -411,3 +411,20 @@ class Joined:
     role: Line
     inviter: Line
     inviter_fingerprint: Line
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    level: Line
+    what: Line
+    why: Line
+    do: Line
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnosis:
+    """GET /tpid/doctor"""
+
+    device: Line
+    worst: Line
+    findings: tuple[Finding, ...]

@@ -346,6 +346,20 @@ def remove(
 
 
 @app.command()
+def doctor(json: JsonOption = False, socket: SocketOption = None) -> None:
+    """Look for what stands between this device and its home, and tell what mends it. A fault: exit code 1.
+
+    \b
+    Example:
+      tpictl doctor
+    """
+    with reporting(as_json=json):
+        from tpictl.doctor import run_doctor  # noqa: PLC0415
+
+        run_doctor(_client(socket), as_json=json)
+
+
+@app.command()
 def leave(json: JsonOption = False, socket: SocketOption = None) -> None:
     """Take this device out of its home. It founds one of its own, and can join another.
 

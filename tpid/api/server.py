@@ -17,6 +17,7 @@ from tpid.api.chat import ChatEndpoint
 from tpid.api.completions import CompletionEndpoint
 from tpid.api.connections import MAX_CONNECTIONS, UNREAD_TIMEOUT_S, Connections
 from tpid.api.devices import DeviceEndpoints
+from tpid.api.doctor import DoctorEndpoint
 from tpid.api.faults import HttpLog, faults
 from tpid.api.key_endpoints import KeyEndpoints
 from tpid.api.models import ModelEndpoints
@@ -49,6 +50,7 @@ class Endpoints:
     status: StatusEndpoint
     keys: KeyEndpoints
     devices: DeviceEndpoints
+    doctor: DoctorEndpoint
 
 
 def make_app(endpoints: Endpoints, bodies: BodyReader) -> web.Application:
@@ -67,6 +69,7 @@ def make_app(endpoints: Endpoints, bodies: BodyReader) -> web.Application:
             web.post("/tpid/plan", models.plan),
             web.post("/tpid/verify", models.verify),
             web.get("/tpid/devices", devices.list_),
+            web.get("/tpid/doctor", endpoints.doctor.get),
             web.post("/tpid/devices/remove", devices.remove),
             web.post("/tpid/invite", devices.invite),
             web.post("/tpid/join", devices.join),

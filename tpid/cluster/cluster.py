@@ -21,6 +21,7 @@ import asyncio
 import contextlib
 import logging
 import random
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import replace
@@ -32,10 +33,10 @@ from tpid.cluster.address import Address, parse_address
 from tpid.cluster.advert import is_cluster_name
 from tpid.cluster.changed import Changed
 from tpid.cluster.discovery import LOOPBACK, Discovery, Sighting
+from tpid.cluster.doctor import Facts, LinkFacts, MemberFacts, StrangerFacts
 from tpid.cluster.election import Election
 from tpid.cluster.handler import Handler
 from tpid.cluster.home import Home
-from tpid.cluster.interfaces import Choice
 from tpid.cluster.lease import (
     LEASE_MESSAGES,
     Action,
@@ -221,8 +222,36 @@ class Cluster:
         outside = [host for host in hosts if host not in LOOPBACK]
         return [str(Address(host, self.port)) for host in outside or hosts]
 
-    def interfaces(self) -> tuple[Choice, ...]:
-        return self._network.choices()
+    def facts(self, links: Mapping[DeviceId, LinkFacts]) -> Facts:
+        """For the doctor; `links` are those of this device that were measured."""
+        announced = {sighting.device_id for sighting in self._discovery.sightings.values()}
+        members = self._home.members.values() if self._home is not None else ()
+        connections = self.peers
+        return Facts(
+            name=self.me.name,
+            version=self.me.version,
+            port=self.port,
+            stays_on_loopback=self._settings.network.stays_on_loopback,
+            listens_on=tuple(sorted(self._listener.hosts)) if self._listener is not None else (),
+            choices=self._network.choices(),
+            status=self.status(),
+            members=tuple(
+                MemberFacts(
+                    id=member.id,
+                    name=member.name,
+                    announced=member.id in announced,
+                    known_addresses=tuple(map(str, self._whereabouts.of(member.id))),
+                    clock_skew_s=connections[member.id].peer_skew_s if member.id in connections else None,
+                )
+                for member in members
+                if member.id != self.me.id
+            ),
+            strangers=tuple(
+                StrangerFacts(sighting.advert.name, str(sighting.addresses[0]), sighting.advert.protocol_version)
+                for sighting in self.strangers()
+            ),
+            links=links,
+        )
 
     def _pairing_asked(self, channel: TlsChannel, address: str) -> None:
         self.on_pairing(channel, address)
@@ -461,7 +490,7 @@ class Cluster:
         return self.me.name if device_id == self.me.id else device_id
 
     def _hello(self) -> Hello:
-        return Hello(cluster=self.name, profile=self._profile, port=self.port)
+        return Hello(cluster=self.name, profile=self._profile, port=self.port, clock_s=time.time())
 
     # --- the owner of connections
 

@@ -108,6 +108,11 @@ class Connection:
         return self._handshake.dialled
 
     @property
+    def peer_skew_s(self) -> float | None:
+        """The peer's wall clock less ours, when it connected; None where it did not tell."""
+        return self._handshake.peer_skew_s
+
+    @property
     def peer_port(self) -> int:
         """Where the peer listens, as its hello said; 0: nowhere."""
         return self._handshake.peer_port

@@ -4,6 +4,7 @@ The dialler says HELLO; the listener answers HELLO or REFUSE; the dialler, where
 sends REFUSE. The version was compared before, in the prefix. So both sides always know why there is no connection.
 """
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
@@ -43,6 +44,7 @@ class Handshake:
         self.dialled = dialled
         self.peer_address = peer_address
         self.peer_port = 0  # where the peer listens, once its hello is here
+        self.peer_skew_s: float | None = None  # its wall clock less ours, as exact as the hello is quick
         self._hello = hello
         self._accept = accept
         self._proven = proven
@@ -82,6 +84,8 @@ class Handshake:
         except TpidError as error:
             return Outcome(send=Refuse(code=error.code, reason=str(error)), error=error)
         self.peer_port = theirs.port
+        if theirs.clock_s > 0:
+            self.peer_skew_s = theirs.clock_s - time.time()
         return Outcome(send=None if self.dialled else self._hello, peer=theirs.profile)
 
     def _check(self, theirs: Hello) -> None:

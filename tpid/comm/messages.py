@@ -121,6 +121,7 @@ class Hello(Message):
     cluster: Annotated[str, Field(min_length=1, max_length=63), AfterValidator(_one_line)]
     profile: Profile
     port: Annotated[int, Field(ge=0, le=65535, strict=True)] = 0  # where the sender listens; 0: nowhere
+    clock_s: Annotated[float, Field(ge=0, lt=2**63)] = 0.0  # its wall clock, since 1970; 0: not told
 
 
 class Refuse(Message):

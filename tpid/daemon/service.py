@@ -12,6 +12,7 @@ from tpid.api.access import Access
 from tpid.api.chat import ChatEndpoint
 from tpid.api.completions import CompletionEndpoint
 from tpid.api.devices import DeviceEndpoints
+from tpid.api.doctor import DoctorEndpoint
 from tpid.api.imports import Imports
 from tpid.api.key_endpoints import KeyEndpoints
 from tpid.api.keys import FILE_NAME as API_KEYS
@@ -27,6 +28,7 @@ from tpid.cluster.home import Home
 from tpid.cluster.network import NetworkSettings
 from tpid.compute.select import Compute, choose_compute
 from tpid.daemon.config import ApiConfig, Config
+from tpid.daemon.free_memory import free_memory_bytes
 from tpid.daemon.profile import make_profile
 from tpid.daemon.service_manager import notify
 from tpid.device import DeviceProfile, Role, device_name
@@ -58,6 +60,7 @@ class Parts:
     store: PackStore
     compute: Compute
     keys: ApiKeys
+    allowed_bytes: int  # of memory, when it started
 
 
 async def _serve(config: Config, home: Home, parts: Parts, stop: asyncio.Event) -> None:
@@ -69,6 +72,7 @@ async def _serve(config: Config, home: Home, parts: Parts, stop: asyncio.Event) 
     moved = asyncio.Event()
     cluster.on_left = moved.set
     status = StatusEndpoint(engine, cluster)
+    kernels = str(getattr(parts.compute, "kernels", parts.compute.name))
     endpoints = Endpoints(
         ChatEndpoint(engine),
         CompletionEndpoint(engine),
@@ -76,6 +80,7 @@ async def _serve(config: Config, home: Home, parts: Parts, stop: asyncio.Event) 
         status,
         KeyEndpoints(parts.keys),
         DeviceEndpoints(cluster, home, moved.set),
+        DoctorEndpoint(engine, cluster, kernels, parts.allowed_bytes),
     )
     bodies = BodyReader(config.context_tokens)
     # The API first: it is what finds out that another daemon runs here.
@@ -149,10 +154,11 @@ def _prepare(config: Config) -> tuple[Home, Parts]:
             f"{error.filename} cannot be made: {error.strerror}.",
             hint="Set state_dir or models_dir in the configuration.",
         ) from error
+    allowed_bytes = free_memory_bytes()
     compute = choose_compute(config.backend, config.threads, config.activation_bits, config.kv_dtype)
     store = PackStore(config.models_path)
     home = Home.load(config.state_dir, config.name)
-    return home, Parts(make_profile(config, home.id, store, compute), store, compute, _keys(config))
+    return home, Parts(make_profile(config, home.id, store, compute), store, compute, _keys(config), allowed_bytes)
 
 
 def _stop_on_signals() -> asyncio.Event:

@@ -31,6 +31,7 @@ from tpid.errors import BusyError, TpidError
 from tpid.memory.weights import LoadProgress
 from tpid.pack.reader import Pack
 from tpid.pack.store import PackStore
+from tpid.plan.network import Network
 from tpid.plan.plan import Plan
 
 log = logging.getLogger(__name__)
@@ -127,6 +128,11 @@ class Engine:
                             yield replace(event, stats=self._last)
                         else:
                             yield event
+
+    @property
+    def network(self) -> Network:
+        """The links of the home, as they were measured."""
+        return self._link_book.network
 
     async def tell_packs(self) -> None:
         """Look at the disk again and tell the others which packs are here."""

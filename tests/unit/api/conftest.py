@@ -13,6 +13,7 @@ from tests.unit.api.scripted import Api, ScriptedEngine, Serve, cluster_status
 from tpid.api.chat import ChatEndpoint
 from tpid.api.completions import CompletionEndpoint
 from tpid.api.devices import DeviceEndpoints
+from tpid.api.doctor import DoctorEndpoint
 from tpid.api.imports import Imports
 from tpid.api.key_endpoints import KeyEndpoints
 from tpid.api.keys import ApiKeys
@@ -53,8 +54,11 @@ def make_endpoints(
         home = Home.load(tmp_path_factory.mktemp("state"), "desk")
         models = ModelEndpoints(of_engine, PackStore(models_dir), imports or Imports(models_dir), role)
         chat, completions = ChatEndpoint(of_engine), CompletionEndpoint(of_engine)
+        doctor = DoctorEndpoint(of_engine, cluster, "avx2", 2**30)
         devices = DeviceEndpoints(cluster, home, lambda: None)
-        return Endpoints(chat, completions, models, StatusEndpoint(of_engine, cluster), KeyEndpoints(keys), devices)
+        return Endpoints(
+            chat, completions, models, StatusEndpoint(of_engine, cluster), KeyEndpoints(keys), devices, doctor
+        )
 
     return make
 
