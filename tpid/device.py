@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, NewType
 
-DeviceId = NewType("DeviceId", str)  # 32 hex digits, made once and kept in the state directory
+DeviceId = NewType("DeviceId", str)  # 64 hex digits: the SHA-256 of the certificate
 
 
 MAX_NAME_CHARS: Final = 63

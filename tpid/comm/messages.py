@@ -61,7 +61,7 @@ def _rate(number: float) -> float:
 def _plausible_link(link: tuple[str, float, float, float]) -> tuple[str, float, float, float]:
     device, rtt_s, bytes_s, message_s = link
     if not _DEVICE_ID.fullmatch(device):
-        raise ValueError("the device id is not 32 hex digits")
+        raise ValueError("the device id is not 64 hex digits")
     return device, min(rtt_s, MAX_LINK_S), _rate(bytes_s), min(message_s, MAX_LINK_S)
 
 

@@ -3,7 +3,7 @@
 from tpid.cluster.advert import decode_advert
 from tpid.errors import RemoteProtocolError
 
-_KEYS = (b"id", b"name", b"cluster", b"role", b"v", b"ver", b"ram", b"disk", b"threads", b"read", b"later")
+_KEYS = (b"id", b"name", b"home", b"v", b"ram", b"disk", b"threads", b"read", b"later")
 
 
 def fuzz(data: bytes) -> None:
