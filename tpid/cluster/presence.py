@@ -34,6 +34,7 @@ class Presence:
         self._n_opened = 0
         self._unusable: frozenset[str] = frozenset()  # addresses that could not be listened on
         self._look = asyncio.Event()
+        self._following = asyncio.Lock()
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -60,9 +61,13 @@ class Presence:
             self.look()
 
     async def _follow(self) -> None:
+        async with self._following:
+            await self._listen_where_wanted()
+
+    async def _listen_where_wanted(self) -> None:
         listener = self._listener
         wanted = self._always.union(self._network.hosts(is_open=self._n_opened > 0 or self._has_reason()))
-        if wanted != listener.hosts | self._unusable:
+        if wanted != listener.hosts:  # also where an address was not usable: IPv6's are not at once
             before = listener.hosts
             failed = await listener.listen_on(wanted)
             for host in failed.keys() - self._unusable:

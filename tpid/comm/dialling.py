@@ -48,10 +48,11 @@ async def dial(
     for host, _ in endpoints:
         check_address(host, settings, trust)
 
+    door = trust.door_to(expected) if trust is not None else None
+
     async def enter(sock: socket.socket, address: str) -> Connection:
-        if trust is None:
+        if trust is None or door is None:
             return await _say_hello(sock, None, address, hello, settings)
-        door = trust.door_to(expected)
         timeout_s = settings.hello_timeout_s
         channel = await dial_tls(sock, Purpose.MEMBER, door, peer_address=address, timeout_s=timeout_s)
         proven = trust.proven(channel.peer_certificate)

@@ -184,16 +184,17 @@ class Listener:
         task.add_done_callback(lambda task: self._opening.pop(task, None))
 
     async def _begin_tls(self, sock: socket.socket, source: str, address: str, trust: Trust) -> None:
-        doors = {
-            purpose: door
-            for purpose, door in trust.doors().items()
-            if purpose is not Purpose.PAIRING or self._on_pairing is not None
-        }
         try:
+            doors = {
+                purpose: door
+                for purpose, door in trust.doors().items()
+                if purpose is not Purpose.PAIRING or self._on_pairing is not None
+            }
             purpose, channel = await answer_tls(
                 sock, doors, peer_address=address, timeout_s=self._settings.hello_timeout_s
             )
         except TpidError as error:
+            sock.close()  # where it did not come to TLS
             self._on_refused(address, error)
             _logger.info("tls_failed peer=%s error=%s reason=%s", address, error.code, error)
             return
