@@ -21,6 +21,8 @@ from tpid.size_field import Size
 
 # Of what is free when the daemon starts. The rest is for what the owner starts later, and for the system's file cache.
 DEFAULT_BUDGET_FRACTION = 0.7
+# Of earlier versions; without effect. `cluster`: which devices belong together the pairing says.
+_NO_MORE = frozenset({"cluster"})
 
 
 def parse_path(value: object) -> object:
@@ -230,6 +232,8 @@ class Config(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _known_keys(cls, data: object) -> object:
+        if isinstance(data, dict):
+            data = {key: value for key, value in data.items() if key not in _NO_MORE}
         return _refuse_unknown(cls, data)
 
     @property
