@@ -1,8 +1,8 @@
 """Which network interfaces tpid listens on and announces itself on, and the reason for each.
 
 A home's devices share a private network. Bridges of containers and virtual machines lead to no device of a home, and a
-VPN leads out of it: they are left out unless the configuration names them. Addresses that the internet can route are
-never used: what they reach is decided elsewhere.
+VPN leads out of it: they are left out unless the configuration names them. So are addresses that the internet can
+route: what they reach is decided elsewhere.
 """
 
 import fnmatch

@@ -95,7 +95,7 @@ class Handshake:
                 f"Device {theirs.profile.name} at {self.peer_address} is in cluster {theirs.cluster!r}, "
                 f"device {self._hello.profile.name} in cluster {self._hello.cluster!r}.",
                 reason_code="other_cluster",
-                hint="If they belong together, give both the same `cluster` in their configurations.",
+                hint="If they belong together: `tpictl invite` on one of them, `tpictl join CODE` on the other.",
             )
         if theirs.profile.id == self._hello.profile.id:
             if theirs.profile == self._hello.profile:

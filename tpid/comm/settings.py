@@ -15,5 +15,5 @@ class CommSettings:
     max_payload_bytes: int = 256 * 2**20  # of one tensor frame: 4096 tokens of 16384 fp32
     write_pause_bytes: int = 2**20  # more than this unsent for silence_timeout_s: the peer does not read
     write_limit_bytes: int = 512 * 2**20  # more than this unsent: cut at once; two of the largest payloads
-    # Until pairing exists nothing is encrypted, so only loopback addresses are dialled or listened on.
+    # Of connections without a `Trust`, which are not encrypted: for measurements in a network of one's own.
     allow_unencrypted_network: bool = False

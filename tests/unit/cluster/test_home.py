@@ -11,7 +11,7 @@ from tpid.cluster.identity.identity import load_or_create_identity
 from tpid.cluster.roster.roster import admit, revoke
 from tpid.cluster.whereabouts import Whereabouts, load_whereabouts
 from tpid.comm.opening import Purpose
-from tpid.device import DeviceId, Role
+from tpid.device import DeviceId, Role, device_name
 from tpid.errors import RosterError
 
 
@@ -35,6 +35,13 @@ def test_a_device_founds_a_home_and_has_it_after_a_restart(tmp_path: Path) -> No
     assert (home.me.name, home.me.role, len(home.members)) == ("desk", Role.USER, 1)
     again = Home.load(tmp_path, "another name")
     assert (again.id, again.fingerprint, again.me) == (home.id, home.fingerprint, home.me)
+
+
+@pytest.mark.parametrize("name", ["👩‍💻 laptop", "Käthes Rechner", "  desk\t", "\u200d", ""])
+def test_a_home_can_be_founded_under_any_name(tmp_path: Path, name: str) -> None:
+    home = Home.load(tmp_path, name)
+    assert home.me is not None
+    assert home.me.name == (device_name(name) or "device")
 
 
 def test_who_is_paired_is_trusted_on_both_sides_and_nobody_else(tmp_path: Path) -> None:
