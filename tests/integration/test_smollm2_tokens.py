@@ -15,6 +15,8 @@ from tpid.engine.prompt import ChatPrompt
 from tpid.engine.text import load_text_model
 from tpid.pack.reader import Pack
 
+# Another program on the cores makes this ten times slower: torch's threads wait for each other.
+pytestmark = pytest.mark.timeout(1200)
 N_TOKENS = 64
 # The native backend's KV cache is fp16: where the two likeliest tokens are closer than this, either may come first.
 CLEAR_GAP = 0.005
