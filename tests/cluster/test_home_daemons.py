@@ -2,20 +2,12 @@
 
 from pathlib import Path
 
-import pytest
-
 from homelab.faults import Faults
 from homelab.home import Home
-from tpid.pack.reader import Pack
 
 PROMPT = "What is the capital of France? Tell me about it."
 # Too little for the model on one: the plan needs all three, however slow this machine makes them look.
 SMALL = {"memory_budget": "176M", "context_tokens": 512}
-
-
-@pytest.fixture
-def models(smollm2: Pack) -> Path:
-    return smollm2.directory.parent
 
 
 def test_three_hosts_find_each_other_and_answer_as_one(wired: Home, models: Path) -> None:

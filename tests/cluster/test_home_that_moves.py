@@ -6,12 +6,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from homelab.home import Home
 from homelab.host import Host
 from homelab.layout import parse_layout
-from tpid.pack.reader import Pack
 
 PROMPT = "What is the capital of France? Tell me about it."
 SMALL = {"memory_budget": "176M", "context_tokens": 512}  # too little for the model on one device
@@ -42,11 +39,6 @@ name = "helper"
 ipv4 = false
 ipv6 = true
 """
-
-
-@pytest.fixture
-def models(smollm2: Pack) -> Path:
-    return smollm2.directory.parent
 
 
 @contextmanager

@@ -6,16 +6,14 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from homelab.home import Home
 from homelab.host import Host
-from homelab.layout import parse_layout
 from tpid.cluster.pairing.code import make_code
-from tpid.pack.reader import Pack
 
 PROMPT = "What is the capital of France? Tell me about it."
 # Too little for the model on one device; and no plan without all, however slow this machine makes them look.
@@ -29,25 +27,10 @@ count = 3
 
 
 @pytest.fixture
-def models(smollm2: Pack) -> Path:
-    return smollm2.directory.parent
-
-
-@pytest.fixture(scope="module")
-def _users(permitted: None) -> Iterator[Home]:
-    """Nobody is a helper by its own configuration: what they are, the pairing says."""
-    with Home(parse_layout(USERS)) as home:
-        yield home
-
-
-@pytest.fixture
-def strangers(_users: Home) -> Iterator[Home]:
-    """Three hosts that have never run tpid."""
-    yield _users
-    _users.heal()
-    for host in _users.hosts:
-        host.daemon.kill()
-        host.wipe()
+def strangers(hosts_of: Callable[[str], Home]) -> Home:
+    """Three hosts that have never run tpid. Nobody is a helper by its own configuration: what they are, the pairing
+    says."""
+    return hosts_of(USERS)
 
 
 def tpictl(host: Host, *arguments: str) -> "subprocess.CompletedProcess[str]":

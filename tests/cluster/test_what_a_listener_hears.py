@@ -6,20 +6,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import pytest
-
 from homelab.home import Home
 from homelab.host import Host
-from tpid.pack.reader import Pack
 
 ALL_PROTOCOLS = 0x0003
 PROMPT = "Name the secret ingredient of grandmother's cinnamon waffles."
 SMALL = {"memory_budget": "176M", "context_tokens": 512}  # too little for the model on one device
-
-
-@pytest.fixture
-def models(smollm2: Pack) -> Path:
-    return smollm2.directory.parent
 
 
 @contextmanager

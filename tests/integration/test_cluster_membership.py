@@ -2,8 +2,8 @@
 
 import asyncio
 import secrets
-from collections.abc import Coroutine
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -92,6 +92,26 @@ async def complete(clusters: list[Cluster]) -> None:
 def holder(clusters: list[Cluster]) -> Cluster:
     (only,) = (c for c in clusters if c.lease is not None)
     return only
+
+
+@asynccontextmanager
+async def announced(instance: str, properties: dict[str, Any], *, host: str | None = None) -> AsyncIterator[None]:
+    """By mDNS, at a port where nobody is."""
+    mdns = AsyncZeroconf(interfaces=["127.0.0.1"])
+    try:
+        await mdns.async_register_service(
+            AsyncServiceInfo(
+                SERVICE_TYPE,
+                f"{instance}.{SERVICE_TYPE}",
+                port=9,
+                properties=properties,
+                server=f"{host or instance}.local.",
+                parsed_addresses=["127.0.0.1"],
+            )
+        )
+        yield
+    finally:
+        await mdns.async_close()
 
 
 class Recorder:
@@ -293,18 +313,7 @@ def test_another_cluster_is_counted_and_refused_with_the_reason(cluster_name: st
 def test_another_protocol_version_is_reported_by_name_and_not_dialled(cluster_name: str) -> None:
     async def test() -> None:
         old = profile("grandpa")
-        mdns = AsyncZeroconf(interfaces=["127.0.0.1"])
-        try:
-            await mdns.async_register_service(
-                AsyncServiceInfo(
-                    SERVICE_TYPE,
-                    f"grandpa.{SERVICE_TYPE}",
-                    port=9,
-                    properties=dict(encode_advert(old, cluster_name)) | {"v": "0"},
-                    server="grandpa.local.",
-                    parsed_addresses=["127.0.0.1"],
-                )
-            )
+        async with announced("grandpa", dict(encode_advert(old, cluster_name)) | {"v": "0"}):
             async with make(cluster_name, profile("laptop")) as cluster:
                 await cluster.wait_for(lambda: bool(cluster.status().failed))
                 status = cluster.status()
@@ -312,31 +321,16 @@ def test_another_protocol_version_is_reported_by_name_and_not_dialled(cluster_na
                 assert (failed.name, failed.code) == ("grandpa", "version_mismatch")
                 assert "Upgrade tpid on that device" in failed.reason
                 assert [s.protocol_version for s in status.sighted] == [0]
-        finally:
-            await mdns.async_close()
 
     run(test())
 
 
 def test_an_announcement_that_no_tpid_made_is_counted(cluster_name: str) -> None:
     async def test() -> None:
-        mdns = AsyncZeroconf(interfaces=["127.0.0.1"])
-        try:
-            await mdns.async_register_service(
-                AsyncServiceInfo(
-                    SERVICE_TYPE,
-                    f"{cluster_name}.{SERVICE_TYPE}",
-                    port=9,
-                    properties={"id": b"\xff\xfe", "v": None},
-                    server=f"{cluster_name}.local.",
-                    parsed_addresses=["127.0.0.1"],
-                )
-            )
+        async with announced(cluster_name, {"id": b"\xff\xfe", "v": None}):
             async with make(cluster_name, profile("laptop")) as cluster:
                 await cluster.wait_for(lambda: cluster.status().n_unreadable >= 1)
                 assert cluster.status().sighted == ()
-        finally:
-            await mdns.async_close()
 
     run(test())
 
@@ -346,18 +340,7 @@ def test_a_device_whose_id_is_announced_by_another_is_found(cluster_name: str, h
     helper = profile("helper", Role.HELPER, helper_id)
 
     async def test() -> None:
-        mdns = AsyncZeroconf(interfaces=["127.0.0.1"])
-        try:
-            await mdns.async_register_service(
-                AsyncServiceInfo(
-                    SERVICE_TYPE,
-                    f"{_label(helper.id)}.{SERVICE_TYPE}",
-                    port=9,
-                    properties=dict(encode_advert(helper, cluster_name)),
-                    server="somebody-else.local.",
-                    parsed_addresses=["127.0.0.1"],
-                )
-            )
+        async with announced(_label(helper.id), dict(encode_advert(helper, cluster_name)), host="somebody-else"):
             async with make(cluster_name, profile("laptop", device_id="8" * 64)) as user:
                 await user.wait_for(lambda: len(user.status().sighted) == 1)
                 for _ in range(2):  # at the start, and when it comes back
@@ -366,8 +349,6 @@ def test_a_device_whose_id_is_announced_by_another_is_found(cluster_name: str, h
                         assert user.status().sighted == ()
                         assert user.status().failed == ()
                     await user.wait_for(lambda: not user.peers)
-        finally:
-            await mdns.async_close()
 
     run(test())
 

@@ -16,55 +16,42 @@ from tpid.cluster.pairing.actions import Action, Admit, Close, Ended, Invited, J
 from tpid.cluster.pairing.code import Code, make_code, parse_code
 from tpid.cluster.pairing.inviter import Inviter, Inviting
 from tpid.cluster.pairing.joiner import Joiner
-from tpid.cluster.pairing.messages import PairingMessage, PairingReader, encode_pairing
+from tpid.cluster.pairing.messages import PairingMessage
+from tpid.cluster.pairing_line import PairingLine
 from tpid.cluster.roster.gossip import chain_to
 from tpid.cluster.roster.names import free_name
 from tpid.cluster.roster.roster import Roster, admit, found, revoke
 from tpid.cluster.roster.store import load_roster, save_roster
 from tpid.comm.opening import Purpose
-from tpid.comm.stream import Stream
 from tpid.comm.tls_channel import TlsChannel
 from tpid.comm.tls_handshake import Door, answer_tls, dial_tls
 from tpid.device import Role
-from tpid.errors import NotPairedError, PairingError
+from tpid.errors import NotPairedError, PairingError, TpidError
 
 run = within_a_minute(asyncio.run)
 
 
-class Line:
-    """A channel on which pairing messages come and go."""
+class Line(PairingLine):
+    """Keeps what comes, for a test to wait on and to look at."""
 
     def __init__(self, channel: TlsChannel) -> None:
         self.channel = channel
-        self.messages: asyncio.Queue[PairingMessage | None] = asyncio.Queue()  # None at the end
+        self.messages: asyncio.Queue[PairingMessage | TpidError | None] = asyncio.Queue()  # None at the end
         self.raw = bytearray()
-        self._buffer = memoryview(bytearray(4096))
-        self._reader = PairingReader()
-        self.stream = Stream(channel, self, write_pause_bytes=2**20)
-        self.stream.start()
-
-    def get_buffer(self) -> memoryview:
-        return self._buffer
+        super().__init__(channel, self.messages.put_nowait)
 
     def buffer_updated(self, n_bytes: int) -> None:
-        self.raw += self._buffer[:n_bytes]
-        for message in self._reader.feed(bytes(self._buffer[:n_bytes])):
-            self.messages.put_nowait(message)
-
-    def eof_received(self) -> None:
-        pass
+        self.raw += self.get_buffer()[:n_bytes]
+        super().buffer_updated(n_bytes)
 
     def connection_lost(self, error: OSError | None) -> None:
-        self.messages.put_nowait(None)
+        super().connection_lost(error)
+        self.messages.put_nowait(None)  # also where this side has closed it
 
-    def pause_writing(self) -> None:
-        pass
-
-    def resume_writing(self) -> None:
-        pass
-
-    def say(self, message: PairingMessage) -> None:
-        self.stream.write(encode_pairing(message))
+    async def message(self) -> PairingMessage | None:
+        message = await self.messages.get()
+        assert not isinstance(message, TpidError), message
+        return message
 
 
 async def channels(purpose: Purpose, listener: Door, dialler: Door) -> tuple[TlsChannel, TlsChannel]:
@@ -101,16 +88,16 @@ async def invite(line: Line, identity: Identity, roster: Roster, code: Code) -> 
         for action in todo:
             match action:
                 case Send(_, message):
-                    line.say(message)
+                    line.send(message)
                 case Close():
-                    line.stream.close()
+                    line.close()
                 case Admit(_, certificate, name, role):
                     roster = admit(roster, identity, certificate=certificate, name=name, role=role)
                     (new,) = set(roster.members) - {identity.id}
                     todo += machine.admitted(chain_to(roster, new), time.monotonic())
                 case Ended(outcome):
                     return roster, outcome
-        received = await line.messages.get()
+        received = await line.message()
         now_s = time.monotonic()
         if received is None:
             todo = machine.lost(Run(1), now_s)
@@ -129,13 +116,13 @@ async def join(line: Line, identity: Identity, code: Code) -> Joined | PairingEr
         for action in todo:
             match action:
                 case Send(_, message):
-                    line.say(message)
+                    line.send(message)
                 case Close():
-                    line.stream.close()
+                    line.close()
                 case Ended(outcome):
                     assert isinstance(outcome, Joined | PairingError)
                     return outcome
-        received = await line.messages.get()
+        received = await line.message()
         todo = machine.lost() if received is None else machine.received(received, time.monotonic())
 
 
@@ -182,9 +169,9 @@ def test_a_proxy_with_tls_on_both_sides_gets_neither_in_nor_the_code(tmp_path: P
     code = make_code(os.urandom)
 
     async def carry(source: Line, target: Line) -> None:
-        while (message := await source.messages.get()) is not None:
-            target.say(message)
-        target.stream.close()
+        while (message := await source.message()) is not None:
+            target.send(message)
+        target.close()
 
     async def test() -> None:
         roster = found(laptop, "laptop")
