@@ -13,13 +13,15 @@ MAX_NAME_BYTES: Final = 180  # of UTF-8: with its key it fits one string of a TX
 _JOINER: Final = "\u200d"  # not printable by itself, and part of many an emoji
 
 
+def can_be_shown(text: str) -> bool:
+    """Whether it goes on a screen as it is, and does not begin or end with what nobody sees."""
+    return text == text.strip(" " + _JOINER) and all(char.isprintable() or char == _JOINER for char in text)
+
+
 def is_device_name(text: str) -> bool:
     """Whether a device can be called so, wherever its name goes: configuration, hello, mDNS, logs and terminals."""
     return (
-        0 < len(text) <= MAX_NAME_CHARS
-        and len(text.encode(errors="replace")) <= MAX_NAME_BYTES
-        and text == text.strip(" " + _JOINER)
-        and all(char.isprintable() or char == _JOINER for char in text)
+        0 < len(text) <= MAX_NAME_CHARS and len(text.encode(errors="replace")) <= MAX_NAME_BYTES and can_be_shown(text)
     )
 
 

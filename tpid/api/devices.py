@@ -16,7 +16,6 @@ from tpid.cluster.invitation import Invitation, Opened, Tried
 from tpid.cluster.joining import Found, Joining, Looking
 from tpid.cluster.pairing.actions import Invited, Joined
 from tpid.cluster.roster.roster import Member, revoke
-from tpid.cluster.roster.statement import key_of
 from tpid.device import Role
 from tpid.errors import RosterError
 
@@ -77,9 +76,7 @@ class DeviceEndpoints:
         return web.json_response({"left": others})
 
     async def _revoke(self, member: Member) -> None:
-        before = self._home.roster.keys
-        roster = await self._home.change(lambda roster: revoke(roster, self._home.identity, member.id))
-        self._cluster.tell([statement for statement in roster.statements if key_of(statement) not in before])
+        self._cluster.tell(await self._home.change(lambda roster: revoke(roster, self._home.identity, member.id)))
 
     async def _invite_lines(self, role: Role) -> AsyncGenerator[dict[str, Any], None]:
         me = self._home.me

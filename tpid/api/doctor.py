@@ -1,6 +1,5 @@
 """GET /tpid/doctor: what stands between this device and its home, and what it computes with."""
 
-import asyncio
 from collections.abc import Iterator
 from dataclasses import asdict
 
@@ -30,7 +29,7 @@ class DoctorEndpoint:
             cost = network.between(me.id, device)
             links[device] = LinkFacts(cost.rtt_s, cost.bytes_s)
         facts = self._cluster.facts(links)
-        findings = [*await asyncio.to_thread(examine, facts), *self._machine(me)]
+        findings = [*examine(facts), *self._machine(me)]
         return web.json_response(
             {"device": me.name, "worst": worst(findings), "findings": [asdict(finding) for finding in findings]}
         )

@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from tpid.comm.messages import PROTOCOL_VERSION
-from tpid.device import DeviceId, DeviceProfile, is_device_name
+from tpid.device import MAX_NAME_BYTES, DeviceId, DeviceProfile, is_device_name
 from tpid.errors import RemoteProtocolError
 
 MAX_TEXT_CHARS = 63  # a key and 63 characters of 3 bytes fit the 255 bytes of one TXT string
@@ -75,11 +75,11 @@ def decode_advert(properties: Mapping[bytes, bytes | None]) -> Advert:
 
 def is_cluster_name(text: str) -> bool:
     """Whether a cluster can be called so: it must arrive as it is."""
-    return _printable(text) == text and text != ""
+    return _is_text(text) and len(text.encode()) <= MAX_NAME_BYTES
 
 
-def _printable(text: str) -> str:
-    return "".join(c if c.isprintable() else "?" for c in text).encode()[:180].decode(errors="ignore")[:MAX_TEXT_CHARS]
+def _is_text(text: str) -> bool:
+    return 1 <= len(text) <= MAX_TEXT_CHARS and text.isprintable()
 
 
 def _name(properties: Mapping[bytes, bytes | None]) -> str:
@@ -91,7 +91,7 @@ def _name(properties: Mapping[bytes, bytes | None]) -> str:
 
 def _text(properties: Mapping[bytes, bytes | None], key: str) -> str:
     text = _decoded(properties, key)
-    if not (1 <= len(text) <= MAX_TEXT_CHARS and text.isprintable()):
+    if not _is_text(text):
         raise RemoteProtocolError(f"The announcement of a device has no usable {key!r}.")
     return text
 

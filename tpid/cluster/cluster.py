@@ -116,7 +116,7 @@ class Cluster:
             chance=chance or random.Random(),
         )
         self._discovery = Discovery(
-            lambda: self.name,
+            self.name,
             profile,
             self._membership,
             self._changed.notify,
@@ -155,7 +155,6 @@ class Cluster:
         if self._home is not None:
             self._home.on_change = self._roster_changed
             self._whereabouts.on_change = self._addresses_changed
-            self._whereabouts.on_seen = self._home.whereabouts_changed
             keeping = lives("home", self._home.keep_saved)
             self._own_tasks.append(self._tasks.create_task(keeping, name="home"))
         self._presence = Presence(
@@ -272,14 +271,11 @@ class Cluster:
         if self._home is not None and self._home.me is None:
             self.on_left()
         self._membership.roster_changed()
-        self._discovery.update(self._profile)
         if self._presence is not None:
             self._presence.look()
         self._changed.notify()
 
     def _addresses_changed(self) -> None:
-        if self._home is not None:
-            self._home.whereabouts_changed()
         self._membership.network_changed()
         self._changed.notify()
         if self._news is not None:

@@ -88,14 +88,14 @@ class Discovery:
 
     def __init__(
         self,
-        home: Callable[[], str],
+        home: str,
         profile: DeviceProfile,
         watcher: Watcher,
         on_change: Callable[[], None],
         *,
         minimal: bool = False,
     ) -> None:
-        """`home` gives what this device's home is announced as; `minimal` keeps its numbers back."""
+        """`home` is what this device's home is announced as; `minimal` keeps its numbers back."""
         self.state = "starting"
         self._home = home
         self._minimal = minimal
@@ -215,7 +215,7 @@ class Discovery:
             SERVICE_TYPE,
             f"{self._instance}.{SERVICE_TYPE}",
             port=site.port,
-            properties=dict(encode_advert(self._profile, self._home(), minimal=self._minimal)),
+            properties=dict(encode_advert(self._profile, self._home, minimal=self._minimal)),
             server=f"{self._instance}.local.",
             parsed_addresses=[address.partition("%")[0] for address in site.addresses],
         )

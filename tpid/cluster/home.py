@@ -17,7 +17,7 @@ from tpid.cluster.identity.certificate import device_id_of, short_fingerprint
 from tpid.cluster.identity.contexts import member_client, member_server, pairing_server
 from tpid.cluster.identity.identity import FILE_NAME as IDENTITY_FILE
 from tpid.cluster.identity.identity import Identity, load_or_create_identity
-from tpid.cluster.roster.roster import Member, Roster, found, merged, received, revoke
+from tpid.cluster.roster.roster import Member, Roster, found, merged, received
 from tpid.cluster.roster.statement import Statement, key_of
 from tpid.cluster.roster.store import load_roster, save_roster
 from tpid.cluster.whereabouts import Whereabouts, load_whereabouts, save_whereabouts
@@ -50,6 +50,8 @@ class Home:
         self._pairing: ssl.SSLContext | None = None
         self._writing = asyncio.Lock()
         self._unsaved = asyncio.Event()
+        whereabouts.on_unsaved = self._unsaved.set
+        self._kept = roster.keys  # of the roster on the disk
         self._moved = False  # to another home: what is kept is that one's
 
     @classmethod
@@ -66,7 +68,7 @@ class Home:
                 identity = _new_identity(state_dir)
             roster = None
         if roster is None:
-            roster = found(identity, founders_name(name))
+            roster = found(identity, device_name(name) or _NAME_AT_LEAST)
             save_roster(state_dir, roster)
         return cls(state_dir, identity, roster, load_whereabouts(state_dir))
 
@@ -142,30 +144,23 @@ class Home:
 
     # --- what changes
 
-    async def change(self, make: Callable[[Roster], Roster]) -> Roster:
-        """What a person wants: kept first, in force then. Raises RosterError by `make`, ConfigError of the disk."""
-        async with self._writing:
-            made = make(self._roster)
-            await asyncio.to_thread(save_roster, self._state_dir, merged(made, self._roster))
-            self._set(merged(made, self._roster))  # which may have heard news meanwhile
-        return self._roster
+    async def change(self, make: Callable[[Roster], Roster]) -> list[Statement]:
+        """What a person wants, and the others have to hear: kept first, in force then.
 
-    async def leave(self) -> None:
-        """Say that this device does not belong to the home any more. Its next start begins a home of its own."""
-        await self.change(lambda roster: revoke(roster, self.identity, self.id))
+        Raises RosterError by `make`, ConfigError of the disk.
+        """
+        async with self._writing:
+            made = merged(make(self._roster), self._roster)
+            await asyncio.to_thread(save_roster, self._state_dir, made)
+            self._kept = made.keys
+            return self._set(merged(made, self._roster))  # which may have heard news meanwhile
 
     def hear(self, statements: Iterable[Statement]) -> list[Statement]:
         """What of it is new, and genuine; it is in force at once, and kept soon. Raises RosterError for too much."""
-        before = self._roster
-        after = received(before, statements)
-        if after is before:
-            return []
-        self._set(after)
-        self._unsaved.set()
-        return [statement for statement in after.statements if key_of(statement) not in before.keys]
-
-    def whereabouts_changed(self) -> None:
-        self._unsaved.set()
+        new = self._set(received(self._roster, statements))
+        if new:
+            self._unsaved.set()
+        return new
 
     async def keep_saved(self) -> None:
         """Until cancelled: writes what was heard."""
@@ -180,8 +175,11 @@ class Home:
             if not self._unsaved.is_set() or self._moved:
                 return
             self._unsaved.clear()
+            roster = self._roster
             try:
-                await asyncio.to_thread(save_roster, self._state_dir, self._roster)
+                if roster.keys != self._kept:
+                    await asyncio.to_thread(save_roster, self._state_dir, roster)
+                    self._kept = roster.keys
                 await asyncio.to_thread(save_whereabouts, self._state_dir, self.whereabouts, self.members)
             except ConfigError as error:  # a full disk: it is heard again at the next start
                 _logger.warning("home_not_saved reason=%s", error)
@@ -193,17 +191,15 @@ class Home:
             await asyncio.to_thread(save_whereabouts, self._state_dir, whereabouts, roster.members)
             self._moved = True
 
-    def _set(self, roster: Roster) -> None:
-        if roster.keys == self._roster.keys:
-            return
+    def _set(self, roster: Roster) -> list[Statement]:
+        """The statements that it has and the one before had not."""
+        before = self._roster
+        if roster.keys == before.keys:
+            return []
         self._roster = roster
         self._contexts = None
         self.on_change()
-
-
-def founders_name(name: str) -> str:
-    """What a device is called in the home that it founds."""
-    return device_name(name) or _NAME_AT_LEAST
+        return [statement for statement in roster.statements if key_of(statement) not in before.keys]
 
 
 def _new_identity(state_dir: Path) -> Identity:

@@ -22,7 +22,6 @@ from tpid.cluster.pairing_line import PairingLine
 from tpid.cluster.roster.gossip import chain_to
 from tpid.cluster.roster.names import free_name
 from tpid.cluster.roster.roster import admit
-from tpid.cluster.roster.statement import key_of
 from tpid.comm.tls_channel import TlsChannel
 from tpid.device import MAX_NAME_BYTES, MAX_NAME_CHARS, Role, device_name
 from tpid.errors import PairingError, RosterError, TpidError
@@ -86,7 +85,8 @@ class Invitation:
                     yield event
         finally:
             home.invites = False
-            self._perform_quietly(machine.cancel())
+            for action in machine.cancel():
+                self._perform(action)
             for line in self._lines.values():
                 line.close()
 
@@ -156,14 +156,9 @@ class Invitation:
             case _:
                 pass
 
-    def _perform_quietly(self, actions: list[Action]) -> None:
-        for action in actions:
-            self._perform(action)
-
     async def _admit(self, machine: Inviter, admission: Admit) -> list[Action]:
-        before = self._home.roster.keys
         try:
-            roster = await self._home.change(
+            new = await self._home.change(
                 lambda roster: admit(
                     roster,
                     self._home.identity,
@@ -174,10 +169,10 @@ class Invitation:
             )
         except TpidError as error:
             return machine.not_admitted(str(error))
-        self._cluster.tell([statement for statement in roster.statements if key_of(statement) not in before])
+        self._cluster.tell(new)
         device = device_id_of(admission.certificate)
         _logger.info("admitted device=%s name=%r role=%s", device, admission.name, admission.role)
-        return machine.admitted(chain_to(roster, device), awake_or_asleep_s())
+        return machine.admitted(chain_to(self._home.roster, device), awake_or_asleep_s())
 
     def _free_name(self, wanted: str) -> str:
         short = device_name(wanted)[: MAX_NAME_CHARS - _ROOM]

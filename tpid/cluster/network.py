@@ -56,12 +56,13 @@ class Network:
         return (*LOOPBACK, *(str(address) for choice in choices for address in choice.addresses))
 
     def site(self, hosts: Sequence[str], port: int) -> Site:
-        """For mDNS: loopback only where there is nothing else, or others would look for us on themselves."""
+        """For mDNS, of what `hosts` gave: loopback only where there is nothing else, or others would look for us on
+        themselves."""
         outside = tuple(host for host in hosts if host not in LOOPBACK)
         if not outside:
             return Site(port=port)
         from_each: list[str] = []
-        for choice in self.choices():
+        for choice in self._told:
             listened = [address for address in choice.addresses if str(address) in outside]
             from_each += [str(address) for address in _one_a_version(listened)]
         return Site(tuple(from_each) or outside, outside, port)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import unicodedata
 from typing import Final
 
+from tpid.device import can_be_shown
 from tpid.errors import RemoteProtocolError
 
 MAX_NAME_BYTES: Final = 255  # one byte says how many
-_JOINER: Final = "\u200d"  # not printable by itself, and part of many an emoji
 
 
 class Octets:
@@ -55,8 +55,8 @@ def is_name(name: str) -> bool:
     """Whether it can be written in one way only, shown on a screen, and told from others at its ends."""
     return (
         0 < len(name.encode("utf-8", "surrogatepass")) <= MAX_NAME_BYTES
-        and all(char.isprintable() or char == _JOINER for char in name)
-        and name == name.strip(" " + _JOINER) == unicodedata.normalize("NFC", name)
+        and can_be_shown(name)
+        and name == unicodedata.normalize("NFC", name)
     )
 
 

@@ -29,15 +29,15 @@ _logger = logging.getLogger(__name__)
 
 
 class Whereabouts:
-    """`on_change` is called when there is something to keep, and to tell; `on_seen` when there is something to keep."""
+    """`on_change` is called when there is something to tell, `on_unsaved` when there is something to keep."""
 
     def __init__(
         self,
         known: Mapping[DeviceId, tuple[Address, ...]] | None = None,
         seen: Mapping[DeviceId, float] | None = None,
     ) -> None:
-        self.on_change: Callable[[], None] = lambda: None  # of addresses
-        self.on_seen: Callable[[], None] = lambda: None
+        self.on_change: Callable[[], None] = lambda: None
+        self.on_unsaved: Callable[[], None] = lambda: None
         self._known = dict(known or {})
         self._seen = dict(seen or {})
 
@@ -51,13 +51,10 @@ class Whereabouts:
         """In seconds of the system's clock; None where it was never connected."""
         return self._seen.get(device)
 
-    def all_seen(self) -> Mapping[DeviceId, float]:
-        return self._seen
-
     def saw(self, device: DeviceId) -> None:
         """It is connected now."""
         self._seen[device] = time.time()
-        self.on_seen()
+        self.on_unsaved()
 
     def reached(self, device: DeviceId, address: Address) -> None:
         """The device answers there."""
@@ -72,6 +69,7 @@ class Whereabouts:
         if addresses == self.of(device) or (device not in self._known and len(self._known) >= MAX_DEVICES):
             return
         self._known[device] = addresses
+        self.on_unsaved()
         self.on_change()
 
 

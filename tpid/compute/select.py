@@ -18,6 +18,11 @@ class Compute(Protocol):
     @property
     def name(self) -> str: ...
 
+    @property
+    def kernels(self) -> str:
+        """The instruction set that is used, for people."""
+        ...
+
     def backend(
         self, spec: ModelSpec, share: Share, *, n_slots: int, context_tokens: int, max_tokens: int
     ) -> Backend[Any]: ...

@@ -20,6 +20,7 @@ _MATMUL_ROUNDS = 3  # on a small processor each takes a tenth of a second
 
 class TorchCompute:
     name = "torch"
+    kernels = "torch"
 
     def __init__(self, n_threads: int) -> None:
         torch.set_num_threads(n_threads)

@@ -72,7 +72,6 @@ async def _serve(config: Config, home: Home, parts: Parts, stop: asyncio.Event) 
     moved = asyncio.Event()
     cluster.on_left = moved.set
     status = StatusEndpoint(engine, cluster)
-    kernels = str(getattr(parts.compute, "kernels", parts.compute.name))
     endpoints = Endpoints(
         ChatEndpoint(engine),
         CompletionEndpoint(engine),
@@ -80,7 +79,7 @@ async def _serve(config: Config, home: Home, parts: Parts, stop: asyncio.Event) 
         status,
         KeyEndpoints(parts.keys),
         DeviceEndpoints(cluster, home, moved.set),
-        DoctorEndpoint(engine, cluster, kernels, parts.allowed_bytes),
+        DoctorEndpoint(engine, cluster, parts.compute.kernels, parts.allowed_bytes),
     )
     bodies = BodyReader(config.context_tokens)
     # The API first: it is what finds out that another daemon runs here.

@@ -57,7 +57,7 @@ def watched() -> Watched:
 
 @pytest.fixture
 def discovery(watched: Watched) -> Discovery:
-    return Discovery(lambda: "home", profile(0), watched, lambda: None)
+    return Discovery("home", profile(0), watched, lambda: None)
 
 
 def fill(discovery: Discovery, numbers: range) -> None:

@@ -122,7 +122,7 @@ def test_what_is_moved_into_is_not_written_over(tmp_path: Path) -> None:
             )
         )
         await newcomer.move(user.roster, Whereabouts())
-        newcomer.whereabouts_changed()
+        newcomer.whereabouts.saw(user.id)
         await newcomer.save()
 
     asyncio.run(move())
