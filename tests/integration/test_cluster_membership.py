@@ -313,24 +313,28 @@ def test_another_cluster_is_counted_and_refused_with_the_reason(cluster_name: st
 def test_another_protocol_version_is_reported_by_name_and_not_dialled(cluster_name: str) -> None:
     async def test() -> None:
         old = profile("grandpa")
-        async with announced("grandpa", dict(encode_advert(old, cluster_name)) | {"v": "0"}):
-            async with make(cluster_name, profile("laptop")) as cluster:
-                await cluster.wait_for(lambda: bool(cluster.status().failed))
-                status = cluster.status()
-                (failed,) = status.failed
-                assert (failed.name, failed.code) == ("grandpa", "version_mismatch")
-                assert "Upgrade tpid on that device" in failed.reason
-                assert [s.protocol_version for s in status.sighted] == [0]
+        async with (
+            announced("grandpa", dict(encode_advert(old, cluster_name)) | {"v": "0"}),
+            make(cluster_name, profile("laptop")) as cluster,
+        ):
+            await cluster.wait_for(lambda: bool(cluster.status().failed))
+            status = cluster.status()
+            (failed,) = status.failed
+            assert (failed.name, failed.code) == ("grandpa", "version_mismatch")
+            assert "Upgrade tpid on that device" in failed.reason
+            assert [s.protocol_version for s in status.sighted] == [0]
 
     run(test())
 
 
 def test_an_announcement_that_no_tpid_made_is_counted(cluster_name: str) -> None:
     async def test() -> None:
-        async with announced(cluster_name, {"id": b"\xff\xfe", "v": None}):
-            async with make(cluster_name, profile("laptop")) as cluster:
-                await cluster.wait_for(lambda: cluster.status().n_unreadable >= 1)
-                assert cluster.status().sighted == ()
+        async with (
+            announced(cluster_name, {"id": b"\xff\xfe", "v": None}),
+            make(cluster_name, profile("laptop")) as cluster,
+        ):
+            await cluster.wait_for(lambda: cluster.status().n_unreadable >= 1)
+            assert cluster.status().sighted == ()
 
     run(test())
 
@@ -340,15 +344,17 @@ def test_a_device_whose_id_is_announced_by_another_is_found(cluster_name: str, h
     helper = profile("helper", Role.HELPER, helper_id)
 
     async def test() -> None:
-        async with announced(_label(helper.id), dict(encode_advert(helper, cluster_name)), host="somebody-else"):
-            async with make(cluster_name, profile("laptop", device_id="8" * 64)) as user:
-                await user.wait_for(lambda: len(user.status().sighted) == 1)
-                for _ in range(2):  # at the start, and when it comes back
-                    async with make(cluster_name, helper) as found:
-                        await complete([user, found])
-                        assert user.status().sighted == ()
-                        assert user.status().failed == ()
-                    await user.wait_for(lambda: not user.peers)
+        async with (
+            announced(_label(helper.id), dict(encode_advert(helper, cluster_name)), host="somebody-else"),
+            make(cluster_name, profile("laptop", device_id="8" * 64)) as user,
+        ):
+            await user.wait_for(lambda: len(user.status().sighted) == 1)
+            for _ in range(2):  # at the start, and when it comes back
+                async with make(cluster_name, helper) as found:
+                    await complete([user, found])
+                    assert user.status().sighted == ()
+                    assert user.status().failed == ()
+                await user.wait_for(lambda: not user.peers)
 
     run(test())
 
