@@ -23,7 +23,7 @@ from homelab.home import Home
 from homelab.layout import HomeLayout, HostLayout, LinkLayout
 from homelab.plan_modes import MODES
 from homelab.programs import LabError
-from tpictl.client import Client
+from tpictl.client.connection import Client
 from tpid.device import Role
 
 MODEL = "tinyllama-1.1b-w4"

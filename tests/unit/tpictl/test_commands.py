@@ -352,7 +352,7 @@ def test_fast_start() -> None:
     started = set(subprocess.check_output([sys.executable, "-c", code], text=True).split())
     assert not started & {"rich", "prompt_toolkit", "asyncio"}
     commands = ("bench", "chat_loop", "status", "importing", "models", "plan", "verify", "keys")
-    code = f"import sys, tpictl.main, {', '.join(f'tpictl.{name}' for name in commands)}; print(*sys.modules)"
+    code = f"import sys, tpictl.main, {', '.join(f'tpictl.commands.{name}' for name in commands)}; print(*sys.modules)"
     everything = set(subprocess.check_output([sys.executable, "-c", code], text=True).split())
     assert not everything & {"torch", "numpy", "pydantic", "aiohttp"}
     assert {name for name in everything if name.startswith("tpid.")} == {"tpid.errors", "tpid.size"}

@@ -1,0 +1,1 @@
+"""The daemon as tpictl sees it: the connection, the calls, and what comes back."""
