@@ -18,8 +18,14 @@ CROSS_TOOLS := gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user
 demo: $(VENV)/.runtime
 	@$(BIN)/python -m tpid.daemon.demo
 
+# TESTS="tests/unit/plan -x": only these. Real daemons have the cores for themselves; the rest shares them out.
 test: $(VENV)/.development
+ifdef TESTS
 	@$(BIN)/python -m pytest $(TESTS)
+else
+	@$(BIN)/python -m pytest --numprocesses auto --dist loadfile tests/unit tests/native tests/fuzz
+	@$(BIN)/python -m pytest tests/integration tests/cluster
+endif
 
 # Longer than the tests do: make fuzz SECONDS=600 TARGETS="gguf frames"
 fuzz: $(VENV)/.development

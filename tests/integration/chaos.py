@@ -15,7 +15,7 @@ from typing import Any
 
 PROMPTS = ("What is the capital of France?", "Name three colours.", "How many days has a week?")
 LONG = "The quick brown fox jumps over the lazy dog. " * 40 + "What does the fox do?"
-N_TOKENS = 40
+N_TOKENS = 24
 MOST_END_S = 20.0  # of a daemon that may still be starting, beside others
 
 

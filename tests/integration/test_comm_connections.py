@@ -187,6 +187,10 @@ async def raw_server(serve: Callable[[Stranger], Coroutine[Any, Any, None]]) -> 
 # The hello
 
 
+def congestion_control(sock: socket.socket) -> str:
+    return sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16).rstrip(b"\0").decode()
+
+
 def test_two_devices_meet_and_part(run: Run) -> None:
     async def test() -> None:
         async with home() as device:
@@ -198,6 +202,7 @@ def test_two_devices_meet_and_part(run: Run) -> None:
             for connection in (ours, theirs):
                 sock = connection._stream.sock
                 assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+                assert congestion_control(sock) in ("cubic", "reno")  # not one that paces
             ours.send(Renew(term=7))
             theirs.send(Loaded(term=7, held_bytes=9))
             assert await their_recorder.messages.get() == (Kind.RENEW, Renew(term=7), None)

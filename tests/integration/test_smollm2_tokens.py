@@ -75,7 +75,7 @@ def expected(smollm2_gguf: Path, prompts: dict[str, list[int]]) -> dict[str, tup
     return result
 
 
-@pytest.mark.parametrize("world_size", [1, 2, 3, 4, 7])
+@pytest.mark.parametrize("world_size", [1, 3, 7])  # torch takes long; the backend of most devices follows
 def test_greedy_tokens_equal_transformers(
     smollm2: Pack, prompts: dict[str, list[int]], expected: dict[str, tuple[list[int], float]], world_size: int
 ) -> None:

@@ -28,8 +28,8 @@ def start_small(home: Home) -> list[Any]:
     return [user, helper]
 
 
-def texts(user: Any) -> list[str]:
-    return [user.chat(prompt, max_tokens=48)["choices"][0]["message"]["content"] for prompt in PROMPTS]
+def texts(user: Any, max_tokens: int = 48) -> list[str]:
+    return [user.chat(prompt, max_tokens=max_tokens)["choices"][0]["message"]["content"] for prompt in PROMPTS]
 
 
 def test_different_budgets_give_the_tokens_that_all_resident_gives(model_home: Home) -> None:
@@ -82,7 +82,7 @@ def test_one_device_gives_the_same_at_any_budget(model_home: Home) -> None:
     for backend, budget in (("native", "4G"), ("native", "215MiB"), ("native", "160MiB"), ("torch", "500MiB")):
         name = f"{backend}-{budget}"
         (daemon,) = model_home.start(name, memory_budget=budget, backend=backend, **settings)
-        answers[name] = texts(daemon)
+        answers[name] = texts(daemon, 16)
         (use,) = daemon.status()["weights"].values()
         streamed[name] = use["streamed_bytes"]
         assert (use["window_bytes"] > 0) == (streamed[name] > 0)

@@ -22,56 +22,47 @@ import contextlib
 import logging
 import random
 import time
-from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import replace
 from types import TracebackType
 from typing import Literal, Self
 
-from tpid.clock import awake_or_asleep_s
 from tpid.cluster.address import Address, parse_address
 from tpid.cluster.advert import is_cluster_name
 from tpid.cluster.changed import Changed
 from tpid.cluster.discovery import LOOPBACK, Discovery, Sighting
-from tpid.cluster.doctor import Facts, LinkFacts, MemberFacts, StrangerFacts
+from tpid.cluster.doctor import Facts, LinkFacts
 from tpid.cluster.election import Election
 from tpid.cluster.handler import Handler
 from tpid.cluster.home import Home
 from tpid.cluster.lease import (
     LEASE_MESSAGES,
-    Action,
     BumpTerm,
     Busy,
-    Disconnect,
-    Event,
     Lease,
-    LeaseLost,
     Leave,
     PeerJoined,
     PeerLost,
     Received,
-    Send,
     Tick,
-    Want,
 )
-from tpid.cluster.lease import Changed as LeaseChanged
+from tpid.cluster.lease_keeper import LeaseKeeper
 from tpid.cluster.long_lived import lives
 from tpid.cluster.membership import Membership
 from tpid.cluster.network import Network
 from tpid.cluster.news import NEWS_MESSAGES, News
 from tpid.cluster.presence import Presence
+from tpid.cluster.report import Report
 from tpid.cluster.roster.statement import Statement
 from tpid.cluster.settings import ClusterSettings
-from tpid.cluster.sit_out import SitOut
-from tpid.cluster.status import ClusterStatus, DeviceStatus, SightedDevice
+from tpid.cluster.status import ClusterStatus
 from tpid.cluster.whereabouts import Whereabouts
 from tpid.comm.connection import Connection
 from tpid.comm.listener import Listener
 from tpid.comm.messages import Device, Hello, Kind, Message
 from tpid.comm.tensors import StartHeader, TensorHeader
 from tpid.comm.tls_channel import TlsChannel
-from tpid.device import DeviceId, DeviceProfile, Role
-from tpid.errors import ConfigError, DeviceLostError, LocalProtocolError, NotCoordinatorError, TpidError
+from tpid.device import DeviceId, DeviceProfile
+from tpid.errors import ConfigError, DeviceLostError, LocalProtocolError, TpidError
 
 __all__ = ["Cluster", "ClusterSettings", "Handler"]
 
@@ -124,13 +115,19 @@ class Cluster:
         )
         self._network = Network(settings.network)
         self._presence: Presence | None = None
+        self._lease = LeaseKeeper(profile, self._election, lambda: self.peers, self._changed, settings.quiet_s)
+        self._report = Report(
+            settings,
+            home,
+            self._membership,
+            self._discovery,
+            self._network,
+            self._whereabouts,
+            self._election,
+            self._lease,
+        )
         self._news = News(home, self._whereabouts, lambda: self.peers) if home is not None else None
         self._handler: Handler | None = None
-        self._waiting_prompts = 0
-        self._sit_out = SitOut()
-        self._actions: deque[Action] = deque()
-        self._performing = False
-        self._rearm = asyncio.Event()
         self._listener: Listener | None = None
         self._tasks = asyncio.TaskGroup()
         self._own_tasks: list[asyncio.Task[None]] = []
@@ -162,12 +159,13 @@ class Cluster:
         )
         presence = lives("presence", self._presence.run)
         self._own_tasks.append(self._tasks.create_task(presence, name="presence"))
-        self._own_tasks.append(self._tasks.create_task(lives("election-timer", self._keep_time), name="election-timer"))
+        timer = lives("election-timer", self._lease.keep_time)
+        self._own_tasks.append(self._tasks.create_task(timer, name="election-timer"))
         if self._settings.mdns:
             discovery = lives("discovery", self._discovery.run)
             self._own_tasks.append(self._tasks.create_task(discovery, name="discovery"))
         self._membership.start(self._tasks, self._static_peers)
-        self._feed(Tick())
+        self._lease.feed(Tick())
         _logger.info("cluster_up device=%s home=%s port=%d", self.me.id, self.name, self.port)
         return self
 
@@ -175,7 +173,7 @@ class Cluster:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            self._feed(Leave())
+            self._lease.feed(Leave())
             await self._membership.stop("it shuts down")
         finally:
             for task in reversed(self._own_tasks):  # discovery takes its announcement back
@@ -208,7 +206,7 @@ class Cluster:
 
     def strangers(self) -> list[Sighting]:
         """The devices in this network that are announced and do not belong to this home."""
-        return [s for s in self._discovery.sightings.values() if not self._membership.counts(s.device_id)]
+        return self._report.strangers()
 
     def tell(self, statements: Sequence[Statement]) -> None:
         """This device has said something about its home: the others hear of it at once."""
@@ -220,37 +218,6 @@ class Cluster:
         hosts = sorted(self._listener.hosts) if self._listener is not None else []
         outside = [host for host in hosts if host not in LOOPBACK]
         return [str(Address(host, self.port)) for host in outside or hosts]
-
-    def facts(self, links: Mapping[DeviceId, LinkFacts]) -> Facts:
-        """For the doctor; `links` are those of this device that were measured."""
-        announced = {sighting.device_id for sighting in self._discovery.sightings.values()}
-        members = self._home.members.values() if self._home is not None else ()
-        connections = self.peers
-        return Facts(
-            name=self.me.name,
-            version=self.me.version,
-            port=self.port,
-            stays_on_loopback=self._settings.network.stays_on_loopback,
-            listens_on=tuple(sorted(self._listener.hosts)) if self._listener is not None else (),
-            choices=self._network.choices(),
-            status=self.status(),
-            members=tuple(
-                MemberFacts(
-                    id=member.id,
-                    name=member.name,
-                    announced=member.id in announced,
-                    known_addresses=tuple(map(str, self._whereabouts.of(member.id))),
-                    clock_skew_s=connections[member.id].peer_skew_s if member.id in connections else None,
-                )
-                for member in members
-                if member.id != self.me.id
-            ),
-            strangers=tuple(
-                StrangerFacts(sighting.advert.name, str(sighting.addresses[0]), sighting.advert.protocol_version)
-                for sighting in self.strangers()
-            ),
-            links=links,
-        )
 
     def _pairing_asked(self, channel: TlsChannel, address: str) -> None:
         self.on_pairing(channel, address)
@@ -283,7 +250,7 @@ class Cluster:
 
     def set_handler(self, handler: Handler) -> None:
         """Frames that come before are refused, so call it before the cluster is entered."""
-        self._handler = handler
+        self._handler = self._lease.handler = handler
 
     # --- what is
 
@@ -313,10 +280,7 @@ class Cluster:
     @property
     def lease(self) -> Lease | None:
         """What this device may plan with now, without those that sit out; None unless it coordinates."""
-        now_s = awake_or_asleep_s()
-        lease = self._election.lease_at(now_s)
-        out = self._sit_out.out(now_s)
-        return replace(lease, devices=lease.devices - out.keys()) if lease is not None else None
+        return self._lease.held
 
     async def wait_for(self, predicate: Callable[[], bool]) -> None:
         """Wait until `predicate`, about this cluster, is true."""
@@ -327,48 +291,11 @@ class Cluster:
         await self._changed.wait_for(lambda: self._election.holding and not self._election.unanswered)
 
     def status(self) -> ClusterStatus:
-        sighted = (s for s in self._membership.sightings if s.device_id not in self.peers)
-        return ClusterStatus(
-            cluster=self.name,
-            devices=self._device_status(),
-            coordinator=self.coordinator,
-            term=self.term,
-            busy=self._election.busy,
-            discovery=self._discovery.state if self._settings.mdns else "disabled",
-            sighted=tuple(
-                SightedDevice(s.device_id, s.advert.name, str(s.addresses[0]), s.advert.protocol_version)
-                for s in sighted
-            ),
-            failed=tuple(self._membership.failed),
-            n_other_clusters=self._membership.n_strangers,
-            n_unreadable=self._discovery.n_unreadable,
-        )
+        return self._report.status(self.name, self.me, self.port)
 
-    def _device_status(self) -> tuple[DeviceStatus, ...]:
-        granted = self.lease.devices if self.lease else frozenset[DeviceId]()
-        out = self._sit_out.out(awake_or_asleep_s())
-        mine = self._profile
-        me = DeviceStatus(
-            profile=mine,
-            address=str(Address(self._settings.host, self.port)),
-            rtt_s=None,
-            is_me=True,
-            coordinates=self.coordinator == mine.id,
-            granted=mine.id in granted,
-        )
-        others = (
-            DeviceStatus(
-                profile=connection.peer,
-                address=connection.peer_address,
-                rtt_s=connection.rtt_s,
-                is_me=False,
-                coordinates=self.coordinator == peer_id,
-                granted=peer_id in granted,
-                sits_out=out.get(peer_id),
-            )
-            for peer_id, connection in self.peers.items()
-        )
-        return (me, *sorted(others, key=lambda device: (device.profile.name, device.profile.id)))
+    def facts(self, links: Mapping[DeviceId, LinkFacts]) -> Facts:
+        """For the doctor; `links` are those of this device that were measured."""
+        return self._report.facts(self.status(), self.me, self._listener, links)
 
     # --- what the engine does
 
@@ -378,61 +305,20 @@ class Cluster:
         For a prompt, this device is busy when the call returns, until `set_busy(False)`. Raises
         NotCoordinatorError: this is a helper; another device is busy; a device does not answer. May be cancelled.
         """
-        if self.me.role is not Role.USER:
-            raise NotCoordinatorError(
-                f"Device {self.me.name} is a helper: it computes for others and takes no prompts.",
-                hint="Type on a device of role user.",
-            )
-        prompt = reason == "prompt"
-        self._feed(Tick())  # after this device stood still: what has lapsed is asked for anew, and waited for
-        if prompt:
-            self._wait_with_prompt(1)
-        try:
-            async with asyncio.timeout(wait_s):
-                await self._answered()
-            if prompt:
-                self._feed(Busy(True))
-            return self._held_lease()
-        except TimeoutError:
-            raise self._why_not(wait_s) from None
-        finally:
-            if prompt:
-                self._wait_with_prompt(-1)
-
-    async def _answered(self) -> None:
-        """Until this device holds its lease and knows of all others; of those that say nothing, not for long."""
-        while True:
-            try:
-                async with asyncio.timeout(self._settings.quiet_s):
-                    await self._changed.wait_for(self._may_start)
-                    return
-            except TimeoutError:
-                if not self._election.holding or self._election.refusing:
-                    continue  # the one who answers has a reason, and the caller's patience is longer
-            for quiet in self._election.unanswered:
-                self.blame(quiet, f"it did not say for {self._settings.quiet_s:g} s whether it gives its lease")
-            return
-
-    def _may_start(self) -> bool:
-        election = self._election
-        quiet = election.unanswered - self._sit_out.out(awake_or_asleep_s()).keys()
-        return election.busy or (election.holding and not quiet and not election.refusing)
+        return await self._lease.acquire(reason, wait_s)
 
     def blame(self, device_id: DeviceId, reason: str) -> None:
         """The device did not do its part of a plan: it is no part of the lease for a while."""
-        seconds = self._sit_out.blame(device_id, reason, awake_or_asleep_s())
-        _logger.warning("sits_out device=%s seconds=%.0f reason=%r", self._name(device_id), seconds, reason)
-        # In a later turn of the loop: whoever blames has first to say what has failed.
-        asyncio.get_running_loop().call_soon(self._perform, LeaseChanged())
+        self._lease.blame(device_id, reason)
 
     def bump_term(self) -> int:
         """A new term, for a new plan. Raises LocalProtocolError unless this device coordinates."""
-        self._feed(BumpTerm())
-        return self._held_lease().term
+        self._lease.feed(BumpTerm())
+        return self._lease.held_lease().term
 
     def set_busy(self, busy: bool) -> None:
         """Raises LocalProtocolError for busy without the lease."""
-        self._feed(Busy(busy))
+        self._lease.feed(Busy(busy))
 
     def update_profile(self, profile: DeviceProfile) -> None:
         """Tell the others what is new. Raises LocalProtocolError where id or role differ: these never change."""
@@ -447,44 +333,6 @@ class Cluster:
                 connection.send(Device(profile=profile))
         self._changed.notify()
 
-    def _held_lease(self) -> Lease:
-        lease = self.lease
-        if lease is None:
-            raise LocalProtocolError("This device does not hold the lease.")
-        return lease
-
-    def _wait_with_prompt(self, more: int) -> None:
-        self._waiting_prompts += more
-        self._feed(Want(self._waiting_prompts > 0))
-
-    def _why_not(self, wait_s: float) -> NotCoordinatorError:
-        waited = f"this device has waited {wait_s:g} s for it"
-        holder = self.coordinator
-        if holder is not None and holder != self.me.id:
-            return NotCoordinatorError(
-                f"Device {self._name(holder)} coordinates and is busy; {waited}.",
-                hint="Try again when it has answered.",
-            )
-        if self._election.unanswered:
-            names = ", ".join(sorted(self._name(d) for d in self._election.unanswered))
-            return NotCoordinatorError(
-                f"No answer about the lease came from {names}; {waited}.",
-                hint="Try again; if it stays so, start tpid there again.",
-            )
-        if self._election.refusing:
-            refusing = sorted(f"{self._name(d)} (held by {self._name(h)})" for d, h in self._election.refusing.items())
-            return NotCoordinatorError(
-                f"The lease is not given by {', '.join(refusing)}; {waited}.",
-                hint="Try again when the holder has answered.",
-            )
-        return NotCoordinatorError(f"No device coordinates; {waited}.", hint="Try again.")
-
-    def _name(self, device_id: DeviceId) -> str:
-        connection = self.peers.get(device_id)
-        if connection is not None:
-            return connection.peer.name
-        return self.me.name if device_id == self.me.id else device_id
-
     def _hello(self) -> Hello:
         return Hello(cluster=self.name, profile=self._profile, port=self.port, clock_s=time.time())
 
@@ -494,7 +342,7 @@ class Cluster:
         if self._news is not None:
             self._news.joined(connection)
         self._whereabouts.saw(connection.peer.id)
-        self._feed(PeerJoined(connection.peer.id, connection.peer.role))
+        self._lease.feed(PeerJoined(connection.peer.id, connection.peer.role))
         if self._handler is not None:
             self._handler.peer_joined(connection)
 
@@ -515,7 +363,7 @@ class Cluster:
         if self.peers.get(connection.peer.id) is not connection:
             return  # another connection took its place
         if isinstance(message, LEASE_MESSAGES):
-            self._feed(Received(connection.peer.id, message))
+            self._lease.feed(Received(connection.peer.id, message))
             return
         if isinstance(message, NEWS_MESSAGES):
             if self._news is not None:
@@ -529,62 +377,9 @@ class Cluster:
     def lost(self, connection: Connection, error: TpidError) -> None:
         if self._membership.forget(connection, error):
             self._whereabouts.saw(connection.peer.id)
-            self._feed(PeerLost(connection.peer.id))
+            self._lease.feed(PeerLost(connection.peer.id))
             if self._handler is not None:
                 self._handler.peer_lost(connection, error)
-
-    # --- the election's shell
-
-    async def _keep_time(self) -> None:
-        while True:
-            self._rearm.clear()
-            try:
-                async with asyncio.timeout(self._until_deadline_s()):
-                    await self._rearm.wait()
-            except TimeoutError:
-                self._feed(Tick())
-
-    def _until_deadline_s(self) -> float | None:
-        deadline_s = self._election.next_deadline()
-        return None if deadline_s is None else max(0.0, deadline_s - awake_or_asleep_s())
-
-    def _feed(self, event: Event) -> None:
-        """Raises what the machine raises; what is done about its actions cannot fail."""
-        self._actions.extend(self._election.handle(event, awake_or_asleep_s()))
-        self._rearm.set()
-        if self._performing:
-            return  # a handler called back: the loop below goes on with its actions
-        self._performing = True
-        try:
-            while self._actions:
-                self._perform(self._actions.popleft())
-        finally:
-            self._performing = False
-
-    def _perform(self, action: Action) -> None:
-        match action:
-            case Send(peer_id, message):
-                connection = self.peers.get(peer_id)
-                if connection is not None:
-                    with contextlib.suppress(DeviceLostError):  # `lost` tells
-                        connection.send(message)
-            case Disconnect(peer_id, reason):
-                connection = self.peers.get(peer_id)
-                if connection is not None:
-                    connection.abort(DeviceLostError(f"Device {connection.peer.name} was cut off: {reason}."))
-            case LeaseLost(reason):
-                _logger.info("lease_lost device=%s reason=%s", self.me.id, reason)
-                if self._handler is not None:
-                    self._handler.lease_lost(reason)
-            case LeaseChanged():
-                lease = self.lease
-                granted = len(lease.devices) if lease else 0
-                _logger.debug(
-                    "lease device=%s holder=%s term=%d granted=%d", self.me.id, self.coordinator, self.term, granted
-                )
-                self._changed.notify()
-                if self._handler is not None:
-                    self._handler.lease_changed()
 
 
 def _nobody_invites(channel: TlsChannel, address: str) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import Final, Protocol, TypeAlias
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
@@ -50,6 +51,24 @@ class Channel(Protocol):
         ...
 
 
+def make_prompt(sock: socket.socket) -> None:
+    """Non-blocking, and what is written leaves at once."""
+    sock.setblocking(False)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+
+def make_unpaced(sock: socket.socket) -> None:
+    """Before it connects or listens: afterwards the system's default has begun to pace, and does not end.
+
+    BBR, the default of some systems, takes the few packets that an exchange sends a round trip for what the path can
+    carry, and spreads the next ones over as much time.
+    """
+    for algorithm in (b"cubic", b"reno"):  # the first may be missing, or kept from users
+        with suppress(OSError, AttributeError):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, algorithm)
+            return
+
+
 class PlainChannel:
     """The socket itself: for loopback. Its methods are the socket's own, so the seam costs nothing."""
 
@@ -57,8 +76,7 @@ class PlainChannel:
     holds_more: Final = False
 
     def __init__(self, sock: socket.socket) -> None:
-        sock.setblocking(False)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        make_prompt(sock)
         self.sock: Final = sock
         self.send: Final[Callable[[Iterable[Buffer]], int]] = sock.sendmsg
         self.receive_into: Final[Callable[[memoryview], int]] = sock.recv_into

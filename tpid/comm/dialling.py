@@ -10,7 +10,7 @@ from typing import Any, Final, TypeAlias, TypeVar
 
 import aiohappyeyeballs
 
-from tpid.comm.channel import Channel
+from tpid.comm.channel import Channel, make_unpaced
 from tpid.comm.connection import Connection, format_address
 from tpid.comm.handshake import Handshake
 from tpid.comm.messages import Hello
@@ -149,7 +149,16 @@ async def _resolve(endpoints: Sequence[Endpoint]) -> list[_AddressInfo]:
 
 
 async def _connect(candidates: Sequence[_AddressInfo]) -> socket.socket:
-    return await aiohappyeyeballs.start_connection(candidates, happy_eyeballs_delay=_NEXT_ADDRESS_S, interleave=1)
+    return await aiohappyeyeballs.start_connection(
+        candidates, happy_eyeballs_delay=_NEXT_ADDRESS_S, interleave=1, socket_factory=_unpaced_socket
+    )
+
+
+def _unpaced_socket(address: _AddressInfo) -> socket.socket:
+    family, kind, protocol, *_ = address
+    sock = socket.socket(family, kind, protocol)
+    make_unpaced(sock)
+    return sock
 
 
 def _key(address: tuple[Any, ...]) -> Endpoint:

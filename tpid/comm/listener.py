@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Collection
 from typing import Final
 
-from tpid.comm.channel import Channel
+from tpid.comm.channel import Channel, make_unpaced
 from tpid.comm.connection import Connection, format_address
 from tpid.comm.dialling import check_address
 from tpid.comm.handshake import Handshake
@@ -262,6 +262,7 @@ async def _bind(host: str, port: int) -> list[socket.socket]:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             if family == socket.AF_INET6:
                 sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            make_unpaced(sock)  # and with it all that connect to it
             sock.bind(address)
             sock.listen(_BACKLOG)
     except BaseException:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from typing import Final, cast
 
-from tpid.comm.channel import Buffer
+from tpid.comm.channel import Buffer, make_prompt
 
 RECORD_BYTES: Final = 16 * 1024  # of plain text at most: what TLS encrypts, and checks, as one
 _RECEIVE_BYTES: Final = 64 * 1024  # in one system call
@@ -26,8 +26,7 @@ class TlsChannel:
         self, sock: socket.socket, tls: ssl.SSLObject, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO
     ) -> None:
         """`tls` reads encrypted bytes from `incoming` and writes them to `outgoing`; its handshake is done."""
-        sock.setblocking(False)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        make_prompt(sock)
         self.sock: Final = sock
         self.holds_more = incoming.pending > 0 or tls.pending() > 0
         self._tls = tls
