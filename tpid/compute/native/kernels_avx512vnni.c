@@ -35,6 +35,8 @@ static inline __attribute__((always_inline)) void store_f16(uint16_t *to, vec va
     _mm256_storeu_si256((__m256i *)to, _mm512_cvtps_ph((__m512)value, _MM_FROUND_TO_NEAREST_INT));
 }
 
+#define MANY_GEMM expanded_gemm
+
 #include "lanes.h"
 
 #define WIDE_ROWS 4
@@ -147,6 +149,8 @@ INLINE void wide_int8(const int format, const int pairs, const uint8_t *weights,
         for (int t = 0; t < g; t += planes)
             finish(out + t / planes * stride + p * 2 * TILE_ROWS, sum[p][t], accumulate);
 }
+
+#include "expanded_512.h"
 
 /* 4 int8 of `x` in all lanes of the lower half, those 8 further on in the upper one. */
 INLINE __m512i inputs_of_halves(__m512i x, const int four)
