@@ -225,6 +225,8 @@ INLINE void int8_bands(const int format, const uint8_t *weights, int n, int n_ti
 {
     const size_t bytes = band_bytes(format, n_tiles);
     const int wide = g >= WIDE_ROWS && format <= W8;
+    if (g == MAX_GROUP && !wide)
+        return; /* never asked for: expanded_gemm does them all */
     if (wide && n == 4) {
         wide_int8(format, 2, weights, n_tiles, x, g, planes, out, stride, accumulate);
         return;
