@@ -3,7 +3,8 @@
     python benchmarks/random_gguf.py tinyllama-1.1b --type Q4_0 [--to .bench/gguf]
 
 Every matrix is of the one type, the embedding and the head as well (llama.cpp's own quantizer gives the head more
-bits). Rows are drawn and quantized by the reference quantizer once for each length, and come again in each matrix.
+bits). Rows are drawn once for each length and quantized by the reference quantizer, or made of random blocks where it
+cannot; they come again in each matrix.
 """
 
 import argparse
@@ -16,6 +17,7 @@ import gguf
 import numpy as np
 from gguf import GGMLQuantizationType
 
+import random_blocks
 from random_tokenizer import CHAT_TEMPLATE, PRE_TOKENIZER, random_vocabulary
 from shapes import SHAPES, name_of, spec_of
 from tpid.errors import TpidError, UnsupportedModelError
@@ -24,10 +26,13 @@ from tpid.model.inventory import matrix_shapes, vector_shapes
 from tpid.model.spec import Architecture, ModelSpec
 
 DEFAULT_DIRECTORY = Path(".bench/gguf")
-TYPES = ("Q4_0", "Q4_1", "Q8_0", "F16")
+TYPES = ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "F16", *random_blocks.TYPES)
 
 _POOL_ROWS = 1024
-_FILE_TYPES = {"F16": 1, "Q4_0": 2, "Q4_1": 3, "Q8_0": 7}  # general.file_type
+_FILE_TYPES = {  # general.file_type
+    "F16": 1, "Q4_0": 2, "Q4_1": 3, "Q8_0": 7, "Q5_0": 8, "Q5_1": 9, "Q2_K": 10, "Q3_K": 12, "Q4_K": 15, "Q5_K": 17,
+    "Q6_K": 18, "IQ4_NL": 25, "IQ4_XS": 30,
+}  # fmt: skip
 
 
 def write_gguf(shape: str, type: str, path: Path, layers: int | None = None) -> None:
@@ -92,6 +97,9 @@ def _tensors(spec: ModelSpec, type: str) -> Iterator[tuple[str, np.ndarray]]:
 
 def _draw_rows(columns: int, type: str) -> np.ndarray:
     """[rows, bytes] uint8, or fp16 [rows, columns]; mean 0, variance 1 / columns."""
+    if type in random_blocks.TYPES:
+        rng = np.random.default_rng(columns)
+        return random_blocks.random_blocks(rng, type, _POOL_ROWS, columns, 1 / np.sqrt(columns))
     values = np.random.default_rng(columns).standard_normal((_POOL_ROWS, columns), np.float32)
     return gguf.quants.quantize(values / np.sqrt(np.float32(columns)), GGMLQuantizationType[type])
 

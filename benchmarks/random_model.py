@@ -43,6 +43,7 @@ class RandomSource:
         self._format = format
         self._seed = seed
         identity = json.dumps([asdict(spec), format, seed, key_bias, n_biased])
+        self.published_bytes = 0
         self.fingerprint = f"random:{hashlib.sha256(identity.encode()).hexdigest()}"
         self._in_layer = layer_matrix_shapes(spec)
 

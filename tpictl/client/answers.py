@@ -246,6 +246,7 @@ class Imported:
 
     name: Line
     size_bytes: int
+    published_bytes: int = 0  # of the files that it was made of; an older daemon does not say it
 
 
 @dataclass(frozen=True, slots=True)

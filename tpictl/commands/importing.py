@@ -59,4 +59,5 @@ def _run(work: Callable[[OnProgress, OnNote], object], *, as_json: bool) -> None
         print_json({"pack": answer})
         return
     pack = imported_of(answer)
-    print(f"{pack.name} is ready ({shown_size(pack.size_bytes)}). Talk to it: tpictl chat {pack.name}")
+    published = f", {shown_size(pack.published_bytes)} as published" if pack.published_bytes else ""
+    print(f"{pack.name} is ready ({shown_size(pack.size_bytes)}{published}). Talk to it: tpictl chat {pack.name}")

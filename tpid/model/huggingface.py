@@ -94,6 +94,7 @@ class HuggingFaceSource:
             self.spec = self._with_its_head(str(directory), spec)
             config = stack.enter_context(WeightFile(config_path))
             self.fingerprint = fingerprint([(config, config.size_bytes), *shards])
+            self.published_bytes = sum(file.size_bytes for file, _ in shards)
             self._half_fits = HalfFits()
             self._files = stack.pop_all()
 

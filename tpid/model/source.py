@@ -43,6 +43,11 @@ class WeightSource(Protocol):
         ...
 
     @property
+    def published_bytes(self) -> int:
+        """Of the files that hold the weights."""
+        ...
+
+    @property
     def notes(self) -> list[str]:
         """Sentences for the owner: what was guessed or lost so far in what was read."""
         ...

@@ -153,13 +153,14 @@ COLUMN_SPLIT = frozenset({"o", "down"})  # units take columns of these, rows of 
 
 @lru_cache(maxsize=64)  # asked for with every block of a pass
 def ffn_unit_columns(ffn_size: int) -> int:
-    """Width of an FFN unit: the widest multiple of 32 that divides the FFN into 40 units or more.
+    """Width of an FFN unit: a multiple of 32 that divides the FFN into 40 units or more.
 
-    Wide units cost less padding and fewer passes over the output; a narrow FFN gets units of 32.
+    The widest of those that cut fewest super-blocks of 256. Wide units cost less padding and fewer passes over the
+    output; a narrow FFN gets units of 32.
     """
     slices = -(-ffn_size // TILE_COLUMNS)
-    multiple = max((k for k in range(1, slices + 1) if slices % k == 0 and slices // k >= MIN_FFN_UNITS), default=1)
-    return multiple * TILE_COLUMNS
+    possible = [k for k in range(1, slices + 1) if slices % k == 0 and slices // k >= MIN_FFN_UNITS]
+    return max(possible, key=lambda k: (run_tiles(k), k), default=1) * TILE_COLUMNS
 
 
 def attn_geometry(spec: ModelSpec, formats: Mapping[str, Format]) -> UnitGeometry:

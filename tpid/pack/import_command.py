@@ -62,16 +62,18 @@ def main() -> int:
 
 def _run(arguments: argparse.Namespace) -> int:
     try:
-        pack = _import(arguments)
+        pack, published_bytes = _import(arguments)
     except TpidError as error:
         return _fail(error.code, *_explained(error, arguments.path))
     except MemoryError:
         return _fail("memory", "The import ran out of memory.", "Close other programs, then try again.")
-    _say({"pack": {"name": pack.name, "id": pack.id, "size_bytes": pack.size_bytes}})
+    sizes = {"size_bytes": pack.size_bytes, "published_bytes": published_bytes}
+    _say({"pack": {"name": pack.name, "id": pack.id, **sizes}})
     return 0
 
 
-def _import(arguments: argparse.Namespace) -> Pack:
+def _import(arguments: argparse.Namespace) -> tuple[Pack, int]:
+    """With the size of the published weights."""
     target: Path = arguments.target
     check_name(target.name)
     with _source_path(arguments, target.parent) as path, contextlib.closing(_open(path)) as source:
@@ -85,7 +87,7 @@ def _import(arguments: argparse.Namespace) -> Pack:
         )
         for note in source.notes:
             _note(note)
-        return pack
+        return pack, source.published_bytes
 
 
 def _open(path: Path) -> WeightSource:

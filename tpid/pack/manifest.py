@@ -194,5 +194,7 @@ def _check_counts(manifest: Manifest, path: Path) -> None:
     for name, digests, geometry in units:
         if len(digests) != geometry.n_units:
             raise PackError(
-                f"{path} has {len(digests)} digests for the {geometry.n_units} units of {name}.", hint=_HINT
+                f"{path} has {len(digests)} digests for the {geometry.n_units} units of {name}: it is damaged, or "
+                "of a version that cut units otherwise.",
+                hint=_HINT,
             )

@@ -63,9 +63,10 @@ def pack_tiles(matrix: Matrix) -> U8:
 def unpack_tiles(data: U8, rows: int, columns: int, format: Format) -> Matrix:
     """The matrix that `pack_tiles` was given; grouped formats keep their zero columns up to a multiple of 32."""
     bands, tiles = -(-rows // TILE_ROWS), -(-columns // TILE_COLUMNS)
-    data = data[: bands * band_bytes(format, tiles)]
+    size = band_bytes(format, tiles)
+    data = data[: bands * size]
     if format in CODINGS:
-        return unpack_coded(data.reshape(bands, -1), tiles, format).rows(slice(rows))
+        return unpack_coded(data.reshape(bands, size), tiles, format).rows(slice(rows))
     packed = data.view(_TILE[format]).reshape(bands, tiles)
     if format in (Format.F16, Format.BF16):
         bits = packed["bits"].transpose(0, 3, 1, 2).reshape(bands * TILE_ROWS, tiles * TILE_COLUMNS)

@@ -111,9 +111,19 @@ def test_all_kernels_agree_on_chunks_of_many_tokens(format: Format) -> None:
         results = [product(f"{name}-{planes}", matrix, 133, 96, x) for name in NAMES]
         for result in results[1:]:
             np.testing.assert_allclose(result, results[0], atol=STEP)
-        kernels = f"{NAMES[0]}-{planes}"
-        one_by_one = np.concatenate([product(kernels, matrix, 133, 96, x[i : i + 1]) for i in range(len(x))])
-        np.testing.assert_allclose(one_by_one, results[0], atol=STEP)
+
+
+@pytest.mark.parametrize("format", Format)
+@pytest.mark.parametrize("kernels", KERNELS)
+def test_tokens_come_out_alike_alone_and_among_many(kernels: str, format: Format) -> None:
+    """To the bit, where products are of whole numbers: whatever a batch holds, decode goes on as it would alone."""
+    rng = np.random.default_rng(3)
+    x = rng.standard_normal((75, 800), np.float32)
+    matrix = random_matrix(rng, 72, 800, format)
+    together = product(kernels, matrix, 69, 800, x)
+    alone = np.concatenate([product(kernels, matrix, 69, 800, x[i : i + 1]) for i in (0, 9, 40, 71, 74)])
+    exact = format not in (Format.F16, Format.BF16)
+    np.testing.assert_allclose(together[[0, 9, 40, 71, 74]], alone, rtol=0, atol=0 if exact else STEP)
 
 
 def test_wrong_shapes_are_refused() -> None:

@@ -246,6 +246,7 @@ def test_names_parts_that_are_missing_or_misnamed(tiny_model: Make, write_gguf: 
 
 def test_the_fingerprint_follows_the_file(tiny_model: Make, write_gguf: Make) -> None:
     path = write_gguf(tiny_model("llama"))
+    assert GgufSource(path).published_bytes == path.stat().st_size
     before = GgufSource(path).fingerprint
     assert GgufSource(path).fingerprint == before
     os.utime(path, ns=(0, 1))

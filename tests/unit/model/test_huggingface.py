@@ -368,6 +368,8 @@ def test_refuses_a_tensor_in_two_shards(published: Path) -> None:
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
 def test_the_fingerprint_follows_the_files(name: str, published: Path) -> None:
+    shards = sum(path.stat().st_size for path in published.glob("*.safetensors"))
+    assert HuggingFaceSource(published).published_bytes == shards
     before = HuggingFaceSource(published).fingerprint
     assert HuggingFaceSource(published).fingerprint == before
     os.utime(published / name, ns=(0, 1))

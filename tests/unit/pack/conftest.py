@@ -45,6 +45,7 @@ class MadeUpSource:
     def __init__(self, formats: Mapping[str, Format], default: Format, seed: int, **spec: Any) -> None:
         self.spec = replace(SPEC, **spec)
         self.fingerprint = f"{seed}"
+        self.published_bytes = 0
         self.reads: list[str] = []
         self.files = TOKENIZER
         rng = np.random.default_rng(seed)

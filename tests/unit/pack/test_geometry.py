@@ -5,11 +5,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.unit.specs import SMOLLM2
-from tpid.model.weights import Format
+from tpid.model.gguf.types import GgmlType
+from tpid.model.inventory import matrix_shapes
+from tpid.model.weights import CODINGS, Format
 from tpid.pack.geometry import (
     ALIGN_BYTES,
+    ATTN_MATRICES,
+    FFN_MATRICES,
     MIN_FFN_UNITS,
+    Half,
     attn_geometry,
+    block_geometry,
     ffn_geometry,
     ffn_unit_columns,
     vocab_geometry,
@@ -27,7 +33,7 @@ def test_ffn_units_cover_the_ffn_with_less_than_a_tile_to_spare(ffn_size: int) -
 
 @pytest.mark.parametrize(
     ("ffn_size", "width"),
-    [(1536, 32), (5632, 128), (11008, 256), (14336, 256), (28672, 512), (4864, 32 * 2)],
+    [(1536, 32), (5632, 128), (11008, 256), (14336, 256), (28672, 512), (4864, 32 * 2), (13824, 256)],
 )
 def test_ffn_unit_widths_of_well_known_models(ffn_size: int, width: int) -> None:
     assert ffn_unit_columns(ffn_size) == width
@@ -72,3 +78,24 @@ def test_matrices_of_a_unit_lie_behind_each_other_and_strides_are_aligned(
             offset += matrix.size_bytes
         assert offset <= geometry.stride_bytes < offset + ALIGN_BYTES
         assert geometry.stride_bytes % ALIGN_BYTES == 0
+
+
+@pytest.mark.parametrize("format", [format for format in CODINGS if CODINGS[format].super_block])
+@pytest.mark.parametrize(
+    ("hidden_size", "n_kv_heads", "heads_per_group", "ffn_size"),
+    [(2048, 4, 8, 5632), (3072, 8, 3, 8192), (4096, 32, 1, 11008), (4096, 8, 4, 14336), (5120, 40, 1, 13824)],
+)
+def test_models_in_super_blocks_are_hardly_larger_than_their_files(
+    hidden_size: int, n_kv_heads: int, heads_per_group: int, ffn_size: int, format: Format
+) -> None:
+    """Padding and the factors of super-blocks that units cut included."""
+    spec = replace(
+        SMOLLM2, n_layers=24, tied_head=False, hidden_size=hidden_size, n_kv_heads=n_kv_heads,
+        n_heads=n_kv_heads * heads_per_group, head_dim=hidden_size // (n_kv_heads * heads_per_group), ffn_size=ffn_size,
+    )  # fmt: skip
+    type = GgmlType[format.name]
+    weights = sum(rows * columns for rows, columns in matrix_shapes(spec).values())
+    formats = dict.fromkeys((*ATTN_MATRICES, *FFN_MATRICES), format)
+    pack_bytes = spec.n_layers * sum(block_geometry(spec, half, formats).size_bytes for half in Half)
+    pack_bytes += 2 * vocab_geometry(spec, format).size_bytes
+    assert pack_bytes <= 1.02 * weights * type.block_bytes // type.block_weights

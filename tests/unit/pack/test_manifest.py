@@ -146,7 +146,11 @@ def test_a_value_that_makes_no_sense_is_refused(pack: Pack, refusal: Check, path
         ("spec.ffn_size", 1 << 62, "spec.ffn_size is 4611686018427387904, not 1 to 1.04858e+06"),
         ("spec.n_kv_heads", 3, "4 heads cannot be divided among 3 KV heads"),
         ("embed.digests", ["0" * 64], "has 1 digests for the 2 units of embed"),
-        ("layers.1.attn.digests", ["0" * 64], "has 1 digests for the 2 units of layer 1 attn"),
+        (
+            "layers.1.attn.digests",
+            ["0" * 64],
+            "has 1 digests for the 2 units of layer 1 attn: it is damaged, or of a version that cut units otherwise",
+        ),
         ("layers.0.ffn.formats", {"gate": "w4"}, "does not give layer 0 ffn a format for each of gate, up, down"),
         ("layers.0.vectors", "x", "layers.0.vectors: String should match pattern"),
         ("pack_version", 2, "pack_version: Input should be 1"),

@@ -201,11 +201,16 @@ def test_ctrl_c_in_an_import_tells_how_to_go_on(
 def test_import(daemon: Any, run: Run, short_directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stages = [("convert", 0), ("convert", 2 * 10**6), ("verify", 2 * 10**6)]
     daemon.import_lines = [{"stage": stage, "done_bytes": done, "total_bytes": 2 * 10**6} for stage, done in stages]
-    daemon.import_lines.append({"pack": {"name": "m", "id": "0", "size_bytes": 3 * 10**6}})
+    daemon.import_lines.append(
+        {"pack": {"name": "m", "id": "0", "size_bytes": 3 * 10**6, "published_bytes": 29 * 10**5}}
+    )
     monkeypatch.chdir(short_directory)
     Path("m.gguf").touch()
     result = run("import", "m.gguf", "--name", "m", "--replace")
-    assert (result.returncode, result.stdout) == (0, "m is ready (3.00 MB). Talk to it: tpictl chat m\n")
+    assert (result.returncode, result.stdout) == (
+        0,
+        "m is ready (3.00 MB, 2.90 MB as published). Talk to it: tpictl chat m\n",
+    )
     assert result.stderr == "convert: 2.00 MB\nverify: 2.00 MB\n"
     expected = {"path": str(short_directory / "m.gguf"), "name": "m", "format": None, "replace": True}
     assert daemon.body("/tpid/import") == expected

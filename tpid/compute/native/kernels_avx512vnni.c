@@ -35,6 +35,8 @@ static inline __attribute__((always_inline)) void store_f16(uint16_t *to, vec va
     _mm256_storeu_si256((__m256i *)to, _mm512_cvtps_ph((__m512)value, _MM_FROUND_TO_NEAREST_INT));
 }
 
+#define MANY_GEMM expanded_gemm
+
 #include "lanes.h"
 
 #define WIDE_ROWS 4
@@ -148,6 +150,8 @@ INLINE void wide_int8(const int format, const int pairs, const uint8_t *weights,
             finish(out + t / planes * stride + p * 2 * TILE_ROWS, sum[p][t], accumulate);
 }
 
+#include "expanded_512.h"
+
 /* 4 int8 of `x` in all lanes of the lower half, those 8 further on in the upper one. */
 INLINE __m512i inputs_of_halves(__m512i x, const int four)
 {
@@ -221,6 +225,8 @@ INLINE void int8_bands(const int format, const uint8_t *weights, int n, int n_ti
 {
     const size_t bytes = band_bytes(format, n_tiles);
     const int wide = g >= WIDE_ROWS && format <= W8;
+    if (g == MAX_GROUP && !wide)
+        return; /* never asked for: expanded_gemm does them all */
     if (wide && n == 4) {
         wide_int8(format, 2, weights, n_tiles, x, g, planes, out, stride, accumulate);
         return;

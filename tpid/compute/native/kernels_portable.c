@@ -102,8 +102,44 @@ INLINE struct scales read_scales(const int format, const uint8_t *tile, const ve
     return s;
 }
 
+/* A tile written out. This alone is compiled for each format, all that follows once: so the file is small, and quick to
+   compile. */
+struct expanded {
+    int8_t w[8][32];
+    struct scales scales;
+};
+
+typedef void expand_fn(const uint8_t *tile, const vec *factors, struct expanded *to);
+
+#define DEFINE_EXPAND(NAME, FORMAT)                                                                                \
+    static void NAME(const uint8_t *tile, const vec *factors, struct expanded *to)                                 \
+    {                                                                                                              \
+        unpack(FORMAT, tile, to->w);                                                                               \
+        to->scales = read_scales(FORMAT, tile, factors);                                                           \
+    }
+
+DEFINE_EXPAND(expand_w4, W4)
+DEFINE_EXPAND(expand_w4s, W4S)
+DEFINE_EXPAND(expand_w8, W8)
+DEFINE_EXPAND(expand_q2_k, Q2_K)
+DEFINE_EXPAND(expand_q3_k, Q3_K)
+DEFINE_EXPAND(expand_q4_k, Q4_K)
+DEFINE_EXPAND(expand_q5_k, Q5_K)
+DEFINE_EXPAND(expand_q6_k, Q6_K)
+DEFINE_EXPAND(expand_q5_0, Q5_0)
+DEFINE_EXPAND(expand_q5_1, Q5_1)
+DEFINE_EXPAND(expand_iq4_nl, IQ4_NL)
+DEFINE_EXPAND(expand_iq4_xs, IQ4_XS)
+DEFINE_EXPAND(expand_mxfp4, MXFP4)
+
+static expand_fn *const expand[N_FORMATS] = {
+    [W4] = expand_w4,         [W4S] = expand_w4s,       [W8] = expand_w8,     [Q2_K] = expand_q2_k, [Q3_K] = expand_q3_k,
+    [Q4_K] = expand_q4_k,     [Q5_K] = expand_q5_k,     [Q6_K] = expand_q6_k, [Q5_0] = expand_q5_0, [Q5_1] = expand_q5_1,
+    [IQ4_NL] = expand_iq4_nl, [IQ4_XS] = expand_iq4_xs, [MXFP4] = expand_mxfp4,
+};
+
 /* Products of the inputs from first on with one row of activations. */
-INLINE veci dots(int8_t (*w)[32], const int8_t *q, int first, int n)
+INLINE veci dots(const int8_t (*w)[32], const int8_t *q, int first, int n)
 {
     veci dot = {0};
     for (int r = 0; r < 8; r++)
@@ -112,45 +148,50 @@ INLINE veci dots(int8_t (*w)[32], const int8_t *q, int first, int n)
     return dot;
 }
 
-INLINE void int8_tile(const int format, const uint8_t *tile, const vec *factors, const uint8_t *x, const int g,
-                      const int planes, vec *sum)
+/* sum[token] += the products of a tile with g rows of activations. */
+INLINE void int8_tile(int format, const struct expanded *tile, const uint8_t *x, int g, int planes, const int per_tile,
+                      vec *sum)
 {
-    const struct coding *coding = &codings[format];
-    const struct scales scales = read_scales(format, tile, factors);
-    int8_t w[8][32];
-    unpack(format, tile, w);
+    const int zero = per_tile == 1 ? codings[format].zero : 0;
+    const struct scales *scales = &tile->scales;
     for (int t = 0; t < g; t += planes) {
-        const int last = t + planes - 1, n = 32 / coding->per_tile;
+        const int last = t + planes - 1, n = 32 / per_tile;
         vec *to = &sum[t / planes];
-        for (int h = 0; h < coding->per_tile; h++) {
-            veci dot = dots(w, (const int8_t *)x + t * 32, h * n, n);
+        for (int h = 0; h < per_tile; h++) {
+            veci dot = dots(tile->w, (const int8_t *)x + t * 32, h * n, n);
             if (planes == 2)
-                dot = (dot << PLANE_BITS) + dots(w, (const int8_t *)x + last * 32, h * n, n);
-            if (coding->per_tile == 1 && coding->zero)
-                dot += ((const int32_t *)(x + INT8_OFFSET(g)))[last] >> zero_shift(coding->zero);
-            *to += __builtin_convertvector(dot, vec) * (scales.scale[h] * ((const float *)(x + INT8_SCALE(g)))[last]);
+                dot = (dot << PLANE_BITS) + dots(tile->w, (const int8_t *)x + last * 32, h * n, n);
+            if (zero)
+                dot += ((const int32_t *)(x + INT8_OFFSET(g)))[last] >> zero_shift(zero);
+            *to += __builtin_convertvector(dot, vec) * (scales->scale[h] * ((const float *)(x + INT8_SCALE(g)))[last]);
         }
         const float all = ((const float *)(x + INT8_SUM(g)))[last], low = ((const float *)(x + INT8_LOW_SUM(g)))[last];
-        if (coding->per_tile == 2)
-            *to += (scales.minimum[0] - scales.minimum[1]) * low + scales.minimum[1] * all;
-        else if (coding->minimum)
-            *to += scales.minimum[0] * all;
+        if (per_tile == 2)
+            *to += (scales->minimum[0] - scales->minimum[1]) * low + scales->minimum[1] * all;
+        else if (codings[format].minimum)
+            *to += scales->minimum[0] * all;
     }
 }
 
-INLINE void int8_band(const int format, const uint8_t *tile, int n, int n_tiles, const uint8_t *x, const int g,
-                      const int planes, float *out, ptrdiff_t stride, int accumulate)
+static void int8_band(int format, const uint8_t *tile, int n, int n_tiles, const uint8_t *x, int g, int planes,
+                      float *out, ptrdiff_t stride, int accumulate)
 {
     (void)n;
     vec sum[MAX_GROUP] = {{0}}, factors[2] = {{0}};
-    const int run = run_tiles(format, n_tiles);
-    for (int i = 0; i < n_tiles; i++, tile += tile_bytes(format), x += g * INT8_BYTES) {
-        if (codings[format].factors && i % run == 0) {
-            for (int f = 0; f < codings[format].factors; f++)
+    const struct coding *coding = &codings[format];
+    const int run = run_tiles(format, n_tiles), bytes = tile_bytes(format);
+    struct expanded expanded;
+    for (int i = 0; i < n_tiles; i++, tile += bytes, x += g * INT8_BYTES) {
+        if (coding->factors && i % run == 0) {
+            for (int f = 0; f < coding->factors; f++)
                 factors[f] = load_f16((const uint16_t *)tile + 8 * f);
             tile += factor_bytes(format);
         }
-        int8_tile(format, tile, factors, x, g, planes, sum);
+        expand[format](tile, factors, &expanded);
+        if (coding->per_tile == 2)
+            int8_tile(format, &expanded, x, g, planes, 2, sum);
+        else
+            int8_tile(format, &expanded, x, g, planes, 1, sum);
     }
     for (int t = 0; t < g / planes; t++)
         finish(out + t * stride, sum[t], accumulate);

@@ -196,18 +196,25 @@ static void pack_fp32(const float *x, ptrdiff_t stride, int columns, int g, uint
 
 #include "attend.h"
 
+/* A set that has another way for many rows of activations defines this: it multiplies some, and gives how many, a
+   multiple of MAX_GROUP. */
+#ifndef MANY_GEMM
+#define MANY_GEMM(format, weights, n_tiles, n_bands, activations, n_tokens, planes, out, stride, accumulate) 0
+#endif
+
 /* A matrix product from a function for `BANDS` bands and g rows of activations, in a format; format, g and planes are
    constants of each call. */
 #define DEFINE_GEMM(NAME, BAND, BANDS, FORMAT, ROW_BYTES)                                                          \
     INLINE void NAME##_planes(const uint8_t *weights, int n_tiles, int n_bands, const uint8_t *activations,        \
-                              int n_tokens, const int planes, float *out, ptrdiff_t stride, int accumulate)        \
+                              int n_tokens, int done, const int planes, float *out, ptrdiff_t stride,              \
+                              int accumulate)                                                                      \
     {                                                                                                              \
         const size_t bytes = band_bytes(FORMAT, n_tiles);                                                          \
         const size_t row_bytes = (size_t)n_tiles * ROW_BYTES;                                                      \
-        for (int band = 0; band < n_bands; band += BANDS, weights += BANDS * bytes, out += BANDS * TILE_ROWS) { \
+        for (int band = 0; band < n_bands; band += BANDS, weights += BANDS * bytes, out += BANDS * TILE_ROWS) {    \
             const int n = n_bands - band < BANDS ? n_bands - band : BANDS;                                         \
             (void)n;                                                                                               \
-            for (int row = 0, g; row < n_tokens * planes; row += g) {                                              \
+            for (int row = done, g; row < n_tokens * planes; row += g) {                                           \
                 const uint8_t *x = activations + (size_t)row * row_bytes;                                          \
                 float *to = out + row / planes * stride;                                                           \
                 g = group_rows(n_tokens * planes - row);                                                           \
@@ -225,27 +232,29 @@ static void pack_fp32(const float *x, ptrdiff_t stride, int columns, int g, uint
     static void NAME(const uint8_t *weights, int n_tiles, int n_bands, const uint8_t *activations, int n_tokens,   \
                      int planes, float *out, ptrdiff_t stride, int accumulate)                                     \
     {                                                                                                              \
+        const int done = MANY_GEMM(FORMAT, weights, n_tiles, n_bands, activations, n_tokens, planes, out, stride,  \
+                                   accumulate);                                                                    \
         if (planes == 2 && !is_half(FORMAT))                                                                       \
-            NAME##_planes(weights, n_tiles, n_bands, activations, n_tokens, 2, out, stride, accumulate);           \
+            NAME##_planes(weights, n_tiles, n_bands, activations, n_tokens, done, 2, out, stride, accumulate);     \
         else                                                                                                       \
-            NAME##_planes(weights, n_tiles, n_bands, activations, n_tokens, 1, out, stride, accumulate);           \
+            NAME##_planes(weights, n_tiles, n_bands, activations, n_tokens, done, 1, out, stride, accumulate);     \
     }
 
 #define DEFINE_ALL_GEMM(INT8_BAND, HALF_BAND, BANDS)                                                               \
-    DEFINE_GEMM(gemm_w4, INT8_BAND, BANDS, W4, INT8_BYTES)                                                          \
-    DEFINE_GEMM(gemm_w4s, INT8_BAND, BANDS, W4S, INT8_BYTES)                                                        \
-    DEFINE_GEMM(gemm_w8, INT8_BAND, BANDS, W8, INT8_BYTES)                                                          \
-    DEFINE_GEMM(gemm_f16, HALF_BAND, BANDS, F16, FP32_BYTES)                                                        \
-    DEFINE_GEMM(gemm_bf16, HALF_BAND, BANDS, BF16, FP32_BYTES)                                                      \
-    DEFINE_GEMM(gemm_q2_k, INT8_BAND, BANDS, Q2_K, INT8_BYTES)                                                      \
-    DEFINE_GEMM(gemm_q3_k, INT8_BAND, BANDS, Q3_K, INT8_BYTES)                                                      \
-    DEFINE_GEMM(gemm_q4_k, INT8_BAND, BANDS, Q4_K, INT8_BYTES)                                                      \
-    DEFINE_GEMM(gemm_q5_k, INT8_BAND, BANDS, Q5_K, INT8_BYTES)                                                      \
-    DEFINE_GEMM(gemm_q6_k, INT8_BAND, BANDS, Q6_K, INT8_BYTES)                                                      \
-    DEFINE_GEMM(gemm_q5_0, INT8_BAND, BANDS, Q5_0, INT8_BYTES)                                                      \
-    DEFINE_GEMM(gemm_q5_1, INT8_BAND, BANDS, Q5_1, INT8_BYTES)                                                      \
-    DEFINE_GEMM(gemm_iq4_nl, INT8_BAND, BANDS, IQ4_NL, INT8_BYTES)                                                  \
-    DEFINE_GEMM(gemm_iq4_xs, INT8_BAND, BANDS, IQ4_XS, INT8_BYTES)                                                  \
+    DEFINE_GEMM(gemm_w4, INT8_BAND, BANDS, W4, INT8_BYTES)                                                         \
+    DEFINE_GEMM(gemm_w4s, INT8_BAND, BANDS, W4S, INT8_BYTES)                                                       \
+    DEFINE_GEMM(gemm_w8, INT8_BAND, BANDS, W8, INT8_BYTES)                                                         \
+    DEFINE_GEMM(gemm_f16, HALF_BAND, BANDS, F16, FP32_BYTES)                                                       \
+    DEFINE_GEMM(gemm_bf16, HALF_BAND, BANDS, BF16, FP32_BYTES)                                                     \
+    DEFINE_GEMM(gemm_q2_k, INT8_BAND, BANDS, Q2_K, INT8_BYTES)                                                     \
+    DEFINE_GEMM(gemm_q3_k, INT8_BAND, BANDS, Q3_K, INT8_BYTES)                                                     \
+    DEFINE_GEMM(gemm_q4_k, INT8_BAND, BANDS, Q4_K, INT8_BYTES)                                                     \
+    DEFINE_GEMM(gemm_q5_k, INT8_BAND, BANDS, Q5_K, INT8_BYTES)                                                     \
+    DEFINE_GEMM(gemm_q6_k, INT8_BAND, BANDS, Q6_K, INT8_BYTES)                                                     \
+    DEFINE_GEMM(gemm_q5_0, INT8_BAND, BANDS, Q5_0, INT8_BYTES)                                                     \
+    DEFINE_GEMM(gemm_q5_1, INT8_BAND, BANDS, Q5_1, INT8_BYTES)                                                     \
+    DEFINE_GEMM(gemm_iq4_nl, INT8_BAND, BANDS, IQ4_NL, INT8_BYTES)                                                 \
+    DEFINE_GEMM(gemm_iq4_xs, INT8_BAND, BANDS, IQ4_XS, INT8_BYTES)                                                 \
     DEFINE_GEMM(gemm_mxfp4, INT8_BAND, BANDS, MXFP4, INT8_BYTES)
 
 #define DEFINE_KERNELS(SYMBOL, NAME, USABLE)                                                                       \

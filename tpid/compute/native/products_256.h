@@ -274,7 +274,6 @@ INLINE void int8_rows(const int format, const uint8_t *tile, int n_tiles, const 
 INLINE void narrow_int8(const int format, const uint8_t *w, int n_tiles, const uint8_t *x, const int g,
                         const int planes, float *out, ptrdiff_t stride, int accumulate)
 {
-#pragma GCC unroll 2
     for (int first = 0; first < g; first += TOGETHER)
         int8_rows(format, w, n_tiles, x, g, first, g < TOGETHER ? g : TOGETHER, planes, out, stride, accumulate);
 }

@@ -59,6 +59,7 @@ class GgufSource:
             self._model = open_gguf(path, stack)
             self.spec = _checked_spec(str(path), self._model)
             self.fingerprint = fingerprint(self._model.parts)
+            self.published_bytes = sum(file.size_bytes for file, _ in self._model.parts)
             self._half_fits = HalfFits()
             self._files = stack.pop_all()
         # llama.cpp's converter interleaves the halves of each head for its own RoPE, for this family only.
