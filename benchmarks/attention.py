@@ -19,7 +19,7 @@ from tpid.compute.backend import BlockBytes
 from tpid.compute.native.library import Cores
 from tpid.compute.native_backend import NativeBackend
 from tpid.model.batch import Segment
-from tpid.model.spec import Architecture, ModelSpec, Rope
+from tpid.model.spec import Architecture, LayerSpec, ModelSpec, Rope
 from tpid.model.weights import F32, Format
 from tpid.pack.geometry import ATTN_MATRICES, Block, Half, Share, UnitRange, attn_geometry
 
@@ -48,7 +48,7 @@ class Decode:
         n_heads, n_kv_heads, head_dim = heads
         spec = ModelSpec(
             Architecture.QWEN2, HIDDEN, 1, n_heads, n_kv_heads, head_dim, 64, 64, context_tokens + 1, 1e-5,
-            Rope(1e6), tied_head=True, qkv_bias=bias,
+            (LayerSpec(Rope(1e6), qkv_bias=bias),), tied_head=True,
         )  # fmt: skip
         geometry = attn_geometry(spec, dict.fromkeys(ATTN_MATRICES, Format.W4))
         share = Share(UnitRange(0, geometry.n_units), UnitRange(0, 0))

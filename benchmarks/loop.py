@@ -25,6 +25,7 @@ import uvloop
 
 from exchanges import Ours
 from tpid.comm.allreduce import Allreduce, Alone
+from tpid.compute.backend import Output
 from tpid.compute.forward import forward
 from tpid.engine.compute_calls import ComputeCalls
 from tpid.engine.passes import drive
@@ -55,7 +56,7 @@ class Row:
 class Nothing:
     """A backend that computes nothing, and the weights that it does it with."""
 
-    output_bias: F32 | None = None
+    output = Output()
 
     def __init__(self, hidden: int, read_bytes: int) -> None:
         self.read_s = 0.0
@@ -82,7 +83,7 @@ class AllResident:
     """Weights that are there, as tpid.memory.weights leases them."""
 
     streams = False
-    output_bias: F32 | None = None
+    output = Output()
 
     def lease(self, index: int) -> "AllResident":
         return self

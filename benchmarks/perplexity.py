@@ -40,7 +40,7 @@ from tpid.engine.text import load_text_model
 from tpid.errors import TpidError
 from tpid.model.batch import Segment
 from tpid.model.gguf.source import GgufSource
-from tpid.model.spec import Architecture, ModelSpec, Rope
+from tpid.model.spec import Architecture, LayerSpec, ModelSpec, Rope
 from tpid.model.weights import Format
 from tpid.pack.embedding import EmbeddingRows
 from tpid.pack.geometry import Block, Half, Share, UnitRange
@@ -53,7 +53,8 @@ CHUNKS, QUICK_CHUNKS = 34, 4
 THREADS = 1
 RANDOM = ModelSpec(
     Architecture.QWEN2, hidden_size=512, n_layers=4, n_heads=8, n_kv_heads=2, head_dim=64, ffn_size=1536,
-    vocab_size=4096, context_tokens=CHUNK_TOKENS, norm_eps=1e-6, rope=Rope(1e6), tied_head=False, qkv_bias=True,
+    vocab_size=4096, context_tokens=CHUNK_TOKENS, norm_eps=1e-6,
+    pattern=(LayerSpec(Rope(1e6), qkv_bias=True),), tied_head=False,
 )  # fmt: skip
 
 F64 = NDArray[np.float64]

@@ -21,7 +21,7 @@ import random_blocks
 from random_tokenizer import CHAT_TEMPLATE, PRE_TOKENIZER, random_vocabulary
 from shapes import SHAPES, name_of, spec_of
 from tpid.errors import TpidError, UnsupportedModelError
-from tpid.model.gguf.source import published_name
+from tpid.model.gguf.source import NAMES
 from tpid.model.inventory import matrix_shapes, vector_shapes
 from tpid.model.spec import Architecture, ModelSpec
 
@@ -38,7 +38,8 @@ _FILE_TYPES = {  # general.file_type
 def write_gguf(shape: str, type: str, path: Path, layers: int | None = None) -> None:
     """Whole or not at all. Raises UnsupportedModelError where the shape is not one that can be written so."""
     spec = spec_of(shape, layers)
-    if spec.architecture is not Architecture.LLAMA or spec.rope.factors is not None:
+    rope = spec.layer(0).rope
+    if spec.architecture is not Architecture.LLAMA or rope is None or rope.factors is not None:
         raise UnsupportedModelError(f"{shape}: only Llama shapes without scaled RoPE can be written as GGUF.")
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_suffix(".partial")
@@ -71,7 +72,7 @@ def _add_metadata(writer: gguf.GGUFWriter, spec: ModelSpec, type: str) -> None:
     writer.add_key_length(spec.head_dim)
     writer.add_value_length(spec.head_dim)
     writer.add_rope_dimension_count(spec.head_dim)
-    writer.add_rope_freq_base(spec.rope.theta)
+    writer.add_rope_freq_base(spec.ropes[0].theta)
     writer.add_layer_norm_rms_eps(spec.norm_eps)
     writer.add_vocab_size(spec.vocab_size)
     words = random_vocabulary(spec.vocab_size)
@@ -90,9 +91,9 @@ def _tensors(spec: ModelSpec, type: str) -> Iterator[tuple[str, np.ndarray]]:
     pool = cache(_draw_rows)
     stretched = cache(lambda rows, columns: np.resize(pool(columns, type), (rows, pool(columns, type).shape[1])))
     for name, (rows, columns) in matrix_shapes(spec).items():
-        yield published_name(name), stretched(rows, columns)
+        yield NAMES.of(name), stretched(rows, columns)
     for name, (size,) in vector_shapes(spec).items():
-        yield published_name(name), np.ones(size, np.float32)
+        yield NAMES.of(name), np.ones(size, np.float32)
 
 
 def _draw_rows(columns: int, type: str) -> np.ndarray:

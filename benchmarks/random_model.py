@@ -73,7 +73,11 @@ class RandomSource:
     def vector(self, name: str) -> F32:
         """Norms are ones, biases zeros but for those of keys."""
         kind = name.rpartition(".")[2]
-        size = self.spec.hidden_size if kind == "final_norm" else layer_vector_shapes(self.spec)[kind][0]
+        size = (
+            self.spec.hidden_size
+            if kind == "final_norm"
+            else layer_vector_shapes(self.spec, self.spec.layer(0))[kind][0]
+        )
         if kind == "k_bias":
             return self._key_biases(np.random.default_rng((self._seed, *name.encode())), size)
         return np.ones(size, np.float32) if kind.endswith("norm") else np.zeros(size, np.float32)

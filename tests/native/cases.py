@@ -14,9 +14,10 @@ from tests.matrices import random_matrix, sums_apart
 from tests.native.bounds import bound
 from tpid.compute.backend import BlockBytes
 from tpid.compute.native.library import FORMAT_NUMBERS, Cores
-from tpid.compute.native_backend import NativeBackend, inverse_frequencies, key_frequencies, native_shape
+from tpid.compute.native_backend import NativeBackend, key_frequencies, native_shape
 from tpid.model.batch import Segment
-from tpid.model.spec import Architecture, ModelSpec, Rope
+from tpid.model.rope import angle_tables, inverse_frequencies
+from tpid.model.spec import Architecture, Gate, LayerSpec, ModelSpec, Rope
 from tpid.model.weights import F32, Format
 from tpid.pack.geometry import (
     ATTN_MATRICES,
@@ -111,7 +112,7 @@ def _block(rng: np.random.Generator, half: Half) -> bytes:
         allowed = np.full_like(expected, np.abs(expected).max() * BLOCK_TOLERANCES[1 if int8_cache else planes])
         passes.append(_segment_bytes(spec, segments) + _floats(x, expected, allowed))
     head = _numbers(_KINDS[half], planes, n_threads) + bytes(native_shape(spec, share, **LIMITS, int8_cache=int8_cache))
-    frequencies = key_frequencies(spec, share) if int8_cache else None
+    frequencies = key_frequencies(spec, share, LIMITS["context_tokens"]) if int8_cache else None
     head += _numbers(0) if frequencies is None else _numbers(len(frequencies)) + _floats(frequencies)
     return head + _block_bytes(spec, geometry, block.block, data) + _numbers(len(passes)) + b"".join(passes)
 
@@ -129,12 +130,21 @@ def _spec(rng: np.random.Generator) -> ModelSpec:
         vocab_size=8,
         context_tokens=LIMITS["context_tokens"],
         norm_eps=1e-5,
-        rope=Rope(10000.0),
+        pattern=(_layer(rng),),
         tied_head=True,
+    )
+
+
+def _layer(rng: np.random.Generator) -> LayerSpec:
+    return LayerSpec(
+        Rope(10000.0, magnitude=0.8) if rng.random() < 0.8 else None,
+        window_tokens=int(rng.integers(1, 90)) if rng.integers(2) else None,
+        attention_scale=float(rng.uniform(0.05, 0.5)) if rng.integers(2) else None,
+        attention_softcap=float(rng.uniform(1, 50)) if rng.random() < 0.3 else None,
         qkv_bias=bool(rng.integers(2)),
         ffn_bias=bool(rng.integers(2)),
         qk_norm=bool(rng.integers(2)),
-        sliding_window_tokens=int(rng.integers(1, 90)) if rng.integers(2) else None,
+        gate=Gate.GELU_TANH if rng.integers(2) else Gate.SILU,
     )
 
 
@@ -167,10 +177,11 @@ def _units(rng: np.random.Generator, geometry: UnitGeometry, n_units: int) -> U8
 
 
 def _vectors(rng: np.random.Generator, spec: ModelSpec, geometry: UnitGeometry, half: Half) -> dict[str, F32]:
-    biased = (spec.qkv_bias and ("q", "k", "v")) if half is Half.ATTN else (spec.ffn_bias and ("gate", "up"))
+    layer = spec.layer(0)
+    biased = (layer.qkv_bias and ("q", "k", "v")) if half is Half.ATTN else (layer.ffn_bias and ("gate", "up"))
     sizes = {f"{name}_bias": geometry.n_units * geometry.matrix(name).rows for name in biased or ()}
     sizes |= {"attn_norm": spec.hidden_size, "ffn_norm": spec.hidden_size}
-    sizes |= {"q_norm": spec.head_dim, "k_norm": spec.head_dim} if spec.qk_norm else {}
+    sizes |= {"q_norm": spec.head_dim, "k_norm": spec.head_dim} if layer.qk_norm else {}
     return {name: _normal(rng, size) for name, size in sizes.items()}
 
 
@@ -178,7 +189,12 @@ def _block_bytes(spec: ModelSpec, geometry: UnitGeometry, block: Any, units: U8)
     """As C reads it, but the units end where their last matrix does, so that no byte beyond it is there to be read."""
     end = max(matrix.offset_bytes + matrix.size_bytes for matrix in geometry.matrices)
     fields = ((m.format, m.rows, m.columns, m.offset) for m in block.matrices)
-    parts = [_numbers(len(units), 0, block.window, end), *(_numbers(*field) for field in fields)]
+    parts = [
+        _numbers(len(units), 0, block.window, block.rope, block.gate),
+        _scales(block),
+        _numbers(end),
+        *(_numbers(*field) for field in fields),
+    ]
     parts.append(np.ascontiguousarray(units[:, :end]).tobytes())
     rows = [len(units) * matrix.rows for matrix in geometry.matrices[:3]]
     pointers = [block.norm, *block.biases, block.q_norm, block.k_norm]
@@ -187,8 +203,13 @@ def _block_bytes(spec: ModelSpec, geometry: UnitGeometry, block: Any, units: U8)
     return b"".join(parts)
 
 
+def _scales(block: Any) -> bytes:
+    return np.array([block.scale, block.softcap], "<f4").tobytes()
+
+
 def _segment_bytes(spec: ModelSpec, segments: tuple[Segment, ...]) -> bytes:
     positions = np.concatenate([np.arange(s.start, s.start + s.n_tokens, dtype=np.float32) for s in segments])
-    angles = np.outer(positions, inverse_frequencies(spec))
+    frequencies = [inverse_frequencies(rope, spec.head_dim, LIMITS["context_tokens"]) for rope in spec.ropes]
+    cos, sin = angle_tables(spec.ropes, frequencies, positions)
     numbers = [number for s in segments for number in (s.slot, s.start, s.n_tokens)]
-    return _numbers(len(segments), *numbers) + _floats(np.cos(angles), np.sin(angles))
+    return _numbers(len(segments), *numbers) + _floats(cos, sin)

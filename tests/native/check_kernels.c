@@ -135,8 +135,9 @@ static struct pass read_pass(const struct shape *shape)
     pass.segments = read_bytes((size_t)pass.n_segments * sizeof *pass.segments);
     for (int i = 0; i < pass.n_segments; i++)
         pass.n_tokens += (size_t)pass.segments[i].n_tokens;
-    pass.cos = read_floats(pass.n_tokens * (size_t)(shape->head_dim / 2));
-    pass.sin = read_floats(pass.n_tokens * (size_t)(shape->head_dim / 2));
+    const size_t angles = (size_t)shape->n_ropes * pass.n_tokens * (size_t)(shape->head_dim / 2);
+    pass.cos = read_floats(angles);
+    pass.sin = read_floats(angles);
     pass.x = read_floats(pass.n_tokens * (size_t)shape->hidden);
     pass.expected = read_floats(pass.n_tokens * (size_t)shape->hidden);
     pass.allowed = read_floats(pass.n_tokens * (size_t)shape->hidden);
@@ -159,10 +160,13 @@ static float *read_vector(void)
 /* What the block points to, in the order of struct block. */
 static void read_block(struct block *block, const float **vectors, size_t n_vectors)
 {
-    int32_t stride, numbers[3], matrix[4];
-    read_numbers(numbers, 3);
+    int32_t stride, numbers[5], matrix[4];
+    read_numbers(numbers, 5);
+    float *scales = read_floats(2);
     read_numbers(&stride, 1);
     block->n_units = numbers[0], block->layer = numbers[1], block->window = numbers[2], block->stride = stride;
+    block->rope = numbers[3], block->gate = numbers[4], block->scale = scales[0], block->softcap = scales[1];
+    free(scales);
     for (int m = 0; m < 4; m++) {
         read_numbers(matrix, 4);
         block->matrices[m] = (struct matrix){matrix[0], matrix[1], matrix[2], matrix[3]};

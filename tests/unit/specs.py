@@ -1,6 +1,6 @@
 """Specs of published models."""
 
-from tpid.model.spec import Architecture, ModelSpec, Rope
+from tpid.model.spec import Architecture, LayerSpec, ModelSpec, Rope
 
 SMOLLM2 = ModelSpec(
     architecture=Architecture.LLAMA,
@@ -13,6 +13,6 @@ SMOLLM2 = ModelSpec(
     vocab_size=49152,
     context_tokens=8192,
     norm_eps=1e-5,
-    rope=Rope(100000.0),
+    pattern=(LayerSpec(Rope(100000.0)),),
     tied_head=True,
 )

@@ -4,9 +4,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
+import numpy as np
+
 from tpid.model.batch import Segment
+from tpid.model.spec import ModelSpec
 from tpid.model.weights import F32
-from tpid.pack.geometry import Block, UnitGeometry
+from tpid.pack.geometry import Block, Half, UnitGeometry
 from tpid.pack.tiles import U8
 
 
@@ -21,13 +24,49 @@ class BlockBytes:
     vectors: Mapping[str, F32]  # the layer's norms and biases, whole
 
 
+@dataclass(frozen=True, slots=True)
+class Output:
+    """What becomes of the sum of all ranks' partials before it joins the residual stream."""
+
+    bias: F32 | None = None  # [hidden]
+    norm: F32 | None = None  # [hidden]: RMSNorm, of the biased sum
+    norm_eps: float = 0.0
+    scale: float = 1.0
+
+    def add(self, total: F32, hidden: F32) -> None:
+        """`hidden` [n_tokens, hidden] += what `total` gives: the same bits on every rank, whatever its processor."""
+        if self.norm is None and self.scale == 1.0:
+            hidden += total
+            if self.bias is not None:
+                hidden += self.bias
+            return
+        for start in range(0, len(hidden), _ROWS_AT_ONCE):
+            rows = slice(start, start + _ROWS_AT_ONCE)
+            part = total[rows] if self.bias is None else total[rows] + self.bias
+            if self.norm is not None:
+                squares = np.square(part, dtype=np.float64).mean(axis=1, keepdims=True)
+                part = part * (1 / np.sqrt(squares + self.norm_eps)).astype(np.float32) * self.norm
+            hidden[rows] += part * np.float32(self.scale)
+
+
+_ROWS_AT_ONCE = 64  # bounds what an output takes beside the pass's own buffers
+
+
+def output_of(spec: ModelSpec, block: BlockBytes) -> Output:
+    half, vectors = block.block.half, block.vectors
+    return Output(
+        bias=vectors.get("o_bias" if half is Half.ATTN else "down_bias"),
+        norm=vectors.get(f"{half}_output_norm"),
+        norm_eps=spec.norm_eps,
+        scale=spec.layer(block.block.layer).residual_scale,
+    )
+
+
 class BlockWeights(Protocol):
     """A block in the form that its backend computes with."""
 
     @property
-    def output_bias(self) -> F32 | None:
-        """[hidden], added once to the sum of all ranks' partials."""
-        ...
+    def output(self) -> Output: ...
 
 
 Weights = TypeVar("Weights", bound=BlockWeights)
@@ -54,6 +93,17 @@ class Backend(Protocol[Weights]):
     def ffn(self, weights: Weights, x: F32) -> F32 | None:
         """Partial of the FFN half, [n_tokens, hidden] fp32. None where the share has no columns."""
         ...
+
+
+def finished_logits(logits: F32, spec: ModelSpec) -> F32:
+    """The products of the head [n, rows], scaled and capped in place as the model asks."""
+    if spec.logit_scale != 1.0:
+        logits *= np.float32(spec.logit_scale)
+    if spec.logit_softcap is not None:
+        logits /= np.float32(spec.logit_softcap)
+        np.tanh(logits, out=logits)
+        logits *= np.float32(spec.logit_softcap)
+    return logits
 
 
 HeadWeights = TypeVar("HeadWeights")

@@ -44,9 +44,7 @@ def forward(backend: Backend[Weights], n_layers: int, hidden: F32, segments: tup
     for step, need in enumerate(_blocks(n_layers)):
         weights: Weights = yield need
         compute = backend.attention if need.block.half is Half.ATTN else backend.ffn
-        hidden += yield Reduce(step, compute(weights, hidden))
-        if weights.output_bias is not None:
-            hidden += weights.output_bias
+        weights.output.add((yield Reduce(step, compute(weights, hidden))), hidden)
     return hidden
 
 

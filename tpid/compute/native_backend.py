@@ -11,11 +11,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tpid.compute.backend import BlockBytes
+from tpid.compute.backend import BlockBytes, Output, finished_logits, output_of
 from tpid.compute.native.library import Block, Cores, Matrix, Shape, matrix_of
 from tpid.errors import LoadError
 from tpid.model.batch import Segment
-from tpid.model.spec import ModelSpec
+from tpid.model.rope import angle_tables, inverse_frequencies
+from tpid.model.spec import Gate, ModelSpec
 from tpid.model.weights import F32
 from tpid.pack.geometry import ATTN_MATRICES, COLUMN_SPLIT, FFN_MATRICES, Half, Share, UnitGeometry, ffn_unit_columns
 from tpid.pack.tiles import U8
@@ -28,7 +29,10 @@ class NativeBlock:
     half: Half
     block: Block
     kept: tuple[U8 | F32, ...]
-    output_bias: F32 | None
+    output: Output
+
+
+_GATES = {Gate.SILU: 0, Gate.GELU_TANH: 1}
 
 
 class NativeBackend:
@@ -56,13 +60,13 @@ class NativeBackend:
         self._context_tokens = context_tokens
         self._max_pass_tokens = max_pass_tokens
         self._n_tokens = 0
-        self._inverse_frequencies = inverse_frequencies(spec)
+        self._frequencies = [inverse_frequencies(rope, spec.head_dim, context_tokens) for rope in spec.ropes]
         self._free = cores.library.tpid_backend_free
         shape = native_shape(
             spec, share, n_slots=n_slots, context_tokens=context_tokens, max_pass_tokens=max_pass_tokens,
             int8_cache=int8_cache,
         )  # fmt: skip
-        frequencies = key_frequencies(spec, share) if int8_cache else None
+        frequencies = key_frequencies(spec, share, context_tokens) if int8_cache else None
         self._handle: int | None = cores.library.tpid_backend_create(
             cores.handle, shape, None if frequencies is None else frequencies.ctypes.data
         )
@@ -84,18 +88,21 @@ class NativeBackend:
         if units.shape != expected or units.dtype != np.uint8 or not units.flags.c_contiguous:
             raise ValueError(f"{block.block}: units are {units.shape}, not contiguous uint8 {expected}")
         names = ATTN_MATRICES if half is Half.ATTN else FFN_MATRICES
-        window = self._spec.window_of(block.block.layer)
-        native = Block(units.ctypes.data, geometry.stride_bytes, len(units), block.block.layer, window or 0)
+        layer = self._spec.layer(block.block.layer)
+        native = Block(
+            units.ctypes.data, geometry.stride_bytes, len(units), block.block.layer, layer.window_tokens or 0,
+            -1 if layer.rope is None else self._spec.ropes.index(layer.rope), _GATES[layer.gate],
+            layer.attention_scale or self._spec.head_dim**-0.5, layer.attention_softcap or 0.0,
+        )  # fmt: skip
         native.matrices = (Matrix * 4)(*(matrix_of(geometry.matrix(name)) for name in names))
         vectors = _vectors(block)
         native.norm = vectors["norm"].ctypes.data
         for i, name in enumerate(name for name in names if name not in COLUMN_SPLIT):
             if f"{name}_bias" in vectors:
                 native.biases[i] = vectors[f"{name}_bias"].ctypes.data
-        if half is Half.ATTN and self._spec.qk_norm:
+        if half is Half.ATTN and layer.qk_norm:
             native.q_norm, native.k_norm = vectors["q_norm"].ctypes.data, vectors["k_norm"].ctypes.data
-        output_bias = block.vectors.get("o_bias" if half is Half.ATTN else "down_bias")
-        return NativeBlock(half, native, (units, *vectors.values()), output_bias)
+        return NativeBlock(half, native, (units, *vectors.values()), output_of(self._spec, block))
 
     def begin(self, segments: tuple[Segment, ...]) -> None:
         """Raises ValueError if the segments do not fit the cache or the pass."""
@@ -109,8 +116,7 @@ class NativeBackend:
             raise ValueError(f"a pass has 1 to {self._max_pass_tokens} tokens, not {n_tokens}")
         self._n_tokens = n_tokens
         positions = np.concatenate([np.arange(s.start, s.start + s.n_tokens, dtype=np.float32) for s in segments])
-        angles = np.outer(positions, self._inverse_frequencies)
-        cos, sin = np.cos(angles), np.sin(angles)
+        cos, sin = angle_tables(self._spec.ropes, self._frequencies, positions)
         numbers = np.array([(s.slot, s.start, s.n_tokens) for s in segments], np.int32)
         with self._cores.lock:
             self._cores.library.tpid_begin(
@@ -152,22 +158,22 @@ class NativeHead:
     def __init__(self, cores: Cores, spec: ModelSpec, geometry: UnitGeometry, final_norm: F32) -> None:
         self._cores = cores
         self._matrix = geometry.matrix("rows")
-        self._vocab_size = spec.vocab_size
+        self._spec = spec
         self._norm = np.array(final_norm, np.float32)
-        self._norm_eps = spec.norm_eps
         self._work = np.empty(cores.work_bytes(self._matrix, 8), np.uint8)
 
     def prepare(self, units: U8, first_unit: int) -> NativeSlice:
         """`units` must stay as they are while the result is used."""
-        n_rows = min(len(units) * self._matrix.rows, self._vocab_size - first_unit * self._matrix.rows)
+        n_rows = min(len(units) * self._matrix.rows, self._spec.vocab_size - first_unit * self._matrix.rows)
         return NativeSlice(np.ascontiguousarray(units), n_rows)
 
     def logits(self, weights: NativeSlice, hidden: F32) -> F32:
         """hidden [n, hidden] fp32 -> [n, rows of the slice] fp32"""
-        return self._cores.rows(
+        logits = self._cores.rows(
             self._matrix, weights.units, weights.n_rows, hidden,
-            norm=self._norm, norm_eps=self._norm_eps, work=self._work,
+            norm=self._norm, norm_eps=self._spec.norm_eps, work=self._work,
         )  # fmt: skip
+        return finished_logits(logits, self._spec)
 
 
 def native_shape(
@@ -175,22 +181,15 @@ def native_shape(
 ) -> Shape:
     return Shape(
         spec.hidden_size, spec.head_dim, spec.heads_per_group, spec.n_layers, n_slots, context_tokens,
-        max_pass_tokens, len(share.attn), len(share.ffn), ffn_unit_columns(spec.ffn_size), int8_cache, spec.norm_eps,
+        max_pass_tokens, len(share.attn), len(share.ffn), ffn_unit_columns(spec.ffn_size), int8_cache,
+        len(spec.ropes), spec.norm_eps,
     )  # fmt: skip
 
 
-def key_frequencies(spec: ModelSpec, share: Share) -> F32 | None:
+def key_frequencies(spec: ModelSpec, share: Share, context_tokens: int) -> F32 | None:
     """What keys' biases are rotated by, for an int8 cache that keys lie in without them; None: nothing is left out."""
-    return inverse_frequencies(spec) if spec.has_plain_key_bias and len(share.attn) else None
-
-
-def inverse_frequencies(spec: ModelSpec) -> F32:
-    """fp32 [head_dim / 2], scaled as the model asks."""
-    exponents = np.arange(0, spec.head_dim, 2, dtype=np.float32) / np.float32(spec.head_dim)
-    frequencies: F32 = np.power(np.float32(spec.rope.theta), -exponents, dtype=np.float32)
-    if spec.rope.factors is not None:
-        frequencies /= np.array(spec.rope.factors, np.float32)
-    return frequencies
+    rope = spec.key_bias_rope
+    return inverse_frequencies(rope, spec.head_dim, context_tokens) if rope is not None and len(share.attn) else None
 
 
 def _vectors(block: BlockBytes) -> Mapping[str, F32]:

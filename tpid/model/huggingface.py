@@ -9,14 +9,16 @@ from types import TracebackType
 import numpy as np
 
 from tpid.errors import ModelFileError, UnsupportedModelError
+from tpid.model.families import FAMILIES
 from tpid.model.finite import require_finite, require_finite_values
 from tpid.model.halffit import HalfFits
 from tpid.model.huggingface_config import read_spec
 from tpid.model.huggingface_files import weight_names
-from tpid.model.inventory import Shape, check_inventory, matrix_shapes, vector_shapes
+from tpid.model.inventory import check_inventory
 from tpid.model.jsonfile import read_json_object
 from tpid.model.limits import check_spec
 from tpid.model.mistaken import START_BYTES, found_instead
+from tpid.model.published import Names, Place, ordered_rows, places, read_ordered, row_order, tensor_shapes
 from tpid.model.source import TokenizerFiles
 from tpid.model.spec import ModelSpec
 from tpid.model.tensorfile import MAX_TENSORS, TensorEntry, read_header
@@ -36,27 +38,30 @@ OWN_HEAD_NOTICE = (
 _COMPARED_WEIGHTS = 1 << 20  # at once
 _HALVES = {"F16": Format.F16, "BF16": Format.BF16}
 _DTYPES = ("F32", *_HALVES)
-_GLOBAL = {"embed": "model.embed_tokens.weight", "head": "lm_head.weight", "final_norm": "model.norm.weight"}
-_IN_LAYER = {
-    "q": "self_attn.q_proj.weight",
-    "k": "self_attn.k_proj.weight",
-    "v": "self_attn.v_proj.weight",
-    "o": "self_attn.o_proj.weight",
-    "gate": "mlp.gate_proj.weight",
-    "up": "mlp.up_proj.weight",
-    "down": "mlp.down_proj.weight",
-    "attn_norm": "input_layernorm.weight",
-    "ffn_norm": "post_attention_layernorm.weight",
-    "q_bias": "self_attn.q_proj.bias",
-    "k_bias": "self_attn.k_proj.bias",
-    "v_bias": "self_attn.v_proj.bias",
-    "o_bias": "self_attn.o_proj.bias",
-    "gate_bias": "mlp.gate_proj.bias",
-    "up_bias": "mlp.up_proj.bias",
-    "down_bias": "mlp.down_proj.bias",
-    "q_norm": "self_attn.q_norm.weight",
-    "k_norm": "self_attn.k_norm.weight",
-}
+NAMES = Names(
+    whole={"embed": "model.embed_tokens.weight", "head": "lm_head.weight", "final_norm": "model.norm.weight"},
+    prefix="model.layers.{}.",
+    in_layer={
+        "q": "self_attn.q_proj.weight",
+        "k": "self_attn.k_proj.weight",
+        "v": "self_attn.v_proj.weight",
+        "o": "self_attn.o_proj.weight",
+        "gate": "mlp.gate_proj.weight",
+        "up": "mlp.up_proj.weight",
+        "down": "mlp.down_proj.weight",
+        "attn_norm": "input_layernorm.weight",
+        "ffn_norm": "post_attention_layernorm.weight",
+        "q_bias": "self_attn.q_proj.bias",
+        "k_bias": "self_attn.k_proj.bias",
+        "v_bias": "self_attn.v_proj.bias",
+        "o_bias": "self_attn.o_proj.bias",
+        "gate_bias": "mlp.gate_proj.bias",
+        "up_bias": "mlp.up_proj.bias",
+        "down_bias": "mlp.down_proj.bias",
+        "q_norm": "self_attn.q_norm.weight",
+        "k_norm": "self_attn.k_norm.weight",
+    },
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,9 +94,11 @@ class HuggingFaceSource:
                 file, entries = _open(directory / name, stack)
                 _add(self._tensors, file, entries)
                 shards.append((file, _header_bytes(entries)))
-            _check_tensors(str(directory), spec, self._tensors)
+            self._family = FAMILIES[spec.architecture]
+            self._check_tensors(str(directory), spec)
             self._says_tied = spec.tied_head
             self.spec = self._with_its_head(str(directory), spec)
+            self._places = self._places_of(self.spec)
             config = stack.enter_context(WeightFile(config_path))
             self.fingerprint = fingerprint([(config, config.size_bytes), *shards])
             self.published_bytes = sum(file.size_bytes for file, _ in shards)
@@ -116,26 +123,27 @@ class HuggingFaceSource:
         )
 
     def matrix(self, name: str, start_row: int, stop_row: int) -> Matrix:
-        tensor = self._tensor(name)
-        if not 0 <= start_row <= stop_row <= tensor.entry.shape[0]:
-            raise ValueError(f"rows {start_row}…{stop_row} of {name} with {tensor.entry.shape[0]} rows")
-        raw, format = _rows(tensor, start_row, stop_row), self.natural_format(name)
+        tensor, place = self._tensor(name), self._place(name)
+        if not 0 <= start_row <= stop_row <= place.shape[0]:
+            raise ValueError(f"rows {start_row}…{stop_row} of {name} with {place.shape[0]} rows")
+        order = row_order(self.spec, name, self._family.config_order)
+        raw = read_ordered(lambda start, stop: _rows(tensor, start, stop), place, order, start_row, stop_row)
+        format = self.natural_format(name)
         if tensor.entry.dtype == "F32":
             matrix = quantize(raw.view("<f4").astype(np.float32, copy=False), format)
         else:
             matrix = HalfMatrix(raw.view("<u2").astype(np.uint16, copy=False), format)
-        require_finite(matrix, tensor.where, start_row)
+        require_finite(matrix, tensor.where, place.first_row + start_row)
         return matrix
 
     def vector(self, name: str) -> F32:
-        tensor = self._tensor(name)
-        raw = tensor.file.read(tensor.entry.start, tensor.entry.stop - tensor.entry.start)
-        if tensor.entry.dtype == "F32":
-            values = raw.view("<f4").astype(np.float32, copy=False)
-        else:
-            values = HalfMatrix(raw.view("<u2")[None], _HALVES[tensor.entry.dtype]).dequantize()[0]
+        tensor, place = self._tensor(name), self._place(name)
+        values = _values(tensor, place.first_row, place.first_row + place.shape[0]).reshape(-1)
         require_finite_values(values, tensor.where)
-        return values
+        if name.endswith("norm"):
+            values = values + np.float32(self._family.norm_offset)
+        order = row_order(self.spec, name, self._family.config_order)
+        return values if order is None else values[ordered_rows(order, 0, values.size)]
 
     def tokenizer(self) -> TokenizerFiles:
         files = tokenizer_files_from_directory(self._directory)
@@ -154,26 +162,34 @@ class HuggingFaceSource:
 
     def _with_its_head(self, where: str, spec: ModelSpec) -> ModelSpec:
         """As transformers has it: a head that is stored with other values than the embedding is not tied to it."""
-        head = self._tensors.get(_GLOBAL["head"])
-        if not spec.tied_head or head is None or _are_equal(self._tensors[_GLOBAL["embed"]], head):
+        head = self._tensors.get(NAMES.whole["head"])
+        if not spec.tied_head or head is None or _are_equal(self._tensors[NAMES.whole["embed"]], head):
             return spec
         own = replace(spec, tied_head=False)
-        _check_tensors(where, own, self._tensors)
+        self._check_tensors(where, own)
         return own
 
-    def _tensor(self, name: str) -> _Tensor:
+    def _places_of(self, spec: ModelSpec) -> dict[str, Place]:
+        return places(spec, NAMES.with_family(self._family.config_names))
+
+    def _place(self, name: str) -> Place:
         """A tied head is the embedding."""
-        if name == "head" and self.spec.tied_head:
-            name = "embed"
-        return self._tensors[published_name(name)]
+        return self._places["embed" if name == "head" and self.spec.tied_head else name]
 
+    def _tensor(self, name: str) -> _Tensor:
+        return self._tensors[self._place(name).tensor]
 
-def published_name(name: str) -> str:
-    """The name in the safetensors files of a tensor of tpid.model.source. Raises KeyError."""
-    if name in _GLOBAL:
-        return _GLOBAL[name]
-    _, layer, kind = name.split(".")
-    return f"model.layers.{layer}.{_IN_LAYER[kind]}"
+    def _check_tensors(self, where: str, spec: ModelSpec) -> None:
+        expected = tensor_shapes(self._places_of(spec))
+        found = {name: tensor.entry.shape for name, tensor in self._tensors.items()}
+        # A tied head may be stored all the same; old Llama files hold RoPE's frequencies, which follow from the spec.
+        ignored = {NAMES.whole["head"]} if spec.tied_head else set()
+        ignored |= {name for name in found if name.endswith(".rotary_emb.inv_freq")}
+        check_inventory(where, found, expected, ignored)
+        for name in expected:
+            tensor = self._tensors[name]
+            if tensor.entry.dtype not in _DTYPES:
+                raise UnsupportedModelError(f"{tensor.where} is {tensor.entry.dtype}; tpid reads {', '.join(_DTYPES)}.")
 
 
 def _open(path: Path, stack: ExitStack) -> tuple[WeightFile, dict[str, TensorEntry]]:
@@ -219,20 +235,6 @@ def _values(tensor: _Tensor, start_row: int, stop_row: int) -> F32:
     if tensor.entry.dtype == "F32":
         return raw.view("<f4").astype(np.float32, copy=False)
     return HalfMatrix(raw.view("<u2").astype(np.uint16, copy=False), _HALVES[tensor.entry.dtype]).dequantize()
-
-
-def _check_tensors(where: str, spec: ModelSpec, tensors: Mapping[str, _Tensor]) -> None:
-    expected: dict[str, Shape] = matrix_shapes(spec) | vector_shapes(spec)
-    expected = {published_name(name): shape for name, shape in expected.items()}
-    found = {name: tensor.entry.shape for name, tensor in tensors.items()}
-    # A tied head may be stored all the same; old Llama files hold RoPE's frequencies, which follow from the spec.
-    ignored = {_GLOBAL["head"]} if spec.tied_head else set()
-    ignored |= {name for name in found if name.endswith(".rotary_emb.inv_freq")}
-    check_inventory(where, found, expected, ignored)
-    for name in expected:
-        dtype = tensors[name].entry.dtype
-        if dtype not in _DTYPES:
-            raise UnsupportedModelError(f"{tensors[name].where} is {dtype}; tpid reads {', '.join(_DTYPES)}.")
 
 
 def _rows(tensor: _Tensor, start_row: int, stop_row: int) -> U8:

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Mapping, Sequence
 
 from tpid.errors import ModelFileError, UnsupportedModelError
-from tpid.model.spec import ModelSpec
+from tpid.model.spec import LayerSpec, ModelSpec, Norms
 
 Shape = tuple[int, ...]
 
@@ -27,7 +27,8 @@ def matrix_shapes(spec: ModelSpec) -> dict[str, Shape]:
     table: dict[str, Shape] = {"embed": (spec.vocab_size, spec.hidden_size)}
     if not spec.tied_head:
         table["head"] = (spec.vocab_size, spec.hidden_size)
-    return table | _in_layers(spec, layer_matrix_shapes(spec))
+    layer = layer_matrix_shapes(spec)
+    return table | {f"layers.{i}.{name}": shape for i in range(spec.n_layers) for name, shape in layer.items()}
 
 
 def layer_matrix_shapes(spec: ModelSpec) -> dict[str, tuple[int, int]]:
@@ -46,22 +47,30 @@ def layer_matrix_shapes(spec: ModelSpec) -> dict[str, tuple[int, int]]:
 
 def vector_shapes(spec: ModelSpec) -> dict[str, Shape]:
     """[size] by the names of tpid.model.source."""
-    return {"final_norm": (spec.hidden_size,)} | _in_layers(spec, layer_vector_shapes(spec))
+    in_layers: dict[str, Shape] = {
+        f"layers.{i}.{name}": shape
+        for i in range(spec.n_layers)
+        for name, shape in layer_vector_shapes(spec, spec.layer(i)).items()
+    }
+    final: dict[str, Shape] = {"final_norm": (spec.hidden_size,)}
+    return final | in_layers
 
 
-def layer_vector_shapes(spec: ModelSpec) -> dict[str, tuple[int]]:
+def layer_vector_shapes(spec: ModelSpec, layer: LayerSpec) -> dict[str, tuple[int]]:
     """[size] of norms and biases by the names that follow `layers.{i}.`"""
     q_size, kv_size = spec.n_heads * spec.head_dim, spec.n_kv_heads * spec.head_dim
-    layer = {"attn_norm": (spec.hidden_size,), "ffn_norm": (spec.hidden_size,)}
-    if spec.qkv_bias:
-        layer |= {"q_bias": (q_size,), "k_bias": (kv_size,), "v_bias": (kv_size,)}
-    if spec.o_bias:
-        layer |= {"o_bias": (spec.hidden_size,)}
-    if spec.ffn_bias:
-        layer |= {"gate_bias": (spec.ffn_size,), "up_bias": (spec.ffn_size,), "down_bias": (spec.hidden_size,)}
-    if spec.qk_norm:
-        layer |= {"q_norm": (spec.head_dim,), "k_norm": (spec.head_dim,)}
-    return layer
+    shapes = {"attn_norm": (spec.hidden_size,), "ffn_norm": (spec.hidden_size,)}
+    if layer.norms is Norms.SANDWICH:
+        shapes |= {"attn_output_norm": (spec.hidden_size,), "ffn_output_norm": (spec.hidden_size,)}
+    if layer.qkv_bias:
+        shapes |= {"q_bias": (q_size,), "k_bias": (kv_size,), "v_bias": (kv_size,)}
+    if layer.o_bias:
+        shapes |= {"o_bias": (spec.hidden_size,)}
+    if layer.ffn_bias:
+        shapes |= {"gate_bias": (spec.ffn_size,), "up_bias": (spec.ffn_size,), "down_bias": (spec.hidden_size,)}
+    if layer.qk_norm:
+        shapes |= {"q_norm": (spec.head_dim,), "k_norm": (spec.head_dim,)}
+    return shapes
 
 
 def check_inventory(
@@ -105,10 +114,6 @@ def _missing_hint(missing: Collection[str]) -> str:
     if list(missing) == ["lm_head.weight"]:
         return 'If it is the embedding, as in many small models, set "tie_word_embeddings": true in config.json.'
     return "Not all of the model is there: compare its files with those where it was published."
-
-
-def _in_layers(spec: ModelSpec, layer: Mapping[str, Shape]) -> dict[str, Shape]:
-    return {f"layers.{i}.{name}": shape for i in range(spec.n_layers) for name, shape in layer.items()}
 
 
 def _listed(names: list[str]) -> str:

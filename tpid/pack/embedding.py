@@ -28,6 +28,7 @@ class EmbeddingRows:
         self._matrix = self._geometry.matrix("rows")
         self._range = pack.embed_range()
         self._vocab_size, self._hidden_size = pack.spec.vocab_size, pack.spec.hidden_size
+        self._scale = np.float32(pack.spec.embedding_scale)
         try:
             self._fd = os.open(self._range.path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
@@ -36,7 +37,10 @@ class EmbeddingRows:
         self._cached_bytes = 0
 
     def gather(self, ids: Sequence[int]) -> F32:
-        """Rows of these tokens, [n, hidden] fp32. Raises PackError for an id without a row, or a damaged file."""
+        """What a pass begins with: rows of these tokens, scaled as the model asks, [n, hidden] fp32.
+
+        Raises PackError for an id without a row, or a damaged file.
+        """
         out = np.empty((len(ids), self._hidden_size), np.float32)
         places = [self._place(id) for id in ids]
         if len(places) > 1:
@@ -48,6 +52,8 @@ class EmbeddingRows:
         if self._cached_bytes > _CACHED_BYTES:
             os.posix_fadvise(self._fd, 0, 0, os.POSIX_FADV_DONTNEED)
             self._cached_bytes = 0
+        if self._scale != 1:
+            out *= self._scale
         return out
 
     def close(self) -> None:

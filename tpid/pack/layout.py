@@ -26,8 +26,8 @@ class FileLayout:
         return [*units, *((name, "F32", (size,)) for name, size in self.vectors.items())]
 
 
-def layer_layout(spec: ModelSpec, attn: UnitGeometry, ffn: UnitGeometry) -> FileLayout:
-    vectors = {name: size for name, (size,) in sorted(layer_vector_shapes(spec).items())}
+def layer_layout(spec: ModelSpec, layer: int, attn: UnitGeometry, ffn: UnitGeometry) -> FileLayout:
+    vectors = {name: size for name, (size,) in sorted(layer_vector_shapes(spec, spec.layer(layer)).items())}
     return FileLayout({"attn.units": attn, "ffn.units": ffn}, vectors)
 
 

@@ -18,12 +18,14 @@ from tpid.model.limits import (
     MAX_LAYERS,
     MAX_NORM_EPS,
     MAX_ROPE_THETA,
+    MAX_SCALE,
     MAX_VOCAB,
     MIN_NORM_EPS,
     MIN_ROPE_THETA,
+    MIN_SCALE,
     check_spec,
 )
-from tpid.model.spec import ModelSpec
+from tpid.model.spec import LayerSpec, ModelSpec, Rope
 from tpid.model.weightfile import WeightFile
 from tpid.model.weights import Format
 from tpid.pack.geometry import (
@@ -66,7 +68,21 @@ _SPEC_BOUNDS: Mapping[str, tuple[float, float]] = {
     "vocab_size": (1, MAX_VOCAB),
     "context_tokens": (1, MAX_CONTEXT_TOKENS),
     "norm_eps": (MIN_NORM_EPS, MAX_NORM_EPS),
-    "first_sliding_layer": (0, MAX_LAYERS),
+    "embedding_scale": (MIN_SCALE, MAX_SCALE),
+    "logit_scale": (MIN_SCALE, MAX_SCALE),
+    "logit_softcap": (MIN_SCALE, MAX_SCALE),
+}
+_LAYER_BOUNDS: Mapping[str, tuple[float, float]] = {
+    "window_tokens": (1, MAX_CONTEXT_TOKENS),
+    "attention_scale": (MIN_SCALE, MAX_SCALE),
+    "attention_softcap": (MIN_SCALE, MAX_SCALE),
+    "residual_scale": (MIN_SCALE, MAX_SCALE),
+}
+_ROPE_BOUNDS: Mapping[str, tuple[float, float]] = {
+    "theta": (MIN_ROPE_THETA, MAX_ROPE_THETA),
+    "rotary_dims": (1, MAX_HEAD_DIM),
+    "magnitude": (MIN_SCALE, MAX_SCALE),
+    "original_tokens": (1, MAX_CONTEXT_TOKENS),
 }
 
 
@@ -97,18 +113,47 @@ class TokenEntry(_Part):
     other_tokens: dict[str, str] = {}  # by the names that the chat template knows
 
 
-def _few_factors(spec: object) -> object:
-    """Raises ValueError for more RoPE factors than any head has: pydantic takes 1 kB to report each that is wrong."""
-    rope = spec.get("rope") if isinstance(spec, dict) else None
-    factors = rope.get("factors") if isinstance(rope, dict) else None
-    if isinstance(factors, list) and len(factors) > MAX_HEAD_DIM // 2:
-        raise ValueError(f"{len(factors)} RoPE factors are more than {MAX_HEAD_DIM // 2}")
+_OLD_LAYER_SWITCHES = ("qkv_bias", "o_bias", "ffn_bias", "qk_norm")
+
+
+def _few_and_new(spec: object) -> object:
+    """The spec as it is written today; packs of before one description a layer said switches of the whole model.
+
+    Raises ValueError for more layers or RoPE factors than any model has: pydantic takes 1 kB to report each that is
+    wrong.
+    """
+    if isinstance(spec, dict) and "rope" in spec and "pattern" not in spec:
+        spec = _with_pattern(spec)
+    pattern = spec.get("pattern") if isinstance(spec, dict) else None
+    layers = pattern if isinstance(pattern, list) else []
+    if len(layers) > MAX_LAYERS:
+        raise ValueError(f"{len(layers)} kinds of layers are more than {MAX_LAYERS}")
+    for layer in layers:
+        rope = layer.get("rope") if isinstance(layer, dict) else None
+        for key in ("factors", "long_factors"):
+            factors = rope.get(key) if isinstance(rope, dict) else None
+            if isinstance(factors, list) and len(factors) > MAX_HEAD_DIM // 2:
+                raise ValueError(f"{len(factors)} RoPE factors are more than {MAX_HEAD_DIM // 2}")
     return spec
+
+
+def _with_pattern(old: dict[str, object]) -> dict[str, object]:
+    """Raises ValueError for numbers of layers that no model has."""
+    layer = {"rope": old["rope"], **{key: old[key] for key in _OLD_LAYER_SWITCHES if key in old}}
+    window, first, n_layers = (old.get(key) for key in ("sliding_window_tokens", "first_sliding_layer", "n_layers"))
+    sliding = layer | {"window_tokens": window}
+    pattern = [sliding]
+    if window is not None and first:
+        if not isinstance(first, int) or not isinstance(n_layers, int) or not 0 <= first <= n_layers <= MAX_LAYERS:
+            raise ValueError(f"its windows begin at layer {str(first)[:40]} of {str(n_layers)[:40]}")
+        pattern = [layer] * first + [sliding] * (n_layers - first)
+    gone = {"rope", "sliding_window_tokens", "first_sliding_layer", *_OLD_LAYER_SWITCHES}
+    return {key: value for key, value in old.items() if key not in gone} | {"pattern": pattern}
 
 
 class Manifest(_Part):
     pack_version: Literal[1]
-    spec: Annotated[ModelSpec, BeforeValidator(_few_factors)]
+    spec: Annotated[ModelSpec, BeforeValidator(_few_and_new)]
     layers: Annotated[list[LayerEntry], Field(max_length=MAX_LAYERS), FailFast()]
     embed: VocabEntry
     head: VocabEntry | None  # None: tied, the head is the embedding
@@ -164,18 +209,26 @@ def load_manifest(directory: Path) -> tuple[Manifest, PackId]:
 
 
 def _check_spec(spec: ModelSpec, path: Path) -> None:
-    bounded = {name: (getattr(spec, name), bounds) for name, bounds in _SPEC_BOUNDS.items()}
-    bounded["rope.theta"] = (spec.rope.theta, (MIN_ROPE_THETA, MAX_ROPE_THETA))
-    if spec.sliding_window_tokens is not None:
-        bounded["sliding_window_tokens"] = (spec.sliding_window_tokens, (1, MAX_CONTEXT_TOKENS))
-    for name, (value, (least, most)) in bounded.items():
-        if not least <= value <= most:
-            shown = str(value)[:40]
-            raise PackError(f"{path} is not sound: spec.{name} is {shown}, not {least:g} to {most:g}.", hint=_HINT)
+    _check_bounds("spec", spec, _SPEC_BOUNDS, path)
+    for i, layer in enumerate(spec.pattern):
+        _check_bounds(f"spec.pattern.{i}", layer, _LAYER_BOUNDS, path)
+        if layer.rope is not None:
+            _check_bounds(f"spec.pattern.{i}.rope", layer.rope, _ROPE_BOUNDS, path)
     try:
         check_spec(spec, str(path))
     except ModelError as error:
         raise PackError(error.message, hint=_HINT) from error
+
+
+def _check_bounds(
+    name: str, values: ModelSpec | LayerSpec | Rope, bounds: Mapping[str, tuple[float, float]], path: Path
+) -> None:
+    """None is within all bounds where the type allows it."""
+    for field, (least, most) in bounds.items():
+        value = getattr(values, field)
+        if value is not None and not least <= value <= most:
+            shown = str(value)[:40]
+            raise PackError(f"{path} is not sound: {name}.{field} is {shown}, not {least:g} to {most:g}.", hint=_HINT)
 
 
 def _check_counts(manifest: Manifest, path: Path) -> None:

@@ -99,7 +99,7 @@ class Pack:
 
     def layer_layout(self, layer: int) -> FileLayout:
         attn, ffn = (self.geometry(Block(layer, half)) for half in (Half.ATTN, Half.FFN))
-        return layer_layout(self.spec, attn, ffn)
+        return layer_layout(self.spec, layer, attn, ffn)
 
     def embed_layout(self) -> FileLayout:
         return embed_layout(self.spec, self.manifest.embed_geometry)

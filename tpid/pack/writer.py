@@ -166,7 +166,7 @@ class _Writer:
         geometry = {half: block_geometry(spec, half, formats[half]) for half in Half}
         return _FilePlan(
             layer_path(layer),
-            layer_layout(spec, geometry[Half.ATTN], geometry[Half.FFN]),
+            layer_layout(spec, layer, geometry[Half.ATTN], geometry[Half.FFN]),
             {f"{half}.units": {name: f"layers.{layer}.{name}" for name in formats[half]} for half in Half},
             vector_prefix=f"layers.{layer}.",
         )

@@ -189,7 +189,7 @@ def kv_bytes(work: Workload, backend: str, n_attn: int) -> int:
 
 def _turn_bytes(work: Workload, backend: str, n_attn: int) -> int:
     """The angles by which an int8 cache's keys get their biases back: of each block of positions, and within one."""
-    if backend != "native-kv8" or not n_attn or not work.spec.has_plain_key_bias:
+    if backend != "native-kv8" or not n_attn or work.spec.key_bias_rope is None:
         return 0
     blocks = -(-work.context_tokens // _KV_ALIGN)
     return (blocks + _KV_ALIGN) * 4 * work.spec.head_dim
@@ -247,7 +247,7 @@ def _native_token_bytes(work: Workload, n_attn: int, n_ffn: int) -> int:
     ffn_tiles = n_ffn * ffn_unit_columns(spec.ffn_size) // TILE_COLUMNS
     tiles = _up_to(spec.hidden_size, TILE_COLUMNS) // TILE_COLUMNS + max(attn_tiles, ffn_tiles)
     qkv = _up_to(queries, TILE_ROWS) + 2 * _up_to(spec.head_dim, TILE_ROWS)
-    angles = 4 * spec.head_dim  # cosines and sines of half the head, here and on their way from numpy
+    angles = 4 * spec.head_dim * len(spec.ropes)  # cosines and sines of half the head, here and on the way from numpy
     return tiles * work.activation_tile_bytes + 4 * (n_attn * (qkv + queries) + angles)
 
 

@@ -16,4 +16,4 @@ def fuzz(data: bytes) -> None:
         assert len(str(error)) < 10_000
         return
     assert all(size > 0 for shape in (matrix_shapes(spec) | vector_shapes(spec)).values() for size in shape)
-    assert 0 <= spec.first_sliding_layer <= spec.n_layers
+    assert 0 < len(spec.pattern) <= spec.n_layers

@@ -10,9 +10,10 @@ import pytest
 
 from tpid.compute.backend import BlockBytes
 from tpid.compute.native.library import Cores, kernel_names, load
-from tpid.compute.native_backend import NativeBackend, inverse_frequencies
+from tpid.compute.native_backend import NativeBackend
 from tpid.model.batch import Segment
-from tpid.model.spec import Architecture, ModelSpec, Rope
+from tpid.model.rope import inverse_frequencies
+from tpid.model.spec import Architecture, LayerSpec, ModelSpec, Rope
 from tpid.model.weights import F32, Format, quantize
 from tpid.pack.geometry import ATTN_MATRICES, Block, Half, Share, UnitRange, attn_geometry
 from tpid.pack.tiles import pack_tiles
@@ -22,6 +23,8 @@ if LIBRARY is None:
     pytest.skip("the native kernels are not built", allow_module_level=True)
 
 CORES = {name: Cores(1, name) for name in kernel_names(LIBRARY)}
+ROPE = Rope(10000.0)
+LAYER = LayerSpec(ROPE)
 N_TOKENS = 90  # more than a run of keys
 FP32_ANGLE = N_TOKENS * 2.0**-22  # how far fp32 turns a number from where it should be, and sums of them in scores
 ROUNDING = 1e-5  # of fp32, in a block of sums with 64 terms
@@ -85,7 +88,7 @@ def rounding(x: F32, *, int8: bool) -> F32:
 
 def rotated(x: F32) -> F32:
     half = x.shape[1] // 2
-    angles = np.outer(np.arange(len(x)), inverse_frequencies(spec_of(x.shape[1])).astype(np.float64))
+    angles = np.outer(np.arange(len(x)), inverse_frequencies(ROPE, x.shape[1], N_TOKENS).astype(np.float64))
     low, high = x[:, :half], x[:, half:]
     cos, sin = np.cos(angles), np.sin(angles)
     return np.concatenate([low * cos - high * sin, high * cos + low * sin], axis=1)
@@ -93,14 +96,12 @@ def rotated(x: F32) -> F32:
 
 def spec_of(head_dim: int) -> ModelSpec:
     """One head as wide as the residual stream."""
-    return ModelSpec(
-        Architecture.LLAMA, head_dim, 1, 1, 1, head_dim, 32, 8, N_TOKENS, 1e-5, Rope(10000.0), tied_head=True
-    )
+    return ModelSpec(Architecture.LLAMA, head_dim, 1, 1, 1, head_dim, 32, 8, N_TOKENS, 1e-5, (LAYER,), tied_head=True)
 
 
 def attention(kernels: str, x: F32, *, int8: bool, biases: Mapping[str, F32] | None = None) -> F32:
     """Where Q, K, V and O are the identity: what attention makes of the normed `x`, with `biases` of K and V."""
-    spec = replace(spec_of(x.shape[1]), qkv_bias=bool(biases))
+    spec = replace(spec_of(x.shape[1]), pattern=(replace(LAYER, qkv_bias=bool(biases)),))
     geometry = attn_geometry(spec, dict.fromkeys(ATTN_MATRICES, Format.F16))
     identity = pack_tiles(quantize(np.eye(spec.head_dim, dtype=np.float32), Format.F16))
     units = np.zeros((1, geometry.stride_bytes), np.uint8)

@@ -17,7 +17,7 @@ from tpid.model.gguf import source as gguf_source
 from tpid.model.gguf.source import GgufSource
 from tpid.model.inventory import matrix_shapes, vector_shapes
 from tpid.model.source import TokenizerFiles, WeightSource
-from tpid.model.spec import Architecture, Rope
+from tpid.model.spec import Architecture, LayerSpec, Rope
 from tpid.model.weights import Format
 
 Make = Callable[..., Any]
@@ -55,8 +55,8 @@ def test_reads_the_architectures_numbers(tiny_model: Make, write_gguf: Make) -> 
     assert (spec.hidden_size, spec.n_layers, spec.ffn_size, spec.vocab_size) == (64, 2, 96, 70)
     assert (spec.n_heads, spec.n_kv_heads, spec.head_dim, spec.context_tokens) == (4, 2, 32, 256)
     assert spec.norm_eps == pytest.approx(1e-6)
-    assert spec.rope == Rope(5e5)
-    assert (spec.tied_head, spec.qkv_bias, spec.qk_norm, spec.sliding_window_tokens) == (True, False, True, None)
+    assert spec.tied_head
+    assert spec.pattern == (LayerSpec(Rope(5e5), qk_norm=True),)
 
 
 @pytest.mark.parametrize("type", [Ggml.Q4_0, Ggml.Q4_1, Ggml.Q5_0, Ggml.Q8_0, Ggml.F16, Ggml.BF16])
@@ -123,20 +123,19 @@ def test_reads_rope_scaling(
 ) -> None:
     extra = {} if freqs is None else {"rope_freqs.weight": freqs.astype(np.float32)}
     path = write_gguf(tiny_model("llama"), metadata=metadata, extra=extra)
-    assert GgufSource(path).spec.rope.factors == factors
+    assert GgufSource(path).spec.ropes[0].factors == factors
 
 
 def test_reads_a_sliding_window(tiny_model: Make, write_gguf: Make) -> None:
     metadata = {"llama.attention.sliding_window": 32}
     spec = GgufSource(write_gguf(tiny_model("mistral"), metadata=metadata)).spec
-    assert [spec.window_of(layer) for layer in range(2)] == [32, 32]
+    assert [spec.layer(layer).window_tokens for layer in range(2)] == [32, 32]
 
 
 @pytest.mark.parametrize(
     ("metadata", "message"),
     [
         ({"llama.expert_count": 8}, "mixture of experts"),
-        ({"llama.rope.scaling.type": "yarn"}, "yarn"),
         ({"llama.rope.scaling.type": "longrope"}, "longrope"),
         ({"llama.rope.dimension_count": 16}, "16 of 32 dimensions"),
         ({"llama.logit_scale": 0.5}, "scale on its logits"),

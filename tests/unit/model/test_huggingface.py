@@ -19,7 +19,7 @@ from tpid.model import huggingface
 from tpid.model.huggingface import OWN_HEAD_NOTICE, HuggingFaceSource
 from tpid.model.inventory import matrix_shapes, vector_shapes
 from tpid.model.source import TokenizerFiles, WeightSource
-from tpid.model.spec import Architecture, Rope
+from tpid.model.spec import Architecture, LayerSpec, Rope
 from tpid.model.weights import Format
 
 Make = Callable[..., Any]
@@ -155,7 +155,7 @@ def test_reads_the_architectures_numbers(published: Path) -> None:
     assert spec.architecture is Architecture.LLAMA
     assert (spec.hidden_size, spec.n_layers, spec.ffn_size, spec.vocab_size) == (64, 2, 96, 70)
     assert (spec.n_heads, spec.n_kv_heads, spec.head_dim, spec.context_tokens) == (4, 2, 32, 256)
-    assert (spec.norm_eps, spec.tied_head, spec.rope) == (1e-6, False, Rope(10_000.0))
+    assert (spec.norm_eps, spec.tied_head, spec.pattern) == (1e-6, False, (LayerSpec(Rope(10_000.0)),))
 
 
 def test_a_head_takes_its_part_of_the_hidden_size(tiny_model: Make, tmp_path: Path) -> None:
@@ -179,7 +179,7 @@ def test_reads_rope_of_old_and_new_configs(
 ) -> None:
     change_config(published, {}, without=("rope_parameters",))
     change_config(published, changes)
-    rope = HuggingFaceSource(published).spec.rope
+    (rope,) = HuggingFaceSource(published).spec.ropes
     assert rope.theta == theta
     assert (rope.factors is not None) == scaled
 
@@ -192,7 +192,7 @@ def test_frequencies_are_those_of_transformers(parameters: dict[str, Any], tiny_
     model.save_pretrained(tmp_path)
     expected, attention_factor = ROPE_INIT_FUNCTIONS[parameters["rope_type"]](model.config, torch.device("cpu"))
     assert attention_factor == 1.0
-    rope = HuggingFaceSource(tmp_path).spec.rope
+    (rope,) = HuggingFaceSource(tmp_path).spec.ropes
     assert rope.factors is not None
     found = [rope.theta ** (-2 * i / 128) / factor for i, factor in enumerate(rope.factors)]
     np.testing.assert_allclose(found, expected.numpy(), rtol=1e-5)
@@ -221,7 +221,7 @@ def test_reads_sliding_windows(
     tiny_model(**options).save_pretrained(tmp_path)
     change_config(tmp_path, {}, without)
     spec = HuggingFaceSource(tmp_path).spec
-    assert [spec.window_of(layer) for layer in range(2)] == windows
+    assert [spec.layer(layer).window_tokens for layer in range(2)] == windows
 
 
 @pytest.mark.parametrize(
@@ -235,9 +235,7 @@ def test_reads_sliding_windows(
         ({"quantization_config": {"quant_method": "gptq"}}, "weights quantized by gptq"),
         ({"partial_rotary_factor": 0.5}, "a part of each head"),
         ({"rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.5}}, "a part of each head"),
-        ({"rope_parameters": {"rope_type": "yarn", "factor": 4.0}}, "yarn"),
         ({"rope_parameters": {"rope_type": "dynamic", "factor": 4.0}}, "dynamic"),
-        ({"rope_scaling": {"type": "longrope"}}, "longrope"),
         ({"rope_parameters": {"full_attention": {"rope_type": "default"}}}, "several kinds"),
     ],
 )
@@ -250,13 +248,16 @@ def test_refuses_kinds_that_it_cannot_run(changes: dict[str, Any], message: str,
 def test_a_window_that_is_not_said_is_transformers_default(tiny_model: Make, tmp_path: Path) -> None:
     tiny_model("mistral").save_pretrained(tmp_path)
     change_config(tmp_path, {}, without=("sliding_window",))
-    assert HuggingFaceSource(tmp_path).spec.sliding_window_tokens == MistralConfig().sliding_window == 4096
+    assert HuggingFaceSource(tmp_path).spec.layer(0).window_tokens == MistralConfig().sliding_window == 4096
 
 
-def test_refuses_mixed_kinds_of_attention(tiny_model: Make, tmp_path: Path) -> None:
+def test_reads_mixed_kinds_of_attention(tiny_model: Make, tmp_path: Path) -> None:
     tiny_model("qwen2", use_sliding_window=True, sliding_window=32, max_window_layers=1).save_pretrained(tmp_path)
     change_config(tmp_path, {"layer_types": ["sliding_attention", "full_attention"]})
-    with pytest.raises(UnsupportedModelError, match="mixes kinds of attention"):
+    spec = HuggingFaceSource(tmp_path).spec
+    assert [spec.layer(layer).window_tokens for layer in range(2)] == [32, None]
+    change_config(tmp_path, {"layer_types": ["sliding_attention", "linear_attention"]})
+    with pytest.raises(UnsupportedModelError, match="of kind 'linear_attention'"):
         HuggingFaceSource(tmp_path)
 
 

@@ -13,7 +13,7 @@ import pytest
 from tests.matrices import random_matrix
 from tpid.model.inventory import matrix_shapes, vector_shapes
 from tpid.model.source import TokenizerFiles
-from tpid.model.spec import Architecture, ModelSpec, Rope
+from tpid.model.spec import Architecture, LayerSpec, ModelSpec, Rope
 from tpid.model.weights import CODINGS, F32, GROUPED, Format, HalfMatrix, Matrix, W4Matrix, W4SMatrix, W8Matrix
 from tpid.pack.geometry import COLUMN_SPLIT, Block, Half, UnitGeometry, UnitRange
 from tpid.pack.reader import Pack, read_range
@@ -30,7 +30,7 @@ SPEC = ModelSpec(
     vocab_size=600,  # and so is the last of 2 units of the embedding
     context_tokens=128,
     norm_eps=1e-5,
-    rope=Rope(10000.0),
+    pattern=(LayerSpec(Rope(10000.0)),),
     tied_head=True,
 )
 TOKENIZER = TokenizerFiles(b'{"made": "up"}', "{{ messages }}", "<s>", "</s>", (2, 7))

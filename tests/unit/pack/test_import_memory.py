@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import tokenizers
 
-from tpid.model.huggingface import published_name
+from tpid.model.huggingface import NAMES
 from tpid.model.inventory import layer_matrix_shapes, matrix_shapes, vector_shapes
-from tpid.model.spec import Architecture, ModelSpec, Rope
+from tpid.model.spec import Architecture, LayerSpec, ModelSpec, Rope
 from tpid.model.tensorfile import build_header
 
 LIMIT_BYTES = 500 * 10**6
@@ -27,7 +27,7 @@ SPEC = ModelSpec(
     vocab_size=64_000,
     context_tokens=4096,
     norm_eps=1e-5,
-    rope=Rope(10000.0),
+    pattern=(LayerSpec(Rope(10000.0)),),
     tied_head=True,
 )
 
@@ -59,7 +59,7 @@ def wide_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shapes = matrix_shapes(SPEC) | vector_shapes(SPEC)
     noise = np.random.default_rng(1).normal(size=CHUNK_WEIGHTS).astype(np.float16)
     with (directory / "model.safetensors").open("wb") as file:
-        file.write(build_header([(published_name(name), "F16", shape) for name, shape in shapes.items()]))
+        file.write(build_header([(NAMES.of(name), "F16", shape) for name, shape in shapes.items()]))
         for shape in shapes.values():
             left = int(np.prod(shape))
             while left:

@@ -4,6 +4,7 @@ import re
 import shutil
 import tracemalloc
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tpid.errors import PackError
+from tpid.model.spec import LayerSpec, Rope
 from tpid.pack.geometry import Block, Half, UnitRange
 from tpid.pack.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, MAX_VALUES, dump_manifest, load_manifest
 from tpid.pack.reader import Pack
@@ -103,13 +105,25 @@ def changed(pack: Pack, path: str, value: Any) -> bytes:
         ("spec.norm_eps", -1.0),
         ("spec.norm_eps", float("nan")),
         ("spec.norm_eps", float("inf")),
-        ("spec.rope.theta", float("nan")),
-        ("spec.rope.theta", 0.0),
-        ("spec.rope.factors", [1.0]),
-        ("spec.rope.factors", [float("nan")] * 8),
-        ("spec.rope.factors", [0.0] * 8),
-        ("spec.sliding_window_tokens", 0),
-        ("spec.first_sliding_layer", -1),
+        ("spec.pattern.0.rope.theta", float("nan")),
+        ("spec.pattern.0.rope.theta", 0.0),
+        ("spec.pattern.0.rope.factors", [1.0]),
+        ("spec.pattern.0.rope.factors", [float("nan")] * 8),
+        ("spec.pattern.0.rope.factors", [0.0] * 8),
+        ("spec.pattern", []),
+        ("spec.pattern", [{"rope": None}] * 3),
+        ("spec.pattern", [{"rope": None}] * 5000),
+        ("spec.pattern.0.rope", 1e4),
+        ("spec.pattern.0.rope.rotary_dims", 3),
+        ("spec.pattern.0.rope.rotary_dims", 32),
+        ("spec.pattern.0.rope.long_factors", [1.0]),
+        ("spec.pattern.0.window_tokens", 0),
+        ("spec.pattern.0.attention_softcap", 0),
+        ("spec.pattern.0.attention_scale", float("nan")),
+        ("spec.pattern.0.norms", "post"),
+        ("spec.pattern.0.residual_scale", None),
+        ("spec.embedding_scale", 0),
+        ("spec.logit_softcap", -1),
         ("spec.tied_head", "maybe"),
         ("layers", []),
         ("layers", {}),
@@ -160,6 +174,28 @@ def test_the_fault_is_named(pack: Pack, refusal: Check, path: str, value: Any, m
     assert message in refusal(changed(pack, path, value))
 
 
+def test_switches_of_the_whole_model_are_read_as_a_pattern(pack: Pack, tmp_path: Path) -> None:
+    """What packs said before each layer had a description of its own."""
+    tree = json.loads((pack.directory / MANIFEST_NAME).read_bytes())
+    del tree["spec"]["pattern"]
+    old = {"rope": {"theta": 1e5, "factors": None}, "qkv_bias": True, "o_bias": False, "qk_norm": True}
+    tree["spec"] |= old | {"ffn_bias": False, "sliding_window_tokens": 7, "first_sliding_layer": 1}
+    (tmp_path / MANIFEST_NAME).write_text(json.dumps(tree))
+    layer = LayerSpec(Rope(1e5), qkv_bias=True, qk_norm=True)
+    assert load_manifest(tmp_path)[0].spec.pattern == (layer, replace(layer, window_tokens=7))
+    tree["spec"]["first_sliding_layer"] = 0
+    (tmp_path / MANIFEST_NAME).write_text(json.dumps(tree))
+    assert load_manifest(tmp_path)[0].spec.pattern == (replace(layer, window_tokens=7),)
+
+
+def test_old_windows_that_make_no_sense_are_refused(pack: Pack, refusal: Check) -> None:
+    tree = json.loads((pack.directory / MANIFEST_NAME).read_bytes())
+    del tree["spec"]["pattern"]
+    for first in (-1, 3, 10**9, "1", None, []):
+        tree["spec"] |= {"rope": {"theta": 1e5}, "sliding_window_tokens": 7, "first_sliding_layer": first}
+        assert bool(refusal(json.dumps(tree).encode())) == bool(first)
+
+
 def test_what_is_not_json_is_refused(refusal: Check) -> None:
     for data in (
         b"",
@@ -184,7 +220,7 @@ HUGE_OBJECT = "{" + ",".join(f'"{i}":1' for i in range(250_000)) + "}"
     ("path", "value"),
     [
         ("tokens.eos_ids", HUGE_LIST),
-        ("spec.rope.factors", HUGE_LIST),
+        ("spec.pattern.0.rope.factors", HUGE_LIST),
         ("spec.extra", HUGE_LIST),
         ("layers", HUGE_LIST),
         ("embed.digests", HUGE_LIST),

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 
 from tpid.errors import PackError
+from tpid.model.spec import LayerSpec, Rope
 from tpid.pack.direct import read_pieces
 from tpid.pack.reader import Pack
 from tpid.pack.verify import Progress, pack_faults, verify_pack
@@ -31,9 +32,12 @@ FILES = [
 ]
 
 
+BIASED = (LayerSpec(Rope(1e4), o_bias=True),)
+
+
 @pytest.fixture(scope="module")
 def original(source_of: Sources, tmp_path_factory: pytest.TempPathFactory) -> Pack:
-    return import_pack(source_of(tied_head=False, o_bias=True), tmp_path_factory.mktemp("models") / "pack")
+    return import_pack(source_of(tied_head=False, pattern=BIASED), tmp_path_factory.mktemp("models") / "pack")
 
 
 @pytest.fixture(scope="module")
@@ -143,7 +147,7 @@ def test_norms_are_named(copy: Path) -> None:
 
 
 def test_another_pack_under_the_same_manifest_is_found(source_of: Sources, copy: Path, tmp_path: Path) -> None:
-    other = import_pack(source_of(tied_head=False, o_bias=True, seed=5), tmp_path / "other")
+    other = import_pack(source_of(tied_head=False, pattern=BIASED, seed=5), tmp_path / "other")
     for name in FILES[2:]:
         with Spoiled(copy / name, (other.directory / name).read_bytes()):
             assert fault(copy).message.startswith(str(copy / name))

@@ -12,6 +12,7 @@ from tpid.errors import DiskFullError, ModelFileError, PackError, UnsupportedMod
 from tpid.model.huggingface import HuggingFaceSource
 from tpid.model.inventory import matrix_shapes
 from tpid.model.source import TokenizerFiles
+from tpid.model.spec import LayerSpec, Norms, Rope
 from tpid.model.weights import CODINGS, F32, ROUNDED_TO, Format, convert
 from tpid.pack.reader import Pack
 from tpid.pack.verify import Progress, verify_pack
@@ -25,7 +26,12 @@ MODELS: dict[str, dict[str, Any]] = {
     "tied": {},
     "untied": {"tied_head": False},
     "mixed formats": {"formats": MIXED, "tied_head": False, "ffn_size": 96},
-    "biases and norms": {"qkv_bias": True, "o_bias": True, "ffn_bias": True, "qk_norm": True},
+    "biases and norms": {
+        "pattern": (
+            LayerSpec(Rope(1e4), qkv_bias=True, o_bias=True, qk_norm=True),
+            LayerSpec(None, ffn_bias=True, norms=Norms.SANDWICH),
+        )
+    },
     "odd sizes": {"hidden_size": 50, "head_dim": 6, "n_heads": 9, "n_kv_heads": 3, "ffn_size": 101, "vocab_size": 2561},
     "o cuts groups": {"formats": {"o": Format.W4}, "head_dim": 48, "n_heads": 2},
     "coded": {

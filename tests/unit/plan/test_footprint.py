@@ -98,13 +98,13 @@ def test_a_cache_of_int8_takes_a_byte_a_value_and_two_for_each_32(workload: Call
 
 def test_keys_without_their_biases_need_the_angles_of_each_block(workload: Callable[..., Workload]) -> None:
     plain = workload(context_tokens=4096)
-    biased = replace(plain, spec=replace(plain.spec, qkv_bias=True))
+    biased = replace(plain, spec=replace(plain.spec, pattern=(replace(plain.spec.layer(0), qkv_bias=True),)))
     more = kv_bytes(biased, "native-kv8", 1) - kv_bytes(plain, "native-kv8", 1)
     assert more == (4096 // 16 + 16) * 64 * 4
     assert more < 0.01 * kv_bytes(plain, "native-kv8", 1)
     assert kv_bytes(biased, "native-kv8", 0) == 0
     assert kv_bytes(biased, "native", 1) == kv_bytes(plain, "native", 1)
-    normed = replace(biased, spec=replace(biased.spec, qk_norm=True))
+    normed = replace(biased, spec=replace(biased.spec, pattern=(replace(biased.spec.layer(0), qk_norm=True),)))
     assert kv_bytes(normed, "native-kv8", 1) == kv_bytes(plain, "native-kv8", 1)
 
 
@@ -150,13 +150,13 @@ from tpid.compute.backend import BlockBytes
 from tpid.compute.native.library import Cores
 from tpid.compute.native_backend import NativeBackend
 from tpid.model.batch import Segment
-from tpid.model.spec import Architecture, ModelSpec, Rope
+from tpid.model.spec import Architecture, LayerSpec, ModelSpec, Rope
 from tpid.model.weights import Format
 from tpid.pack.geometry import *
 from tpid.plan.footprint import Workload, activation_bytes, kv_bytes
 
 TOKENS, HIDDEN = 2048, 1024
-spec = ModelSpec(Architecture.LLAMA, HIDDEN, 1, 16, 4, 64, 4096, 600, TOKENS, 1e-5, Rope(1e4), True)
+spec = ModelSpec(Architecture.LLAMA, HIDDEN, 1, 16, 4, 64, 4096, 600, TOKENS, 1e-5, (LayerSpec(Rope(1e4)),), True)
 formats = {name: Format.W4 for name in ATTN_MATRICES + FFN_MATRICES}
 blocks = {half: block_geometry(spec, half, formats) for half in Half}
 units = {half: np.ones((g.n_units, g.stride_bytes), np.uint8) for half, g in blocks.items()}

@@ -102,6 +102,15 @@ INLINE void weigh_row(float *scores, int first_key, int n_keys, int from, int to
             store(result + i, load(result + i) * rescale);
 }
 
+/* Scores s become c * tanh(s / c). */
+INLINE void cap_scores(float *scores, float softcap)
+{
+    for (int i = 0; i < ATTEND_KEYS; i += LANES) {
+        vec doubled = load(scores + i) * (2.0f / softcap);
+        store(scores + i, softcap - 2.0f * softcap / (1.0f + exp_vec(doubled)));
+    }
+}
+
 /* The same from row `r` on, as long as there are n rows; gives the first row that is left. */
 INLINE int score_groups(const float *q, const uint8_t *keys, int head_dim, const enum key_kind kind, int r, int n_rows,
                         int n_blocks, const int n, const int together, float *scores)
@@ -183,6 +192,8 @@ INLINE void attend_cache(const struct attend_job *job, float *scratch, int int8)
         } else {
             score_run(q, job->cache.keys + at, head_dim, int8 ? KEYS_INT8 : KEYS_F16, job->n_rows, n_keys, scores);
         }
+        for (int r = 0; job->softcap > 0 && r < job->n_rows; r++)
+            cap_scores(scores + r * ATTEND_KEYS, job->softcap);
         for (int r = 0; r < job->n_rows; r++)
             weigh_row(scores + r * ATTEND_KEYS, key, n_keys, from[r], to[r], max + r, total + r,
                       result + (size_t)r * row, row);

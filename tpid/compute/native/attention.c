@@ -1,6 +1,4 @@
 /* The attention half of a layer, for the units of a share. */
-#include <math.h>
-
 #include "backend.h"
 
 #define RUN_BANDS 8 /* of q, k and v in a job: some 80 KB of w4 at 2048 inputs */
@@ -71,7 +69,8 @@ static const float *bias_left_out(const struct backend *backend, const struct bl
     return backend->turns_memory && block->biases[1] ? block->biases[1] + unit * backend->shape.head_dim : NULL;
 }
 
-static void one_head(const struct backend *backend, float *head, const float *bias, const float *norm, int token)
+static void one_head(const struct backend *backend, int rope, float *head, const float *bias, const float *norm,
+                     int token)
 {
     const int dim = backend->shape.head_dim, half = dim / 2;
     if (bias)
@@ -79,7 +78,10 @@ static void one_head(const struct backend *backend, float *head, const float *bi
             head[i] += bias[i];
     if (norm)
         backend->cores->kernels->norm(head, norm, backend->shape.norm_eps, dim, head);
-    rotate(head, backend->cos + (size_t)token * (size_t)half, backend->sin + (size_t)token * (size_t)half, half);
+    if (rope < 0)
+        return;
+    const size_t at = ((size_t)rope * (size_t)backend->n_tokens + (size_t)token) * (size_t)half;
+    rotate(head, backend->cos + at, backend->sin + at, half);
 }
 
 /* Biases, norms of Q and K, rotation; K and V go into the cache, V and perhaps K without their biases. */
@@ -89,7 +91,6 @@ static void prepare_token(const struct attention *a, int token)
     const struct block *block = a->block;
     const struct kernels *kernels = backend->cores->kernels;
     const int dim = backend->shape.head_dim, heads = backend->shape.heads;
-    const float scale = 1.0f / sqrtf((float)dim);
     int first;
     const struct segment *segment = segment_at(backend, token, &first);
     const int position = segment->start + token - first;
@@ -99,12 +100,12 @@ static void prepare_token(const struct attention *a, int token)
         const float *const *biases = block->biases;
         for (int head = 0; head < heads; head++) {
             const float *bias = biases[0] ? biases[0] + (unit * heads + head) * dim : NULL;
-            one_head(backend, q + head * dim, bias, block->q_norm, token);
+            one_head(backend, block->rope, q + head * dim, bias, block->q_norm, token);
         }
         for (int i = 0; i < heads * dim; i++)
-            q[i] *= scale;
+            q[i] *= block->scale;
         const float *key_bias = bias_left_out(backend, block, unit) || !biases[1] ? NULL : biases[1] + unit * dim;
-        one_head(backend, k, key_bias, block->k_norm, token);
+        one_head(backend, block->rope, k, key_bias, block->k_norm, token);
         const struct cache cache = cache_at(backend, block->layer, segment->slot, unit);
         kernels->store(&cache, position, k, v);
     }
@@ -148,6 +149,7 @@ static void attend_job(void *context, int job, int thread)
         .n_rows = left < ATTEND_ROWS ? left : ATTEND_ROWS,
         .start = segment->start,
         .window = a->block->window,
+        .softcap = a->block->softcap,
         .key_bias = bias_left_out(backend, a->block, unit),
         .value_bias = a->block->biases[2] ? a->block->biases[2] + unit * shape->head_dim : NULL,
         .turns = &backend->turns,

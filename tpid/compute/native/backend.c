@@ -87,8 +87,8 @@ API struct backend *tpid_backend_create(struct cores *cores, const struct shape 
     backend->mixed = calloc(tokens * attn_units * queries + 1, 4);
     backend->scratch = calloc((size_t)pool_threads(cores->pool) * backend->scratch_floats, 4);
     backend->segments = calloc(tokens, sizeof *backend->segments);
-    backend->cos = calloc(tokens * (size_t)shape->head_dim, 4);
-    backend->sin = calloc(tokens * (size_t)shape->head_dim, 4);
+    backend->cos = calloc((size_t)shape->n_ropes * tokens * (size_t)shape->head_dim / 2 + 1, 4);
+    backend->sin = calloc((size_t)shape->n_ropes * tokens * (size_t)shape->head_dim / 2 + 1, 4);
     if (backend->keys && backend->values && backend->input_int8 && backend->input_fp32 && backend->inner_int8 &&
         backend->inner_fp32 && backend->qkv && backend->mixed && backend->scratch && backend->segments &&
         backend->cos && backend->sin && (!key_frequencies || make_turns(backend, key_frequencies)))
@@ -97,7 +97,7 @@ API struct backend *tpid_backend_create(struct cores *cores, const struct shape 
     return NULL;
 }
 
-/* cos and sin [n_tokens][head_dim / 2]; the segments have a token each at least. */
+/* cos and sin [n_ropes][n_tokens][head_dim / 2]; the segments have a token each at least. */
 API void tpid_begin(struct backend *backend, const struct segment *segments, int32_t n_segments, const float *cos,
                     const float *sin)
 {
@@ -106,7 +106,8 @@ API void tpid_begin(struct backend *backend, const struct segment *segments, int
     for (int i = 0; i < n_segments; i++)
         backend->n_tokens += segments[i].n_tokens;
     memcpy(backend->segments, segments, (size_t)n_segments * sizeof *segments);
-    const size_t angles = (size_t)backend->n_tokens * (size_t)(backend->shape.head_dim / 2);
+    const size_t angles =
+        (size_t)backend->shape.n_ropes * (size_t)backend->n_tokens * (size_t)(backend->shape.head_dim / 2);
     memcpy(backend->cos, cos, angles * sizeof *cos);
     memcpy(backend->sin, sin, angles * sizeof *sin);
 }

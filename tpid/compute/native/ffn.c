@@ -43,7 +43,7 @@ static void gate_job(void *context, int job, int thread)
     float *gate = backend->scratch + (size_t)thread * backend->scratch_floats, *up = gate + n * columns;
     half_product(f, 0, unit, tile, columns, token, n, gate);
     half_product(f, 1, unit, tile, columns, token, n, up);
-    kernels->silu_product(gate, up, n * columns);
+    (f->block->gate == GELU ? kernels->gelu_product : kernels->silu_product)(gate, up, n * columns);
     const int planes = planes_of(backend->cores, down);
     const size_t bytes = token_bytes(backend->cores, down);
     const size_t first = (size_t)unit * (size_t)backend->n_tokens + (size_t)token;

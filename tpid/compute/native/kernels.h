@@ -61,10 +61,13 @@ struct attend_job {
     int first_row, n_rows; /* row = token * heads + head; at most ATTEND_ROWS of them */
     int start;            /* position of token 0 */
     int window;           /* 0: sees everything */
+    float softcap;        /* c: scores s become c tanh(s / c); 0: they do not */
     const float *key_bias;      /* [head_dim] before rotation, what the keys lie without; NULL: nothing */
     const float *value_bias;    /* [head_dim] or NULL */
     const struct turns *turns;  /* of key_bias */
 };
+
+enum gate { SILU, GELU };
 
 struct kernels {
     const char *name;
@@ -75,6 +78,7 @@ struct kernels {
     void (*pack_int8)(const float *x, ptrdiff_t stride, int columns, int g, int planes, uint8_t *out);
     void (*pack_fp32)(const float *x, ptrdiff_t stride, int columns, int g, uint8_t *out);
     void (*silu_product)(float *gate, const float *up, int n); /* gate = silu(gate) * up; n a multiple of 8 */
+    void (*gelu_product)(float *gate, const float *up, int n); /* by its approximation with tanh */
     void (*store)(const struct cache *cache, int position, const float *key, const float *value);
     void (*attend)(const struct attend_job *job, float *scratch);
 };

@@ -106,6 +106,21 @@ static void silu_product(float *gate, const float *up, int n)
         gate[i] = gate[i] / (1.0f + expf(-gate[i])) * up[i];
 }
 
+/* x times a logistic function: the tanh of the approximation, written as one. */
+static void gelu_product(float *gate, const float *up, int n)
+{
+    const float slope = 1.5957691216057308f, cubic = 0.044715f; /* 2 sqrt(2 / pi) */
+    int i = 0;
+    for (; i + LANES <= n; i += LANES) {
+        vec g = load(gate + i);
+        store(gate + i, g / (1.0f + exp_vec(-slope * (g + cubic * g * g * g))) * load(up + i));
+    }
+    for (; i < n; i++) {
+        const float g = gate[i];
+        gate[i] = g / (1.0f + expf(-slope * (g + cubic * g * g * g))) * up[i];
+    }
+}
+
 struct token {
     float scale, sum, low_sum;
     int32_t offset;
@@ -267,6 +282,7 @@ static void pack_fp32(const float *x, ptrdiff_t stride, int columns, int g, uint
         .pack_int8 = pack_int8,                                                                                    \
         .pack_fp32 = pack_fp32,                                                                                    \
         .silu_product = silu_product,                                                                              \
+        .gelu_product = gelu_product,                                                                              \
         .store = store_cache,                                                                                      \
         .attend = attend,                                                                                          \
     }

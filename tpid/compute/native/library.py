@@ -26,6 +26,10 @@ class Block(Structure):
         ("n_units", c_int32),
         ("layer", c_int32),
         ("window", c_int32),
+        ("rope", c_int32),
+        ("gate", c_int32),
+        ("scale", c_float),
+        ("softcap", c_float),
         ("matrices", Matrix * 4),
         ("norm", c_void_p),
         ("biases", c_void_p * 3),
@@ -37,7 +41,10 @@ class Block(Structure):
 class Shape(Structure):
     _fields_ = (
         *((name, c_int32) for name in ("hidden", "head_dim", "heads", "n_layers", "n_slots", "context_tokens")),
-        *((name, c_int32) for name in ("max_tokens", "attn_units", "ffn_units", "ffn_columns", "int8_cache")),
+        *(
+            (name, c_int32)
+            for name in ("max_tokens", "attn_units", "ffn_units", "ffn_columns", "int8_cache", "n_ropes")
+        ),
         ("norm_eps", c_float),
     )
 

@@ -24,6 +24,8 @@ struct block {
     const uint8_t *units;
     int64_t stride;
     int32_t n_units, layer, window; /* window in tokens, 0: none */
+    int32_t rope, gate;             /* which cosines and sines, -1: heads do not turn; enum gate */
+    float scale, softcap;           /* of scores; 0: no cap */
     struct matrix matrices[4]; /* q k v o, or gate up down */
     const float *norm;
     const float *biases[3];        /* [n_units * rows] of q k v or gate up, or NULL */
@@ -34,7 +36,7 @@ struct shape {
     int32_t hidden, head_dim, heads; /* heads: queries of a KV head */
     int32_t n_layers, n_slots, context_tokens, max_tokens;
     int32_t attn_units, ffn_units, ffn_columns; /* of the share; columns of one unit */
-    int32_t int8_cache;
+    int32_t int8_cache, n_ropes;
     float norm_eps;
 };
 
@@ -54,7 +56,7 @@ struct backend {
     size_t scratch_floats;
     struct segment *segments;                 /* of the pass */
     int n_segments, n_tokens;
-    float *cos, *sin;                         /* [token][head_dim / 2] */
+    float *cos, *sin;                         /* [rope][token][head_dim / 2] */
     float *turns_memory;                      /* NULL: keys have no bias, or lie in the cache with it */
     struct turns turns;
 };

@@ -7,18 +7,14 @@ from collections.abc import Mapping
 
 from tpid.errors import ModelFileError, UnsupportedModelError
 from tpid.model import limits
+from tpid.model.families import BY_GGUF_TYPE, FAMILIES
+from tpid.model.families.family import Family
+from tpid.model.families.metadata import Metadata
 from tpid.model.fields import Fields
 from tpid.model.gguf.container import GgufTensor
 from tpid.model.mistaken import adapter_error
-from tpid.model.rope import linear_factors
-from tpid.model.spec import Architecture, ModelSpec, Rope
+from tpid.model.spec import ModelSpec, shortest_pattern
 
-# Mistral models are of architecture "llama" in GGUF: their tensors and their block are the same.
-ARCHITECTURES: Mapping[str, Architecture] = {
-    "llama": Architecture.LLAMA,
-    "qwen2": Architecture.QWEN2,
-    "qwen3": Architecture.QWEN3,
-}
 _REFUSED: Mapping[str, str] = {
     "expert_count": "a mixture of experts",
     "attention.sliding_window_pattern": "a pattern of sliding windows",
@@ -33,22 +29,23 @@ def read_spec(
     where: str,
     metadata: Mapping[str, object],
     tensors: Mapping[str, GgufTensor],
-    rope_freqs: tuple[float, ...] | None,
+    factors: Mapping[str, tuple[float, ...]],
 ) -> ModelSpec:
-    """`rope_freqs` are the values of `rope_freqs.weight`. Raises ModelFileError and UnsupportedModelError."""
+    """`factors` are the values of the tensors of FACTOR_TENSORS. Raises ModelFileError and UnsupportedModelError."""
     _refuse_other_files(where, Fields(metadata, where, "general."), tensors)
     name = Fields(metadata, where).text("general.architecture")
-    if name not in ARCHITECTURES:
-        known = ", ".join(ARCHITECTURES)
+    family = BY_GGUF_TYPE.get(name)
+    if family is None:
+        known = ", ".join(family.title for family in FAMILIES.values())
         raise UnsupportedModelError(
             f"{where} is of architecture {name[:60]!r}; tpid runs {known}.",
-            hint="Choose a model of one of these families: Llama, Mistral, Qwen2, Qwen3 and what was made of them.",
+            hint="Choose a model of one of these families, or what was made of one.",
         )
     fields = Fields(metadata, where, f"{name}.")
-    _refuse_unknown_kinds(fields)
+    _refuse_unknown_kinds(fields, family)
     hidden_size = fields.size("embedding_length", limits.MAX_HIDDEN)
     n_heads = fields.size("attention.head_count", limits.MAX_HEADS)
-    head_dim = _head_dim(fields, hidden_size, n_heads)
+    head_dim = _head_dim(fields, hidden_size, n_heads, family)
     if not tensors:
         raise UnsupportedModelError(
             f"{where} holds no weights, only a vocabulary or settings.", hint="Import the model's own GGUF file."
@@ -58,25 +55,27 @@ def read_spec(
         raise ModelFileError(f"{where} lacks tensor token_embd.weight.", hint="Take another conversion of the model.")
     if embed.shape[0] > limits.MAX_VOCAB:
         raise ModelFileError(f"{where} has a vocabulary of {embed.shape[0]} tokens, more than {limits.MAX_VOCAB}.")
-    window = fields.count("attention.sliding_window", 0)
+    n_layers = fields.size("block_count", limits.MAX_LAYERS)
+    context_tokens = fields.size("context_length", limits.MAX_CONTEXT_TOKENS)
+    features = family.from_gguf(
+        Metadata(fields, n_layers, hidden_size, n_heads, head_dim, context_tokens, tensors, factors)
+    )
     return ModelSpec(
-        architecture=ARCHITECTURES[name],
+        architecture=family.architecture,
         hidden_size=hidden_size,
-        n_layers=fields.size("block_count", limits.MAX_LAYERS),
+        n_layers=n_layers,
         n_heads=n_heads,
         n_kv_heads=fields.size("attention.head_count_kv", limits.MAX_HEADS, n_heads),
         head_dim=head_dim,
         ffn_size=fields.size("feed_forward_length", limits.MAX_FFN),
         vocab_size=embed.shape[0],
-        context_tokens=fields.size("context_length", limits.MAX_CONTEXT_TOKENS),
+        context_tokens=context_tokens,
         norm_eps=fields.number("attention.layer_norm_rms_epsilon", limits.MIN_NORM_EPS, limits.MAX_NORM_EPS),
-        rope=_rope(fields, head_dim, rope_freqs),
+        pattern=shortest_pattern(features.layers),
         tied_head="output.weight" not in tensors,
-        qkv_bias="blk.0.attn_q.bias" in tensors,
-        o_bias="blk.0.attn_output.bias" in tensors,
-        ffn_bias="blk.0.ffn_gate.bias" in tensors,
-        qk_norm=ARCHITECTURES[name] is Architecture.QWEN3,
-        sliding_window_tokens=window or None,
+        embedding_scale=features.embedding_scale,
+        logit_scale=features.logit_scale,
+        logit_softcap=features.logit_softcap,
     )
 
 
@@ -97,7 +96,7 @@ def _refuse_other_files(where: str, general: Fields, tensors: Mapping[str, GgufT
         )
 
 
-def _head_dim(fields: Fields, hidden_size: int, n_heads: int) -> int:
+def _head_dim(fields: Fields, hidden_size: int, n_heads: int, family: Family) -> int:
     """Explicit, or the hidden size divided among the heads; keys, values and RoPE must agree on it."""
     head_dim = fields.size("attention.key_length", limits.MAX_HEAD_DIM, max(hidden_size // n_heads, 1))
     if not fields.has("attention.key_length") and head_dim * n_heads != hidden_size:
@@ -108,32 +107,16 @@ def _head_dim(fields: Fields, hidden_size: int, n_heads: int) -> int:
             f"{fields.where} has keys of {head_dim} and values of {value_dim} dimensions; tpid needs them equal."
         )
     rotary_dim = fields.size("rope.dimension_count", limits.MAX_HEAD_DIM, head_dim)
-    if rotary_dim != head_dim:
+    if rotary_dim != head_dim and not family.partial_rotary:
         raise UnsupportedModelError(
-            f"{fields.where} turns {rotary_dim} of {head_dim} dimensions by RoPE; tpid needs all of them."
+            f"{fields.where} turns {rotary_dim} of {head_dim} dimensions by RoPE; this family needs all."
         )
     return head_dim
 
 
-def _rope(fields: Fields, head_dim: int, rope_freqs: tuple[float, ...] | None) -> Rope:
-    """`rope_freqs` and linear scaling multiply, as in llama.cpp."""
-    theta = fields.number("rope.freq_base", limits.MIN_ROPE_THETA, limits.MAX_ROPE_THETA, 10_000.0)
-    kind = fields.text("rope.scaling.type", "linear")
-    if kind not in ("none", "linear"):
-        raise UnsupportedModelError(f"{fields.where} scales RoPE by {kind[:40]!r}; tpid knows linear and llama3.")
-    # 0 and absence mean no scaling; "rope.scale_linear" is the key's older name.
-    key = "rope.scaling.factor" if fields.has("rope.scaling.factor") else "rope.scale_linear"
-    factor = fields.number(key, 0.0, limits.MAX_ROPE_FACTOR, 0.0)
-    if kind == "none" or factor in (0.0, 1.0):
-        return Rope(theta, rope_freqs)
-    if rope_freqs is None:
-        return Rope(theta, linear_factors(head_dim, factor))
-    return Rope(theta, tuple(factor * freq for freq in rope_freqs))
-
-
-def _refuse_unknown_kinds(fields: Fields) -> None:
+def _refuse_unknown_kinds(fields: Fields, family: Family) -> None:
     for key, what in _REFUSED.items():
-        if fields.has(key) and fields.raw(key) != 0:
+        if key not in family.gguf_keys and fields.has(key) and fields.raw(key) != 0:
             raise UnsupportedModelError(f"{fields.where} has {what} ({key}), which tpid cannot run.")
     for key in ("feed_forward_length", "attention.head_count", "attention.head_count_kv"):
         value = fields.raw(key)

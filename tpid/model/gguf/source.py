@@ -4,10 +4,9 @@ from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 
-import numpy as np
-from numpy.typing import NDArray
-
 from tpid.errors import ModelFileError, UnsupportedModelError
+from tpid.model.families import FAMILIES
+from tpid.model.families.metadata import FACTOR_TENSORS
 from tpid.model.finite import require_finite, require_finite_values
 from tpid.model.gguf.architecture import read_spec
 from tpid.model.gguf.blocks import NATURAL_FORMAT, U8, blocks_to_matrix, dequantize_blocks
@@ -16,38 +15,42 @@ from tpid.model.gguf.parts import GgufModel, open_gguf
 from tpid.model.gguf.tokenizer import tokenizer_files_from_gguf
 from tpid.model.gguf.types import GgmlType
 from tpid.model.halffit import HalfFits
-from tpid.model.inventory import Shape, check_inventory, matrix_shapes, vector_shapes
+from tpid.model.inventory import check_inventory, vector_shapes
 from tpid.model.limits import MAX_HEAD_DIM, check_spec
+from tpid.model.published import Names, Place, ordered_rows, places, read_ordered, row_order, tensor_shapes
 from tpid.model.source import TokenizerFiles
-from tpid.model.spec import Architecture, ModelSpec
+from tpid.model.spec import ModelSpec
 from tpid.model.token_rows import with_rows_only
 from tpid.model.weightfile import fingerprint
 from tpid.model.weights import F32, Format, Matrix
 
-_ROPE_FREQS = "rope_freqs.weight"
 _VECTOR_TYPES = (GgmlType.F32, GgmlType.F16, GgmlType.BF16)
-_GLOBAL = {"embed": "token_embd.weight", "head": "output.weight", "final_norm": "output_norm.weight"}
-_IN_LAYER = {
-    "q": "attn_q.weight",
-    "k": "attn_k.weight",
-    "v": "attn_v.weight",
-    "o": "attn_output.weight",
-    "gate": "ffn_gate.weight",
-    "up": "ffn_up.weight",
-    "down": "ffn_down.weight",
-    "attn_norm": "attn_norm.weight",
-    "ffn_norm": "ffn_norm.weight",
-    "q_bias": "attn_q.bias",
-    "k_bias": "attn_k.bias",
-    "v_bias": "attn_v.bias",
-    "o_bias": "attn_output.bias",
-    "gate_bias": "ffn_gate.bias",
-    "up_bias": "ffn_up.bias",
-    "down_bias": "ffn_down.bias",
-    "q_norm": "attn_q_norm.weight",
-    "k_norm": "attn_k_norm.weight",
-}
-_ROTATED = ("q", "k", "q_bias", "k_bias")
+NAMES = Names(
+    whole={"embed": "token_embd.weight", "head": "output.weight", "final_norm": "output_norm.weight"},
+    prefix="blk.{}.",
+    in_layer={
+        "q": "attn_q.weight",
+        "k": "attn_k.weight",
+        "v": "attn_v.weight",
+        "o": "attn_output.weight",
+        "gate": "ffn_gate.weight",
+        "up": "ffn_up.weight",
+        "down": "ffn_down.weight",
+        "attn_norm": "attn_norm.weight",
+        "ffn_norm": "ffn_norm.weight",
+        "q_bias": "attn_q.bias",
+        "k_bias": "attn_k.bias",
+        "v_bias": "attn_v.bias",
+        "o_bias": "attn_output.bias",
+        "gate_bias": "ffn_gate.bias",
+        "up_bias": "ffn_up.bias",
+        "down_bias": "ffn_down.bias",
+        "q_norm": "attn_q_norm.weight",
+        "k_norm": "attn_k_norm.weight",
+        "attn_output_norm": "post_attention_norm.weight",
+        "ffn_output_norm": "post_ffw_norm.weight",
+    },
+)
 
 
 class GgufSource:
@@ -58,12 +61,13 @@ class GgufSource:
         with ExitStack() as stack:
             self._model = open_gguf(path, stack)
             self.spec = _checked_spec(str(path), self._model)
+            family = FAMILIES[self.spec.architecture]
+            self._order = family.gguf_order
+            self._places = places(self.spec, NAMES.with_family(family.gguf_names))
             self.fingerprint = fingerprint(self._model.parts)
             self.published_bytes = sum(file.size_bytes for file, _ in self._model.parts)
             self._half_fits = HalfFits()
             self._files = stack.pop_all()
-        # llama.cpp's converter interleaves the halves of each head for its own RoPE, for this family only.
-        self._interleaved = self.spec.architecture is Architecture.LLAMA
 
     @property
     def notes(self) -> list[str]:
@@ -82,25 +86,22 @@ class GgufSource:
         )
 
     def matrix(self, name: str, start_row: int, stop_row: int) -> Matrix:
-        tensor = self._tensor(name)
-        if not 0 <= start_row <= stop_row <= tensor.shape[0]:
-            raise ValueError(f"rows {start_row}…{stop_row} of {name} with {tensor.shape[0]} rows")
-        if self._is_interleaved(name):
-            raw = self._half_split_rows(tensor, start_row, stop_row)
-        else:
-            raw = self._rows(tensor, start_row, stop_row)
+        tensor, place = self._tensor(name), self._place(name)
+        if not 0 <= start_row <= stop_row <= place.shape[0]:
+            raise ValueError(f"rows {start_row}…{stop_row} of {name} with {place.shape[0]} rows")
+        order = row_order(self.spec, name, self._order)
+        raw = read_ordered(lambda start, stop: self._rows(tensor, start, stop), place, order, start_row, stop_row)
         matrix = blocks_to_matrix(tensor.type, raw, self.natural_format(name))
-        require_finite(matrix, self._where(tensor), start_row)
+        require_finite(matrix, self._where(tensor), place.first_row + start_row)
         return matrix
 
     def vector(self, name: str) -> F32:
-        tensor = self._tensor(name)
+        tensor, place = self._tensor(name), self._place(name)
         raw = self._model.files[tensor.name].read(tensor.start, tensor.size_bytes)
-        values = dequantize_blocks(tensor.type, raw)
+        values = dequantize_blocks(tensor.type, raw)[place.first_row : place.first_row + place.shape[0]]
         require_finite_values(values, self._where(tensor))
-        if self._is_interleaved(name):
-            values = values[half_split_order(self.spec.head_dim, 0, values.size)]
-        return values
+        order = row_order(self.spec, name, self._order)
+        return values if order is None else values[ordered_rows(order, 0, values.size)]
 
     def tokenizer(self) -> TokenizerFiles:
         files = tokenizer_files_from_gguf(self._model.metadata)
@@ -117,14 +118,12 @@ class GgufSource:
     ) -> None:
         self.close()
 
-    def _tensor(self, name: str) -> GgufTensor:
+    def _place(self, name: str) -> Place:
         """A tied head is the embedding."""
-        if name == "head" and self.spec.tied_head:
-            name = "embed"
-        return self._model.tensors[published_name(name)]
+        return self._places["embed" if name == "head" and self.spec.tied_head else name]
 
-    def _is_interleaved(self, name: str) -> bool:
-        return self._interleaved and name.rpartition(".")[2] in _ROTATED
+    def _tensor(self, name: str) -> GgufTensor:
+        return self._model.tensors[self._place(name).tensor]
 
     def _rows(self, tensor: GgufTensor, start_row: int, stop_row: int) -> U8:
         """[rows, row_bytes] uint8, as they lie in the file."""
@@ -133,52 +132,32 @@ class GgufSource:
         raw = self._model.files[tensor.name].read(tensor.start + start_row * row_bytes, n_rows * row_bytes)
         return raw.reshape(n_rows, row_bytes)
 
-    def _half_split_rows(self, tensor: GgufTensor, start_row: int, stop_row: int) -> U8:
-        """Moves whole rows, so it is exact for quantized ones; reads the heads that the rows belong to."""
-        head_dim = self.spec.head_dim
-        first = start_row // head_dim * head_dim
-        last = -(-stop_row // head_dim) * head_dim
-        return self._rows(tensor, first, last)[half_split_order(head_dim, start_row, stop_row) - first]
-
     def _where(self, tensor: GgufTensor) -> str:
         return f"{self._model.files[tensor.name].path}: tensor {tensor.name}"
 
 
-def published_name(name: str) -> str:
-    """The name in a GGUF file of a tensor of tpid.model.source. Raises KeyError."""
-    if name in _GLOBAL:
-        return _GLOBAL[name]
-    _, layer, kind = name.split(".")
-    return f"blk.{layer}.{_IN_LAYER[kind]}"
-
-
-def half_split_order(head_dim: int, start_row: int, stop_row: int) -> NDArray[np.intp]:
-    """Where the rows start…stop of half-split order lie in the interleaved one: dimension i of a half at 2 i + half."""
-    row = np.arange(start_row, stop_row, dtype=np.intp)
-    half, pair = np.divmod(row % head_dim, head_dim // 2)
-    order: NDArray[np.intp] = row - row % head_dim + 2 * pair + half
-    return order
-
-
 def _checked_spec(where: str, model: GgufModel) -> ModelSpec:
-    spec = read_spec(where, model.metadata, model.tensors, _rope_freqs(where, model))
+    spec = read_spec(where, model.metadata, model.tensors, _factors(where, model))
     check_spec(spec, where)
-    vectors = {published_name(name): shape for name, shape in vector_shapes(spec).items()}
-    expected: dict[str, Shape] = {published_name(name): shape for name, shape in matrix_shapes(spec).items()}
-    found = {name: tensor.shape for name, tensor in model.tensors.items()}
-    check_inventory(where, found, expected | vectors, ignored=(_ROPE_FREQS,))
-    for name in vectors:
+    found = places(spec, NAMES.with_family(FAMILIES[spec.architecture].gguf_names))
+    shapes = {name: tensor.shape for name, tensor in model.tensors.items()}
+    check_inventory(where, shapes, tensor_shapes(found), ignored=FACTOR_TENSORS)
+    for name in (found[vector].tensor for vector in vector_shapes(spec)):
         if model.tensors[name].type not in _VECTOR_TYPES:
             kind = model.tensors[name].type.name
             raise UnsupportedModelError(f"{where}: tensor {name} is a vector, but quantized as {kind}.")
     return spec
 
 
-def _rope_freqs(where: str, model: GgufModel) -> tuple[float, ...] | None:
-    tensor = model.tensors.get(_ROPE_FREQS)
-    if tensor is None:
-        return None
-    if len(tensor.shape) != 1 or tensor.shape[0] > MAX_HEAD_DIM or tensor.type is not GgmlType.F32:
-        raise ModelFileError(f"{where}: tensor {_ROPE_FREQS} is {tensor.type.name} {tensor.shape}, not F32 factors.")
-    raw = model.files[_ROPE_FREQS].read(tensor.start, tensor.size_bytes)
-    return tuple(dequantize_blocks(tensor.type, raw).tolist())
+def _factors(where: str, model: GgufModel) -> dict[str, tuple[float, ...]]:
+    """Of RoPE, by the names of their tensors."""
+    found = {}
+    for name in FACTOR_TENSORS:
+        tensor = model.tensors.get(name)
+        if tensor is None:
+            continue
+        if len(tensor.shape) != 1 or tensor.shape[0] > MAX_HEAD_DIM or tensor.type is not GgmlType.F32:
+            raise ModelFileError(f"{where}: tensor {name} is {tensor.type.name} {tensor.shape}, not F32 factors.")
+        raw = model.files[name].read(tensor.start, tensor.size_bytes)
+        found[name] = tuple(dequantize_blocks(tensor.type, raw).tolist())
+    return found

@@ -1,0 +1,13 @@
+"""The families of models that run, one file each. `docs/adding-a-model.md` shows how to add one."""
+
+from collections.abc import Mapping
+
+from tpid.model.families import llama, mistral, qwen2, qwen3
+from tpid.model.families.family import Family
+from tpid.model.spec import Architecture
+
+FAMILIES: Mapping[Architecture, Family] = {
+    module.FAMILY.architecture: module.FAMILY for module in (llama, mistral, qwen2, qwen3)
+}
+BY_MODEL_TYPE: Mapping[str, Family] = {name: family for family in FAMILIES.values() for name in family.model_types}
+BY_GGUF_TYPE: Mapping[str, Family] = {name: family for family in FAMILIES.values() for name in family.gguf_types}
