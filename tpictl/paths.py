@@ -33,3 +33,8 @@ def socket_path(option: Path | None, environment: Mapping[str, str]) -> Path:
 def history_path(environment: Mapping[str, str]) -> Path:
     """What was typed in chats."""
     return state_dir(environment) / "chat_history"
+
+
+def chats_path(environment: Mapping[str, str]) -> Path:
+    """The directory of the chats that are kept."""
+    return state_dir(environment) / "chats"

@@ -37,6 +37,8 @@ def chat(
             show_default=False,
         ),
     ] = None,
+    goes_on: Annotated[bool, typer.Option("--continue", "-c", help="Go on with the chat that was kept last.")] = False,
+    private: Annotated[bool, typer.Option("--private", help="Keep nothing of this chat, and nothing typed.")] = False,
     json: JsonOption = False,
     socket: SocketOption = None,
 ) -> None:
@@ -45,6 +47,7 @@ def chat(
     \b
     Examples:
       tpictl chat smollm2-135m --temperature 0.2
+      tpictl chat --continue
       echo "Why is the sky blue?" | tpictl chat --stats
     """
     with reporting(as_json=json):
@@ -52,7 +55,7 @@ def chat(
         from tpictl.commands.sampling import Sampling  # noqa: PLC0415
 
         sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty, seed, max_tokens, tuple(stop or ()))
-        run_chat(client_at(socket), ChatOptions(model, system, sampling, stats, json))
+        run_chat(client_at(socket), ChatOptions(model, system, sampling, stats, json, goes_on, private))
 
 
 @app.command()

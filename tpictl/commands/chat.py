@@ -1,5 +1,6 @@
 """`tpictl chat`: which model, loading it, and then a loop on a terminal or one answer in a pipe."""
 
+import os
 import sys
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -11,14 +12,17 @@ from tpictl.client.answers import Plan
 from tpictl.client.calls import STATUS, get_models, load_model, plan_of
 from tpictl.client.connection import Client
 from tpictl.commands.conversation import Conversation
+from tpictl.commands.kept_chats import KeptChats
 from tpictl.commands.sampling import Sampling, check_finite
 from tpictl.outcome import print_json
+from tpictl.paths import chats_path, history_path
 from tpictl.printable import printable_text
-from tpictl.view.plan_table import answer_line, left_out_lines, plan_table, plan_title
+from tpictl.view.plan_table import answer_line, left_out_lines, plan_lines, plan_table, plan_title
 from tpictl.view.progress_bars import StageBars
 from tpictl.view.terminal import stderr_console
 from tpid.errors import ModelNotFoundError, RequestError, TpidError
 
+NARROW_COLUMNS = 60  # a table of the plan would be all folds
 MAX_PROMPT_BYTES = 4 << 20  # about a million tokens; the daemon takes eight times that, in JSON
 
 
@@ -29,6 +33,8 @@ class ChatOptions:
     sampling: Sampling
     stats: bool | None  # None: on a terminal, not in a pipe
     as_json: bool
+    goes_on: bool = False  # with the chat that was kept last
+    private: bool = False  # nothing is kept
 
 
 def run_chat(client: Client, options: ChatOptions) -> None:
@@ -40,12 +46,10 @@ def run_chat(client: Client, options: ChatOptions) -> None:
             raise RequestError(
                 "With --json the prompt comes on standard input.", hint="For example: echo Hello | tpictl chat --json"
             )
-        # Imported here: the line editor costs a fifth of a second, which a pipe need not wait for.
-        from tpictl.commands.chat_loop import ChatLoop  # noqa: PLC0415
-
-        conversation, plan = _begin(client, options, console)
-        ChatLoop(client, conversation, plan_of(plan), console, show_stats=options.stats is not False).run()
+        _chat_on_a_terminal(client, options, console)
         return
+    if options.goes_on:
+        raise RequestError("--continue is for a chat on a terminal.", hint="Leave it out, or type the prompt.")
     prompt = read_prompt(sys.stdin.buffer.read(MAX_PROMPT_BYTES + 1))
     conversation, plan = _begin(client, options, console)
     if options.as_json:
@@ -57,6 +61,40 @@ def run_chat(client: Client, options: ChatOptions) -> None:
         _write("\n")
     if options.stats:
         print_stats(console, plan_of(current_plan(client, plan)), answer)
+
+
+def _chat_on_a_terminal(client: Client, options: ChatOptions, console: Console) -> None:
+    # Imported here: the line editor costs a fifth of a second, which a pipe need not wait for.
+    from tpictl.commands.chat_loop import ChatLoop  # noqa: PLC0415
+    from tpictl.commands.line_editor import LineEditor, PlainReader  # noqa: PLC0415
+
+    kept = KeptChats(chats_path(os.environ))
+    name = _newest(kept) if options.goes_on else None
+    before = kept.load(name).conversation() if name is not None else None
+    conversation, plan = _begin(client, options, console, before)
+    loop = ChatLoop(
+        client,
+        conversation,
+        plan_of(plan),
+        console,
+        kept=None if options.private else kept,
+        name=name,
+        show_stats=options.stats is not False,
+    )
+    history = None if options.private else history_path(os.environ)
+
+    def ask() -> None:
+        console.print("Ctrl-C once more leaves.", style="dim")
+
+    loop.run(PlainReader(ask) if console.is_dumb_terminal else LineEditor(history, ask))
+
+
+def _newest(kept: KeptChats) -> str:
+    """Raises RequestError."""
+    names = kept.names()
+    if not names:
+        raise RequestError("No chat is kept yet.", hint="Begin one: tpictl chat")
+    return names[0]
 
 
 def read_prompt(data: bytes) -> str:
@@ -95,11 +133,14 @@ def print_stats(console: Console, plan: Plan, answer: Answer | None) -> None:
     """Who computed what, and how fast."""
     console.print()
     console.print(plan_title(plan))
-    console.print(plan_table(plan))
+    if console.width < NARROW_COLUMNS:
+        console.print(*plan_lines(plan), sep="\n")
+    else:
+        console.print(plan_table(plan))
     for line in left_out_lines(plan):
         console.print(line)
     if answer is not None and answer.usage is not None and answer.timings is not None:
-        console.print(answer_line(answer.usage, answer.timings), soft_wrap=True)
+        console.print(answer_line(answer.usage, answer.timings), soft_wrap=not console.is_terminal)
 
 
 def current_plan(client: Client, loaded: object) -> object:
@@ -112,12 +153,17 @@ def current_plan(client: Client, loaded: object) -> object:
     return plan if plan is not None else loaded
 
 
-def _begin(client: Client, options: ChatOptions, console: Console) -> tuple[Conversation, object]:
-    """A conversation with a model that is loaded, and its plan."""
-    model = options.model or only_model(client, "chat")
+def _begin(
+    client: Client, options: ChatOptions, console: Console, before: Conversation | None = None
+) -> tuple[Conversation, object]:
+    """A conversation with a model that is loaded, and its plan. What the options say goes `before`."""
+    conversation = before or Conversation("", options.sampling)
+    conversation.model = options.model or conversation.model or only_model(client, "chat")
+    conversation.system = options.system if options.system is not None else conversation.system
+    conversation.sampling = conversation.sampling.with_chosen(options.sampling)
     with StageBars(console, keep=False) as bars:
-        plan = load_model(client, model, bars.show)
-    return Conversation(model, options.sampling, options.system), plan
+        plan = load_model(client, conversation.model, bars.show)
+    return conversation, plan
 
 
 def _write(text: str) -> None:

@@ -2,28 +2,77 @@
 
 import contextlib
 import sys
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Protocol
 
 from prompt_toolkit import PromptSession
-from prompt_toolkit.completion import WordCompleter
+from prompt_toolkit.completion import CompleteEvent, Completer, Completion, PathCompleter, WordCompleter
+from prompt_toolkit.document import Document
 from prompt_toolkit.formatted_text import ANSI
 from prompt_toolkit.history import FileHistory, History, InMemoryHistory
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 from prompt_toolkit.output import create_output
 from prompt_toolkit.shortcuts import CompleteStyle
 
-from tpictl.commands.slash import COMMANDS
+from tpictl.commands.slash import NAMES
+
+
+class Reader(Protocol):
+    def read(self) -> str | None:
+        """What was typed; None at the end. Ctrl-C drops a line that was begun; at an empty one it asks, then leaves."""
+
+    def edit(self, text: str) -> str | None:
+        """What has become of `text`; None after Ctrl-C."""
+
+
+class PlainReader:
+    """For terminals that only go forward: the terminal's own line editing."""
+
+    def __init__(self, ask: Callable[[], None]) -> None:
+        self._ask = ask
+
+    def read(self) -> str | None:
+        asked = False
+        while True:
+            try:
+                return self._lines()
+            except KeyboardInterrupt:
+                print()
+                if asked:
+                    return None
+                self._ask()
+                asked = True
+            except EOFError:
+                return None
+
+    def edit(self, text: str) -> str | None:
+        """Such a terminal shows what there was; it is typed anew."""
+        print(text)
+        try:
+            return self._lines()
+        except (KeyboardInterrupt, EOFError):
+            return None
+
+    def _lines(self) -> str:
+        lines = [input("> ")]
+        while lines[-1].endswith("\\"):
+            lines[-1] = lines[-1][:-1]
+            lines.append(input("  "))
+        return "\n".join(lines)
 
 
 class LineEditor:
-    def __init__(self, history: Path) -> None:
+    def __init__(self, history: Path | None, ask: Callable[[], None]) -> None:
+        """`ask` tells that the next Ctrl-C leaves; without `history` nothing that is typed is kept."""
+        self._ask = ask
         self._session: PromptSession[str] = PromptSession(
             message=ANSI("\x1b[1;32m> \x1b[0m"),
             prompt_continuation="  ",
             multiline=True,
-            history=_open_history(history),
+            history=InMemoryHistory() if history is None else _open_history(history),
             key_bindings=_bindings(),
-            completer=WordCompleter(list(COMMANDS), sentence=True),
+            completer=_Completer(),
             complete_style=CompleteStyle.READLINE_LIKE,
             complete_while_typing=False,
             # An answer may go to a file; what is typed belongs to the terminal.
@@ -31,15 +80,40 @@ class LineEditor:
         )
 
     def read(self) -> str | None:
-        """What was typed; None at the end. Ctrl-C drops a line that was begun."""
+        asked = False
         while True:
             try:
                 return self._session.prompt()
             except KeyboardInterrupt:
-                if not self._session.default_buffer.text.strip():
+                is_empty = not self._session.default_buffer.text.strip()
+                if is_empty and asked:
                     return None
+                if is_empty:
+                    self._ask()
+                asked = is_empty
             except EOFError:
                 return None
+
+    def edit(self, text: str) -> str | None:
+        try:
+            return self._session.prompt(default=text)
+        except (KeyboardInterrupt, EOFError):
+            return None
+
+
+class _Completer(Completer):
+    """Commands at the beginning of a line, paths behind an `@`."""
+
+    def __init__(self) -> None:
+        self._commands = WordCompleter(NAMES, sentence=True)
+        self._paths = PathCompleter(expanduser=True)
+
+    def get_completions(self, document: Document, complete_event: CompleteEvent) -> Iterable[Completion]:
+        word = document.get_word_before_cursor(WORD=True)
+        if word.startswith("@"):
+            path = Document(word[1:])
+            return self._paths.get_completions(path, complete_event)
+        return self._commands.get_completions(document, complete_event)
 
 
 def _bindings() -> KeyBindings:

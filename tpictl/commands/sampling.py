@@ -26,6 +26,11 @@ class Sampling:
         """The fields of a chat request."""
         return {name: value for name, value in self.chosen().items() if value not in (None, ())}
 
+    def with_chosen(self, other: "Sampling") -> "Sampling":
+        """This, with all that `other` says."""
+        said: dict[str, Any] = {name: value for name, value in other.chosen().items() if value not in (None, ())}
+        return replace(self, **said)
+
     def chosen(self) -> dict[str, object]:
         return {field.name: getattr(self, field.name) for field in fields(self)}
 

@@ -27,6 +27,17 @@ def plan_table(plan: Plan) -> Table:
     return table
 
 
+def plan_lines(plan: Plan) -> list[Text]:
+    """The same where there is no room for a table."""
+    return [
+        Text(
+            f"{rank.name}: KV groups {units_of(rank.share.attn, plan.n_attn_units)}, "
+            f"FFN units {units_of(rank.share.ffn, plan.n_ffn_units)}, {shown_size(rank.memory_bytes)}"
+        )
+        for rank in plan.ranks
+    ]
+
+
 def columns_table() -> Table:
     """The look of all tables: no lines, headers that stand back."""
     return Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")

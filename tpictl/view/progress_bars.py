@@ -8,6 +8,7 @@ from rich.progress import BarColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
 from tpictl.client.answers import Progress
+from tpictl.view.terminal import can_be_repainted
 from tpid.size import shown_size
 
 
@@ -18,6 +19,7 @@ class StageBars:
         """`keep`: the bars stay on the screen at the end; without it nothing is left, nor said off a terminal."""
         self._console = console
         self._keep = keep
+        self._moves = can_be_repainted(console)
         self._stage: Progress | None = None
         self._task: TaskID | None = None
         self._bars = Bars(
@@ -27,7 +29,7 @@ class StageBars:
             TimeRemainingColumn(elapsed_when_finished=True),
             console=console,
             transient=not keep,
-            disable=not console.is_terminal,
+            disable=not self._moves,
         )
 
     def __enter__(self) -> Self:
@@ -46,7 +48,7 @@ class StageBars:
         if self._stage is None or self._stage.stage != progress.stage:
             self._finish()
             self._task = self._bars.add_task(progress.stage, total=total, amount=amount)
-            if self._keep and not self._console.is_terminal:
+            if self._keep and not self._moves:
                 self._console.print(f"{progress.stage}: {shown_size(progress.total_bytes)}", markup=False)
         elif self._task is not None:
             self._bars.update(self._task, total=total, completed=progress.done_bytes, amount=amount)

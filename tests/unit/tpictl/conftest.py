@@ -70,6 +70,11 @@ class FakeDaemon:
         self._thread.join()
         self._loop.close()
 
+    def resume(self) -> None:
+        """Go on with what hangs."""
+        assert self.hanging.wait(START_TIMEOUT_S)
+        self._loop.call_soon_threadsafe(self._resumed.set)
+
     async def _serve(self) -> None:
         self._stopped = asyncio.Event()
         app = web.Application(client_max_size=32 << 20, middlewares=[self._refuse])
@@ -190,11 +195,13 @@ class FakeDaemon:
             await response.write(data[start : start + step])
 
     async def _hang(self) -> None:
+        self._resumed = asyncio.Event()
         self.hanging.set()
         try:
-            await asyncio.Event().wait()
-        finally:
+            await self._resumed.wait()
+        except asyncio.CancelledError:
             self.client_gone.set()
+            raise
 
 
 def _choice(delta: dict[str, str], finish_reason: str | None = None) -> dict[str, Any]:

@@ -1,89 +1,11 @@
 """The chat on a pseudo-terminal, key by key."""
 
-import os
-import select
 import stat
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pytest
-
-TIMEOUT_S = 20.0
-ENTER, CTRL_C, CTRL_D, ALT_ENTER = b"\r", b"\x03", b"\x04", b"\x1b\r"
-PROMPT = b"> "
-# Python's own: gives the child a controlling terminal, so that Ctrl-C is a signal as it is for a person.
-SPAWN = "import os, pty, sys; sys.exit(os.waitstatus_to_exitcode(pty.spawn(sys.argv[1:])))"
-
-
-class Terminal:
-    def __init__(self, environment: dict[str, str], *arguments: str) -> None:
-        command = [sys.executable, "-c", SPAWN, sys.executable, "-m", "tpictl.main", *arguments]
-        self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, start_new_session=True, bufsize=0
-        )
-        self.shown = b""
-
-    def type(self, *keys: bytes) -> None:
-        assert self.process.stdin is not None
-        self.process.stdin.write(b"".join(keys))
-
-    def wait_for(self, text: bytes) -> bytes:
-        """What was shown up to and with `text`, since the last call."""
-        assert self.process.stdout is not None
-        deadline = time.monotonic() + TIMEOUT_S
-        while text not in self.shown:
-            ready, _, _ = select.select([self.process.stdout], [], [], max(deadline - time.monotonic(), 0))
-            data = os.read(self.process.stdout.fileno(), 1 << 16) if ready else b""
-            assert data, f"{text!r} does not come after {self.shown!r}"
-            self.shown += data
-        before, self.shown = self.shown.split(text, 1)
-        return before + text
-
-    def say(self, *keys: bytes) -> bytes:
-        """Type at the prompt, not before: the terminal makes lines of what is typed ahead. Gives what was shown."""
-        shown = self.wait_for(PROMPT)
-        self.type(*keys)
-        return shown
-
-    def exit_code(self) -> int:
-        return self.process.wait(TIMEOUT_S)
-
-
-@pytest.fixture
-def environment(daemon: Any, short_directory: Path) -> dict[str, str]:
-    kept = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
-    return (
-        kept
-        | {"TPID_SOCKET": str(daemon.path), "XDG_STATE_HOME": str(short_directory)}
-        | {
-            "TERM": "xterm",
-            "PROMPT_TOOLKIT_NO_CPR": "1",  # nobody here would answer where the cursor is
-        }
-    )
-
-
-@pytest.fixture
-def tpictl(environment: dict[str, str]) -> Iterator[Callable[..., Terminal]]:
-    """`tpictl(*arguments)` runs it on a terminal of its own."""
-    opened: list[Terminal] = []
-
-    def start(*arguments: str) -> Terminal:
-        opened.append(Terminal(environment, *arguments))
-        return opened[-1]
-
-    yield start
-    for one in opened:
-        one.process.kill()
-        one.process.communicate()
-
-
-@pytest.fixture
-def terminal(tpictl: Callable[..., Terminal]) -> Terminal:
-    return tpictl("chat")
+from tests.unit.tpictl.commands.terminal import ALT_ENTER, CTRL_C, CTRL_D, ENTER, TIMEOUT_S, Terminal
 
 
 def _messages(daemon: Any) -> list[dict[str, str]]:
@@ -92,12 +14,12 @@ def _messages(daemon: Any) -> list[dict[str, str]]:
 
 
 def test_plan_answer_numbers_and_history(daemon: Any, terminal: Terminal) -> None:
-    terminal.wait_for(b"smollm2-135m on 2 devices")
+    terminal.wait_for("smollm2-135m on 2 devices")
     terminal.say(b"Hi", ENTER)
-    terminal.wait_for("Hellö, world.".encode())
-    terminal.wait_for(b"23.8 tok/s")
+    terminal.wait_for("Hellö, world.")
+    terminal.wait_for("TTFT 431 ms")
     terminal.say(b"one\\", ENTER, b"two", ALT_ENTER, b"three", ENTER)
-    terminal.wait_for(b"23.8 tok/s")
+    terminal.wait_for("TTFT 431 ms", times=2)
     assert _messages(daemon) == [
         {"role": "user", "content": "Hi"},
         {"role": "assistant", "content": "Hellö, world."},
@@ -107,118 +29,240 @@ def test_plan_answer_numbers_and_history(daemon: Any, terminal: Terminal) -> Non
     assert terminal.exit_code() == 0
 
 
-def test_ctrl_c_stops_the_answer_and_not_the_chat(daemon: Any, terminal: Terminal) -> None:
+def test_one_ctrl_c_stops_the_answer_and_the_next_asks(daemon: Any, terminal: Terminal) -> None:
     daemon.hang_after = 2
     terminal.say(b"Hi", ENTER)
-    terminal.wait_for("Hellö, ".encode())
+    terminal.wait_for("Hellö,")
     assert daemon.hanging.wait(TIMEOUT_S)
     terminal.type(CTRL_C)
-    terminal.wait_for(b"Stopped.")
+    terminal.wait_for("Stopped.")
     assert daemon.client_gone.wait(TIMEOUT_S)
     daemon.hang_after = None
     terminal.say(b"Go on", ENTER)
-    terminal.wait_for(b"23.8 tok/s")
+    terminal.wait_for("TTFT 431 ms")
     assert _messages(daemon)[1:] == [
         {"role": "assistant", "content": "Hellö, "},
         {"role": "user", "content": "Go on"},
     ]
     terminal.say(b"half a line", CTRL_C)
-    terminal.type(b"/nonsense", ENTER)
-    terminal.wait_for(b"There is no /nonsense.")
+    terminal.say(CTRL_C)
+    terminal.wait_for("Ctrl-C once more leaves.")
+    terminal.say(b"/nonsense", ENTER)
+    terminal.wait_for("There is no /nonsense.")
+    terminal.say(CTRL_C)
+    terminal.wait_for("Ctrl-C once more leaves.", times=2)
     terminal.say(CTRL_C)
     assert terminal.exit_code() == 0
 
 
 def test_ctrl_c_before_the_first_word(daemon: Any, terminal: Terminal) -> None:
-    terminal.wait_for(b"on 2 devices")  # loaded
+    terminal.wait_for("on 2 devices")  # loaded
     daemon.hang_after = 0
     terminal.say(b"Hi", ENTER)
+    terminal.wait_for("reading the prompt")
     assert daemon.hanging.wait(TIMEOUT_S)
     terminal.type(CTRL_C)
-    terminal.wait_for(b"Stopped before the answer began")
+    terminal.wait_for("Stopped before the answer began")
+    assert "reading the prompt" not in terminal.text()
     daemon.hang_after = None
     terminal.say(b"Hello", ENTER)
-    terminal.wait_for(b"23.8 tok/s")
+    terminal.wait_for("TTFT 431 ms")
     assert _messages(daemon) == [{"role": "user", "content": "Hello"}]
 
 
 def test_an_error_ends_the_answer_and_not_the_chat(daemon: Any, terminal: Terminal) -> None:
     daemon.fail_after = 1
     terminal.say(b"Hi", ENTER)
-    terminal.wait_for(b"desktop is gone. Switch it on.")
+    terminal.wait_for("desktop is gone. Switch it on.")
     daemon.fail_after = None
     terminal.say(b"And now?", ENTER)
-    terminal.wait_for(b"23.8 tok/s")
+    terminal.wait_for("TTFT 431 ms")
     assert _messages(daemon)[1] == {"role": "assistant", "content": "Hel"}
 
 
 def test_commands(daemon: Any, terminal: Terminal) -> None:
     terminal.say(b"/sytsem x", ENTER)
-    terminal.wait_for(b"Did you mean /system?")
+    terminal.wait_for("Did you mean /system?")
     terminal.say(b"/system Be brief.", ENTER)
-    terminal.wait_for(b"The system message is set.")
+    terminal.wait_for("The system message is set.")
     terminal.say(b"/set temperature 0.2", ENTER)
-    terminal.wait_for(b"temperature is 0.2.")
+    terminal.wait_for("temperature is 0.2.")
     terminal.say(b"/set temperature hot", ENTER)
-    terminal.wait_for(b"temperature needs a number, not 'hot'.")
+    terminal.wait_for("temperature needs a number, not 'hot'.")
     terminal.say(b"/set", ENTER)
-    terminal.wait_for(b"stop                 default")
+    terminal.wait_for("stop                 default")
     terminal.say(b"Hi", ENTER)
-    terminal.wait_for(b"23.8 tok/s")
+    terminal.wait_for("TTFT 431 ms")
     terminal.say(b"/stats", ENTER)
-    terminal.wait_for(b"30 of 48 (18-47)")
-    terminal.wait_for(b"23.8 tok/s")
-    terminal.say(b"/new", ENTER)
-    terminal.wait_for(b"Forgotten.")
-    terminal.say(b"/help", ENTER)
-    terminal.wait_for(b"Ctrl-C stops an answer.")
+    terminal.wait_for("30 of 48 (18-47)", times=2)
+    terminal.wait_for("TTFT 431 ms", times=2)
+    terminal.say(b"/clear", ENTER)
+    terminal.wait_for("A new chat.")
+    terminal.say(b"/?", ENTER)
+    terminal.wait_for("Ctrl-C stops an answer.")
     terminal.say(b"Again", ENTER)
-    terminal.wait_for(b"23.8 tok/s")
+    terminal.wait_for("TTFT 431 ms", times=3)
     assert daemon.body("/v1/chat/completions")["temperature"] == 0.2
     assert _messages(daemon) == [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Again"}]
-    terminal.say(b"/exit", ENTER)
+    terminal.say(b"/bye", ENTER)
     assert terminal.exit_code() == 0
 
 
 def test_a_new_plan_is_told(daemon: Any, terminal: Terminal) -> None:
     daemon.status["plan"] = {**daemon.plan, "term": 8, "ranks": daemon.plan["ranks"][:1]}
     terminal.say(b"Hi", ENTER)
-    terminal.wait_for(b"New plan: smollm2-135m on 1 device")
+    terminal.wait_for("New plan: smollm2-135m on 1 device")
 
 
 def test_what_was_typed_is_kept_for_its_owner(terminal: Terminal, short_directory: Path) -> None:
     terminal.say(b"remember me", ENTER)
-    terminal.wait_for(b"23.8 tok/s")
+    terminal.wait_for("TTFT 431 ms")
     history = short_directory / "tpid" / "chat_history"
     assert "remember me" in history.read_text()
     assert stat.S_IMODE(history.stat().st_mode) == 0o600
 
 
 def test_model_output_cannot_command_the_terminal(daemon: Any, terminal: Terminal) -> None:
-    daemon.pieces = ["a\x1b]0;title\x07", "b"]
+    daemon.pieces = ["a\x1b]0;title\x07", "b &#x202e;c"]
     terminal.say(b"Hi", ENTER)
-    assert "a\N{REPLACEMENT CHARACTER}]0;title\N{REPLACEMENT CHARACTER}b".encode() in terminal.wait_for(b"23.8 tok/s")
+    terminal.wait_for("TTFT 431 ms")
+    assert "a\N{REPLACEMENT CHARACTER}]0;title\N{REPLACEMENT CHARACTER}b \N{REPLACEMENT CHARACTER}c" in terminal.text()
+    assert terminal.screen.title == ""
+
+
+MARKDOWN = (
+    "# Rivers\n\nThe **Rhine** is long, and flows through several countries.\n\n"
+    "1. Rhine\n2. Elbe\n\n```python\nprint('Elbe')\n```\n\n"
+    "| name | km |\n|---|---|\n| Rhine | 1233 |\n\nThat <b>is</b> all."
+)
+
+
+def test_markdown_however_it_is_cut(daemon: Any, tpictl: Callable[..., Terminal]) -> None:
+    daemon.pieces = list(MARKDOWN)
+    terminal = tpictl("chat", "--no-stats")
+    terminal.say(b"Rivers?", ENTER)
+    terminal.wait_for("That <b>is</b> all.")
+    terminal.say(CTRL_D)
+    assert terminal.exit_code() == 0
+    lines = terminal.lines()
+    begin = lines.index("Rivers")
+    assert lines[begin : lines.index("That <b>is</b> all.") + 1] == [
+        "Rivers",
+        "",
+        "The Rhine is long, and flows through several countries.",
+        "",
+        "1. Rhine",
+        "2. Elbe",
+        "",
+        "  print('Elbe')",
+        "",
+        " name   km",
+        " ───────────",
+        " Rhine  1233",
+        "",
+        "That <b>is</b> all.",
+    ]
+
+
+def test_nothing_is_erased_before_it_is_written_anew(daemon: Any, terminal: Terminal) -> None:
+    terminal.wait_for("on 2 devices")
+    daemon.pieces, daemon.hang_after = ["one two three ", "four"], 2
+    before = len(terminal.written)
+    terminal.say(b"Hi", ENTER)
+    terminal.wait_for("one two three four")
+    assert b"\x1b[2K" not in terminal.written[before:].split(b"Hi")[-1]
+
+
+def test_an_answer_higher_than_the_screen_is_whole_at_the_end(daemon: Any, tpictl: Callable[..., Terminal]) -> None:
+    daemon.pieces = [f"- item {number}\n" for number in range(40)]
+    terminal = tpictl("chat", "--no-stats", columns=30, rows=10)
+    terminal.say(b"List", ENTER)
+    terminal.wait_for("• item 39")
+    terminal.say(CTRL_D)
+    assert terminal.exit_code() == 0
+    lines = terminal.lines()
+    first = lines.index(" • item 0")
+    assert lines[first : first + 40] == [f" • item {number}" for number in range(40)]
+    assert all(lines.count(f" • item {number}") == 1 for number in range(40))
+
+
+def test_words_wrap_at_thirty_columns(daemon: Any, tpictl: Callable[..., Terminal]) -> None:
+    daemon.pieces = ["The quick brown fox jumps ", "over the lazy dog, again and again."]
+    terminal = tpictl("chat", columns=30)
+    terminal.say(b"Hi", ENTER)
+    terminal.wait_for("23.8 tok/s")
+    lines = terminal.lines()
+    assert "The quick brown fox jumps" in lines
+    assert "over the lazy dog, again and" in lines
+    assert "TTFT 431 ms · TPOT 42 ms ·" in lines
+    assert "laptop: KV groups 1 of 3 (0)," in lines
+
+
+def test_a_terminal_that_becomes_narrower(daemon: Any, terminal: Terminal) -> None:
+    terminal.wait_for("on 2 devices")
+    daemon.pieces, daemon.hang_after = ["The quick brown fox ", "jumps over the lazy dog."], 2
+    terminal.say(b"Hi", ENTER)
+    terminal.wait_for("lazy dog.")
+    terminal.resize(40, 24)
+    terminal.wait_for("The quick brown fox jumps over the lazy\ndog.")
+    terminal.type(CTRL_C)
+    terminal.wait_for("Stopped.")
+
+
+def test_keys_during_an_answer_do_not_mix_with_it(daemon: Any, terminal: Terminal) -> None:
+    terminal.wait_for("on 2 devices")
+    daemon.hang_after = 2
+    terminal.say(b"Hi", ENTER)
+    terminal.wait_for("Hellö,")
+    terminal.type(b"typed ahead")
+    daemon.resume()
+    terminal.wait_for("TTFT 431 ms")
+    terminal.wait_for("> typed ahead")
+    lines = terminal.lines()
+    assert "Hellö, world." in lines
+    assert sum("typed ahead" in line for line in lines) == 1
+
+
+def test_a_terminal_that_only_goes_forward(daemon: Any, tpictl: Callable[..., Terminal]) -> None:
+    daemon.pieces = ["**Hellö**", ", world."]
+    terminal = tpictl("chat", variables={"TERM": "dumb"})
+    terminal.wait_for("tells what can be typed.\n>")
+    terminal.type(b"Hi", ENTER)
+    terminal.wait_for("**Hellö**, world.")
+    terminal.wait_for("TTFT 431 ms")
+    assert b"\x1b[" not in terminal.written
+
+
+def test_no_colour(daemon: Any, tpictl: Callable[..., Terminal]) -> None:
+    daemon.pieces = ["```python\n", "print('Elbe')\n```\n"]
+    terminal = tpictl("chat", variables={"NO_COLOR": "1"})
+    terminal.say(b"Hi", ENTER)
+    terminal.wait_for("TTFT 431 ms")
+    written = terminal.written.split(b"print(")[1]
+    assert b"\x1b[3" not in written.split(b"TTFT")[0]
 
 
 def test_no_stats(tpictl: Callable[..., Terminal]) -> None:
     opened = tpictl("chat", "--no-stats")
-    assert b"KV groups" not in opened.say(b"Hi", ENTER)
-    opened.wait_for("Hellö, world.".encode())
-    assert b"tok/s" not in opened.say(CTRL_D)
+    opened.say(b"Hi", ENTER)
+    opened.wait_for("Hellö, world.")
+    opened.say(CTRL_D)
     assert opened.exit_code() == 0
+    assert "KV groups" not in opened.text()
+    assert "TTFT" not in opened.text()
 
 
 def test_json_wants_its_prompt_from_a_pipe(tpictl: Callable[..., Terminal]) -> None:
-    opened = tpictl("chat", "--json")
-    opened.wait_for(b'"message": "With --json the prompt comes on standard input."')
+    opened = tpictl("chat", "--json", columns=200)
+    opened.wait_for('"message": "With --json the prompt comes on standard input."')
     assert opened.exit_code() == 1
 
 
 def test_watching_the_cluster(daemon: Any, tpictl: Callable[..., Terminal]) -> None:
     opened = tpictl("status", "--watch")
-    opened.wait_for(b"smollm2-135m on 2 devices")
+    opened.wait_for("smollm2-135m on 2 devices")
     daemon.refusal = (500, b'{"error": {"code": "internal", "message": "Something is wrong."}}')
-    opened.wait_for(b"Something is wrong.")
-    opened.wait_for(b"The last that was known:")
+    opened.wait_for("Something is wrong.")
+    opened.wait_for("The last that was known:")
     opened.type(CTRL_C)
     assert opened.exit_code() == 0

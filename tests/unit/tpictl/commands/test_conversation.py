@@ -1,10 +1,10 @@
-from tpictl.commands.conversation import Conversation
+from tpictl.commands.conversation import Conversation, Prompt
 from tpictl.commands.sampling import Sampling
 
 
 def test_the_whole_history_is_sent() -> None:
     conversation = Conversation("m", Sampling(temperature=0.5), system="Be brief.")
-    conversation.add("Hi", "Hello.")
+    conversation.add(Prompt("Hi", "Hi"), "Hello.")
     assert conversation.request("Why?") == {
         "model": "m",
         "messages": [
@@ -19,13 +19,13 @@ def test_the_whole_history_is_sent() -> None:
 
 def test_a_prompt_without_an_answer_leaves_no_trace() -> None:
     conversation = Conversation("m", Sampling())
-    conversation.add("Hi", "")
+    conversation.add(Prompt("Hi", "Hi"), "")
     assert conversation.turns == []
 
 
 def test_forgetting_keeps_the_system_message() -> None:
     conversation = Conversation("m", Sampling(), system="Be brief.")
-    conversation.add("Hi", "Hello.")
+    conversation.add(Prompt("Hi", "Hi"), "Hello.")
     conversation.forget()
     assert conversation.request("Why?")["messages"] == [
         {"role": "system", "content": "Be brief."},
