@@ -15,6 +15,7 @@ import pytest
 
 from benchmarks.paired_home import PairedHome
 from tests.integration.stream_ends import within_a_minute
+from tpid.cluster.address import Address
 from tpid.cluster.backoff import Backoff
 from tpid.cluster.cluster import Cluster
 from tpid.cluster.home import Home
@@ -28,7 +29,7 @@ from tpid.cluster.roster.roster import revoke
 from tpid.cluster.settings import ClusterSettings
 from tpid.comm.dialling import dial, dial_to_pair
 from tpid.comm.frames import PREFIX, encode_message
-from tpid.comm.messages import Campaign, Hello, Kind, RosterNews
+from tpid.comm.messages import Campaign, Hello, Kind, RosterNews, Seen
 from tpid.comm.opening import closed
 from tpid.comm.settings import CommSettings
 from tpid.comm.tls_handshake import Door
@@ -99,6 +100,28 @@ def test_who_is_put_out_is_cut_everywhere_and_knows_it(homes: dict[str, Home]) -
             )
             assert pi.me.id not in homes["laptop"].members
             assert laptop.me.id in desk.peers
+
+    run(test())
+
+
+def test_members_say_whether_they_reach_each_other(homes: dict[str, Home]) -> None:
+    async def test() -> None:
+        async with AsyncExitStack() as stack:
+            desk, laptop, pi = await all_up(stack, homes)
+            with socket.socket() as bound:  # nothing listens there
+                bound.bind(("127.0.0.1", 0))
+                nowhere = Address("127.0.0.1", bound.getsockname()[1])
+                homes["pi"].whereabouts.reached(desk.me.id, nowhere)
+                homes["desk"].whereabouts.reached(laptop.me.id, nowhere)
+                one, other = await asyncio.gather(desk.facts({}), desk.facts({}))
+            for facts in (one, other):
+                members = {member.id: member for member in facts.members}
+                here = f"127.0.0.1:{desk.port}"
+                assert members[pi.me.id].seen == Seen(
+                    announced=False, reached=[here], not_reached={str(nowhere): "nothing listens there"}
+                )
+                assert members[laptop.me.id].not_reached == {str(nowhere): "nothing listens there"}
+                assert str(nowhere) in members[laptop.me.id].known_addresses
 
     run(test())
 

@@ -25,10 +25,10 @@ class DoctorEndpoint:
         me = self._cluster.me
         network = self._engine.network
         links = {}
-        for device in self._cluster.peers:
+        for device, connection in self._cluster.peers.items():
             cost = network.between(me.id, device)
-            links[device] = LinkFacts(cost.rtt_s, cost.bytes_s)
-        facts = self._cluster.facts(links)
+            links[device] = LinkFacts(cost.rtt_s, cost.bytes_s, connection.meter.jitter_s)
+        facts = await self._cluster.facts(links)
         findings = [*examine(facts), *self._machine(me)]
         return web.json_response(
             {"device": me.name, "worst": worst(findings), "findings": [asdict(finding) for finding in findings]}

@@ -60,6 +60,7 @@ from tpid.cluster.membership import Membership
 from tpid.cluster.network import Network
 from tpid.cluster.news import NEWS_MESSAGES, News
 from tpid.cluster.presence import Presence
+from tpid.cluster.reach import REACH_MESSAGES, Reach, look
 from tpid.cluster.roster.statement import Statement
 from tpid.cluster.settings import ClusterSettings
 from tpid.cluster.sit_out import SitOut
@@ -125,6 +126,7 @@ class Cluster:
         self._network = Network(settings.network)
         self._presence: Presence | None = None
         self._news = News(home, self._whereabouts, lambda: self.peers) if home is not None else None
+        self._reach = Reach(self._membership.addresses_of, self._is_announced)
         self._handler: Handler | None = None
         self._waiting_prompts = 0
         self._sit_out = SitOut()
@@ -162,6 +164,7 @@ class Cluster:
         )
         presence = lives("presence", self._presence.run)
         self._own_tasks.append(self._tasks.create_task(presence, name="presence"))
+        self._own_tasks.append(self._tasks.create_task(lives("reach", self._reach.run), name="reach"))
         self._own_tasks.append(self._tasks.create_task(lives("election-timer", self._keep_time), name="election-timer"))
         if self._settings.mdns:
             discovery = lives("discovery", self._discovery.run)
@@ -221,9 +224,12 @@ class Cluster:
         outside = [host for host in hosts if host not in LOOPBACK]
         return [str(Address(host, self.port)) for host in outside or hosts]
 
-    def facts(self, links: Mapping[DeviceId, LinkFacts]) -> Facts:
-        """For the doctor; `links` are those of this device that were measured."""
-        announced = {sighting.device_id for sighting in self._discovery.sightings.values()}
+    async def facts(self, links: Mapping[DeviceId, LinkFacts]) -> Facts:
+        """For the doctor, within some seconds; `links` are those of this device that were measured."""
+        others = [device for device in (self._home.members if self._home is not None else ()) if device != self.me.id]
+        looks = asyncio.gather(*(look(self._membership.addresses_of(device)) for device in others))
+        seen = await self._reach.ask(list(self.peers.values()))
+        looked = dict(zip(others, await looks, strict=True))
         members = self._home.members.values() if self._home is not None else ()
         connections = self.peers
         return Facts(
@@ -238,8 +244,10 @@ class Cluster:
                 MemberFacts(
                     id=member.id,
                     name=member.name,
-                    announced=member.id in announced,
-                    known_addresses=tuple(map(str, self._whereabouts.of(member.id))),
+                    announced=self._is_announced(member.id),
+                    known_addresses=tuple(map(str, looked.get(member.id, {}))),
+                    seen=seen.get(member.id),
+                    not_reached={str(address): why for address, why in looked.get(member.id, {}).items() if why},
                     clock_skew_s=connections[member.id].peer_skew_s if member.id in connections else None,
                 )
                 for member in members
@@ -251,6 +259,9 @@ class Cluster:
             ),
             links=links,
         )
+
+    def _is_announced(self, device: DeviceId) -> bool:
+        return any(sighting.device_id == device for sighting in self._discovery.sightings.values())
 
     def _pairing_asked(self, channel: TlsChannel, address: str) -> None:
         self.on_pairing(channel, address)
@@ -520,6 +531,9 @@ class Cluster:
         if isinstance(message, NEWS_MESSAGES):
             if self._news is not None:
                 self._news.received(connection, message)
+            return
+        if isinstance(message, REACH_MESSAGES):
+            self._reach.received(connection, message)
             return
         if kind is Kind.DEVICE:
             self._changed.notify()

@@ -133,6 +133,12 @@ class Membership:
         clone = self._clone.at(awake_or_asleep_s())
         return [*self._failed.values(), *([clone] if clone is not None else [])]
 
+    def addresses_of(self, device_id: DeviceId) -> list[Address]:
+        """Where it may be, as it is known now: announced, then where it was before."""
+        sightings = self._sightings.get(device_id, {}).values()
+        announced = [address for sighting in sightings for address in sighting.addresses]
+        return list(dict.fromkeys([*announced, *self._whereabouts.of(device_id)]))
+
     def start(self, tasks: asyncio.TaskGroup, static_peers: tuple[Address, ...]) -> None:
         self._tasks = tasks
         for address in static_peers:
@@ -363,14 +369,9 @@ class Membership:
         return connection is not None and not connection.closed
 
     def _addresses(self, target: _Target) -> list[Address]:
-        """Where it may be, as it is known now: announced, then where it was before."""
         if target.address is not None:
             return [target.address]
-        if target.device_id is None:
-            return []
-        sightings = self._sightings.get(target.device_id, {}).values()
-        announced = [address for sighting in sightings for address in sighting.addresses]
-        return list(dict.fromkeys([*announced, *self._whereabouts.of(target.device_id)]))
+        return self.addresses_of(target.device_id) if target.device_id is not None else []
 
     async def _keep_connected(self, key: str, target: _Target) -> None:
         loop = asyncio.get_running_loop()

@@ -19,7 +19,7 @@ from tpid.comm.settings import CommSettings
 from tpid.comm.tls_channel import TlsChannel
 from tpid.comm.tls_handshake import Door, dial_tls
 from tpid.comm.trust import Proven, Trust
-from tpid.comm.unreachable import Endpoint, late, unreachable
+from tpid.comm.unreachable import Endpoint, late, unreachable, unreachable_why
 from tpid.device import DeviceId
 from tpid.errors import ConfigError, DeviceLostError, NotPairedError, RemoteProtocolError, TpidError
 
@@ -62,6 +62,19 @@ async def dial(
         return await _say_hello(channel, proven, address, hello, settings)
 
     return await _first(endpoints, settings, enter)
+
+
+async def knock(endpoint: Endpoint, timeout_s: float) -> str:
+    """Whether TCP comes up there: empty if it does, else why not, as a person is told."""
+    try:
+        async with asyncio.timeout(timeout_s):
+            sock = await _connect(await _resolve([endpoint]))
+    except TimeoutError:
+        return f"no answer within {timeout_s:g} s"
+    except (OSError, UnicodeError, OverflowError) as error:
+        return unreachable_why(error)
+    sock.close()
+    return ""
 
 
 async def dial_to_pair(endpoints: Sequence[Endpoint], door: Door, settings: CommSettings) -> TlsChannel:

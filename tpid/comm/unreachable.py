@@ -34,6 +34,11 @@ def unreachable(names: str, error: Exception) -> DeviceLostError:
     return DeviceLostError(f"The device at {names} cannot be reached: {why}.", hint=hint)
 
 
+def unreachable_why(error: Exception) -> str:
+    """The reason alone, to be put into a sentence."""
+    return _why(error)[0]
+
+
 def late(names: str, endpoints: Sequence[Endpoint], timeout_s: float) -> DeviceLostError:
     """Nothing came back within `timeout_s`, not even a refusal."""
     ports = " or ".join(str(port) for port in sorted({port for _, port in endpoints}))
