@@ -36,7 +36,10 @@ _RUN: Final = Run(0)
 _REFUSALS: Final = {
     Why.NO_INVITATION: ("The other device has no invitation open.", "Invite first: `tpictl invite` there."),
     Why.BUSY: ("The other device is just pairing with another one.", "Try again in a moment."),
-    Why.WRONG_CODE: ("The code is not the one on the other device's screen.", "Compare it letter by letter. Is it the same, somebody sits in between: pair over a cable."),
+    Why.WRONG_CODE: (
+        "The code is not the one on the other device's screen.",
+        "Compare it letter by letter. Is it the same, somebody sits in between: pair over a cable.",
+    ),
     Why.BROKEN: ("The other device did not understand this one.", "Compare the versions: `tpictl --version`."),
     Why.CANCELLED: ("The invitation was cancelled on the other device.", None),
     Why.NOT_POSSIBLE: ("The code is right, and the home cannot take this device.", "The other screen says why."),
