@@ -32,6 +32,7 @@
     │   ├── RefusedError            a hello was refused, by the peer or by this device
     │   ├── NotPairedError          one of two devices does not count the other to its home
     │   ├── PairingError            a device could not be paired: wrong code, too late, cancelled
+    │   │   └── PairingBusyError    the device that invites is just pairing with another one
     │   └── RosterError             the list of the home's devices does not allow it, or is full
     ├── NumericError                the model computed what is not a number
     └── DaemonUnreachableError      tpictl finds no daemon
@@ -204,6 +205,10 @@ class NotPairedError(ClusterError):
 
 class PairingError(ClusterError):
     code = "pairing"
+
+
+class PairingBusyError(PairingError):
+    """It may be free in a moment, and the code is as good as before."""
 
 
 class RosterError(ClusterError):

@@ -119,6 +119,8 @@ class Host:
         environment = dict(os.environ)
         if self.layout.slow > 1:
             environment["HOMELAB_SLOW"] = str(self.layout.slow)
+        if self.layout.protocol is not None:
+            environment["HOMELAB_PROTOCOL"] = str(self.layout.protocol)
         if not self.layout.clock_offset_s:
             return environment
         clock = built("clock.c", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC")

@@ -4,6 +4,7 @@ variable           what it does
 -----------------  -----------------------------------------------------------------------------------------
 HOMELAB_SLOW       cores that take so many times longer
 HOMELAB_PLAN       plans as `plan_modes` makes them, by the file of that name
+HOMELAB_PROTOCOL   the version of the protocol that it speaks, as tpid of another age would
 HOMELAB_PLAIN      connections without TLS, to be compared with those that have it: the devices are told by `peers`
 """
 
@@ -21,7 +22,7 @@ from tpid.daemon import service
 from tpid.daemon.main import main
 from tpid.device import DeviceProfile
 
-VARIABLES = ("HOMELAB_SLOW", "HOMELAB_PLAN", "HOMELAB_PLAIN")
+VARIABLES = ("HOMELAB_SLOW", "HOMELAB_PLAN", "HOMELAB_PROTOCOL", "HOMELAB_PLAIN")
 
 
 def _plain(settings: ClusterSettings, profile: DeviceProfile, home: Home) -> Cluster:
@@ -36,6 +37,13 @@ def _plain(settings: ClusterSettings, profile: DeviceProfile, home: Home) -> Clu
     return Cluster(opened, profile)
 
 
+def _speak(version: int) -> None:
+    """Each module has the number by its own name."""
+    for name, module in list(sys.modules.items()):
+        if name.startswith("tpid.") and "PROTOCOL_VERSION" in vars(module):
+            vars(module)["PROTOCOL_VERSION"] = version
+
+
 if __name__ == "__main__":
     sys.path.append(str(Path(__file__).parents[1]))  # last: what is beside this program must not hide anything
     if float(os.environ.get("HOMELAB_SLOW", "1")) > 1:
@@ -46,6 +54,8 @@ if __name__ == "__main__":
         from homelab import plan_modes
 
         plan_modes.install(Path(os.environ["HOMELAB_PLAN"]))
+    if "HOMELAB_PROTOCOL" in os.environ:
+        _speak(int(os.environ["HOMELAB_PROTOCOL"]))
     if "HOMELAB_PLAIN" in os.environ:
         vars(service)["Cluster"] = _plain
     main()

@@ -47,6 +47,7 @@ class HostLayout(BaseModel):
     disk: Size = 64 * 2**20  # of its state directory, a file system of its own
     read_mb_s: float | None = Field(default=None, gt=0)  # what its processes may read from the machine's disk
     clock_offset_s: int = 0  # how wrong the daemon's clock is
+    protocol: int | None = None  # the version of the protocol that its daemon speaks; None: this one
     daemon: dict[str, str | int | bool | list[str]] = Field(default_factory=dict)  # more of its tpid.toml
 
     @model_validator(mode="after")

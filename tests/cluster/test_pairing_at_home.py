@@ -161,28 +161,3 @@ def test_wrong_codes_are_told_on_both_screens_and_three_end_it(strangers: Home, 
     late = tpictl(first, "join", code, "--address", user.addresses[0])
     assert late.returncode == 1
     assert "cannot be reached" in late.stderr  # nobody is invited any more, so it is closed to its network
-
-
-def findings_of(host: Host) -> list[dict[str, str]]:
-    found: list[dict[str, str]] = json.loads(tpictl(host, "doctor", "--json").stdout)["findings"]
-    return found
-
-
-def test_the_doctor_names_what_stands_between_two_devices(strangers: Home, models: Path) -> None:
-    user, first, second = strangers.hosts
-    strangers.start_daemon(user, models, paired=False)
-    strangers.start_daemon(first, models, paired=False)
-    for host in (user, first):
-        host.daemon.wait("its API", lambda _: True)
-    pair(user, first)
-    strangers.start_daemon(second, models, paired=False, peers=["10.77.0.250:7474"], name=first.name)
-    user.daemon.wait("the other", lambda status: len(status["cluster"]["devices"]) == 2)
-    user.daemon.wait("a stranger", lambda status: status["cluster"]["n_other_clusters"] == 1)
-    told = {finding["what"] for finding in findings_of(user)}
-    assert any("has the name of a device of this home" in what for what in told), told
-    assert any(what.startswith(f"{first.name} at 10.77.0.2:") for what in told), told
-
-    first.daemon.kill()
-    user.daemon.wait("the loss", lambda status: len(status["cluster"]["devices"]) == 1)
-    told = {finding["what"] for finding in findings_of(user)}
-    assert any(f"{first.name} is not there" in what or "cannot be connected" in what for what in told), told

@@ -406,6 +406,11 @@ class Found:
 
 
 @dataclass(frozen=True, slots=True)
+class Waiting:
+    name: Line
+
+
+@dataclass(frozen=True, slots=True)
 class Joined:
     name: Line
     fingerprint: Line

@@ -8,7 +8,7 @@ from typing import Any, Final, TypeVar
 from rich.console import Console
 from rich.status import Status
 
-from tpictl.client.answers import Devices, Found, Invited, Joined, Looking, Opened, Tried
+from tpictl.client.answers import Devices, Found, Invited, Joined, Looking, Opened, Tried, Waiting
 from tpictl.client.calls import DEVICES
 from tpictl.client.connection import Client
 from tpictl.client.decode import decode
@@ -91,6 +91,9 @@ def _show_joining(line: dict[str, Any], console: Console, status: Status) -> Joi
         found = decode(Found, line["found"])
         _say(console, f"{found.name} at {found.address} invites.")
         status.update(f"Proving the code to {found.name} …")
+    elif "waiting" in line:
+        busy = decode(Waiting, line["waiting"])
+        _say(console, f"{busy.name} is just pairing with another device; asking again until it is free.")
     elif "joined" in line:
         return decode(Joined, line["joined"])
     return None

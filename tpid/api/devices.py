@@ -13,7 +13,7 @@ from tpid.cluster.cluster import Cluster
 from tpid.cluster.home import Home
 from tpid.cluster.identity.certificate import fingerprint, short_fingerprint
 from tpid.cluster.invitation import Invitation, Opened, Tried
-from tpid.cluster.joining import Found, Joining, Looking
+from tpid.cluster.joining import Found, Joining, Looking, Waiting
 from tpid.cluster.pairing.actions import Invited, Joined
 from tpid.cluster.roster.roster import Member, revoke
 from tpid.device import Role
@@ -54,7 +54,7 @@ class DeviceEndpoints:
         return await stream_lines(request, self._invite_lines(Role(body.role)))
 
     async def join(self, request: web.Request) -> web.StreamResponse:
-        """Lines of JSON: {"looking": …}, {"found": …}, then {"joined": …} or {"error": …}."""
+        """Lines of JSON: {"looking": …}, {"found": …}, {"waiting": …}, then {"joined": …} or {"error": …}."""
         body = await parse(request, JoinBody)
         return await stream_lines(request, self._join_lines(body))
 
@@ -106,6 +106,8 @@ class DeviceEndpoints:
                         yield {"looking": {"seen": list(seen)}}
                     case Found(name, address):
                         yield {"found": {"name": name, "address": address}}
+                    case Waiting(name):
+                        yield {"waiting": {"name": name}}
                     case Joined() as joined:
                         try:
                             yield {

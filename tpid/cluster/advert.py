@@ -22,8 +22,10 @@ from tpid.errors import RemoteProtocolError
 
 MAX_TEXT_CHARS = 63  # a key and 63 characters of 3 bytes fit the 255 bytes of one TXT string
 
+ID_CHARS = 64
+
 _NUMBER = re.compile(rb"[0-9]{1,18}")  # below 2**63
-_DEVICE_ID = re.compile(r"[0-9a-f]{64}")
+_DEVICE_ID = re.compile(f"[0-9a-f]{{{ID_CHARS}}}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +60,7 @@ def decode_advert(properties: Mapping[bytes, bytes | None]) -> Advert:
     device_id = _decoded(properties, "id")
     version = _number(properties, "v", needed=True)
     if version != PROTOCOL_VERSION:  # only what all versions have
-        return Advert(DeviceId(device_id[:MAX_TEXT_CHARS]), _name(properties), "", version)
+        return Advert(DeviceId(device_id[:ID_CHARS]), _name(properties), "", version)
     if not _DEVICE_ID.fullmatch(device_id):
         raise RemoteProtocolError("The announcement of a device has no device id.")
     return Advert(

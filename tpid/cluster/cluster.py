@@ -51,6 +51,7 @@ from tpid.cluster.membership import Membership
 from tpid.cluster.network import Network
 from tpid.cluster.news import NEWS_MESSAGES, News
 from tpid.cluster.presence import Presence
+from tpid.cluster.reach import REACH_MESSAGES, Reach, look
 from tpid.cluster.report import Report
 from tpid.cluster.roster.statement import Statement
 from tpid.cluster.settings import ClusterSettings
@@ -122,11 +123,11 @@ class Cluster:
             self._membership,
             self._discovery,
             self._network,
-            self._whereabouts,
             self._election,
             self._lease,
         )
         self._news = News(home, self._whereabouts, lambda: self.peers) if home is not None else None
+        self._reach = Reach(self._membership.addresses_of, self._report.announces)
         self._handler: Handler | None = None
         self._listener: Listener | None = None
         self._tasks = asyncio.TaskGroup()
@@ -159,6 +160,7 @@ class Cluster:
         )
         presence = lives("presence", self._presence.run)
         self._own_tasks.append(self._tasks.create_task(presence, name="presence"))
+        self._own_tasks.append(self._tasks.create_task(lives("reach", self._reach.run), name="reach"))
         timer = lives("election-timer", self._lease.keep_time)
         self._own_tasks.append(self._tasks.create_task(timer, name="election-timer"))
         if self._settings.mdns:
@@ -293,9 +295,13 @@ class Cluster:
     def status(self) -> ClusterStatus:
         return self._report.status(self.name, self.me, self.port)
 
-    def facts(self, links: Mapping[DeviceId, LinkFacts]) -> Facts:
-        """For the doctor; `links` are those of this device that were measured."""
-        return self._report.facts(self.status(), self.me, self._listener, links)
+    async def facts(self, links: Mapping[DeviceId, LinkFacts]) -> Facts:
+        """For the doctor, within some seconds; `links` are those of this device that were measured."""
+        others = [device for device in (self._home.members if self._home is not None else ()) if device != self.me.id]
+        looks = asyncio.gather(*(look(self._membership.addresses_of(device)) for device in others))
+        seen = await self._reach.ask(list(self.peers.values()))
+        looked = dict(zip(others, await looks, strict=True))
+        return self._report.facts(self.status(), self.me, self._listener, links, seen=seen, looked=looked)
 
     # --- what the engine does
 
@@ -368,6 +374,9 @@ class Cluster:
         if isinstance(message, NEWS_MESSAGES):
             if self._news is not None:
                 self._news.received(connection, message)
+            return
+        if isinstance(message, REACH_MESSAGES):
+            self._reach.received(connection, message)
             return
         if kind is Kind.DEVICE:
             self._changed.notify()

@@ -67,7 +67,13 @@ class Watcher(Protocol):
 
     def vanished(self, sighting: Sighting) -> None: ...
 
-    def cloned(self, sighting: Sighting) -> None: ...
+    def cloned(self, sighting: Sighting) -> None:
+        """It announces this device's id, and is another."""
+        ...
+
+    def clone_vanished(self, service: str) -> None:
+        """What was announced there is taken back, or is this device itself; perhaps it was never a clone."""
+        ...
 
     def counts(self, device_id: DeviceId) -> bool:
         """Whether it is a device that must not be forgotten for a stranger."""
@@ -280,6 +286,8 @@ class Discovery:
         if advert.id == self._profile.id:
             if info.port != self._site.port or advert.name != self._profile.name:
                 self._watcher.cloned(sighting)
+            else:
+                self._watcher.clone_vanished(name)
             return
         self._unreadable.discard(name)
         self._sightings[name] = sighting
@@ -290,6 +298,7 @@ class Discovery:
         sighting = self._sightings.pop(name, None)
         if sighting is not None:
             self._watcher.vanished(sighting)
+        self._watcher.clone_vanished(name)
         self._on_change()
 
     def _set_state(self, state: str) -> None:

@@ -8,7 +8,7 @@ from typing import Final
 from tpid.cluster.discovery import LOOPBACK
 from tpid.cluster.interfaces import Choice
 from tpid.cluster.status import ClusterStatus, DeviceStatus, FailedDial
-from tpid.comm.messages import PROTOCOL_VERSION
+from tpid.comm.messages import PROTOCOL_VERSION, Seen
 from tpid.device import DeviceId
 
 SLOW_RTT_S: Final = 0.010  # of a link: a token of a small model crosses it 60 times
@@ -39,6 +39,7 @@ class LinkFacts:
 
     rtt_s: float
     bytes_s: float
+    jitter_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +50,8 @@ class MemberFacts:
     name: str
     announced: bool  # by mDNS, now
     known_addresses: tuple[str, ...]
+    not_reached: Mapping[str, str]  # those of them where nobody answers, and what is seen instead
+    seen: Seen | None  # what it sees of this device, if it has said so
     clock_skew_s: float | None  # its clock less ours, at the last hello
 
 
@@ -121,14 +124,19 @@ def _multicast(facts: Facts) -> Iterator[Finding]:
         return
     connected = {device.profile.id for device in facts.status.devices}
     silent = [member.name for member in facts.members if member.id in connected and not member.announced]
-    if silent:
-        yield Finding(
-            Level.WARNING,
-            f"mDNS brings nothing from {', '.join(silent)}, though connected",
-            "multicast is blocked on the way: after a change of address it may not be found again",
-            "let UDP port 5353 through the firewall of both; on a router look for multicast, IGMP or client isolation",
-        )
-    else:
+    deaf = [member.name for member in facts.members if member.seen is not None and not member.seen.announced]
+    for names, what in (
+        (silent, f"mDNS brings nothing from {', '.join(silent)}"),
+        (deaf, f"mDNS brings nothing of this device to {', '.join(deaf)}"),
+    ):
+        if names:
+            yield Finding(
+                Level.WARNING,
+                f"{what}, though connected",
+                "multicast is blocked on the way: after a change of address they may not find each other again",
+                "let UDP port 5353 through the firewall of both; on a router look for IGMP or client isolation",
+            )
+    if not silent and not deaf:
         yield Finding(Level.OK, f"mDNS is {state}")
 
 
@@ -140,8 +148,42 @@ def _members(facts: Facts) -> Iterator[Finding]:
             yield _absent(facts, member)
         else:
             yield from _connected(facts, member, device)
+            yield from _ways(facts, member)
     if not facts.members:
         yield Finding(Level.NOTE, "this device is alone in its home", "", "take another one in: tpictl invite")
+
+
+def _ways(facts: Facts, member: MemberFacts) -> Iterator[Finding]:
+    """Whether each of two that are connected could dial the other; one that can is enough until it restarts."""
+    blocked = "they stay connected only while the other one dials"
+    seen = member.seen
+    if seen is not None and seen.not_reached:
+        yield Finding(
+            Level.NOTE if seen.reached else Level.WARNING,
+            f"{member.name} does not reach this device at {_told(seen.not_reached)}",
+            f"it reaches it at {', '.join(seen.reached)}" if seen.reached else blocked,
+            "" if seen.reached else f"let TCP port {facts.port} through the firewall here: {allow(facts.port)}",
+        )
+    elif seen is not None and seen.reached:
+        yield Finding(Level.OK, f"{member.name} reaches this device at {', '.join(seen.reached)}")
+    answers = [address for address in member.known_addresses if address not in member.not_reached]
+    if member.not_reached:
+        port = next(iter(member.not_reached)).rpartition(":")[2]
+        yield Finding(
+            Level.NOTE if answers else Level.WARNING,
+            f"this device does not reach {member.name} at {_told(member.not_reached)}",
+            f"it reaches it at {', '.join(answers)}" if answers else blocked,
+            "" if answers else f"let TCP port {port} through the firewall of {member.name}: {allow(int(port))}",
+        )
+
+
+def allow(port: int, protocol: str = "tcp") -> str:
+    """What opens a port where ufw is the firewall, which most have; `firewall_findings` knows the one that is there."""
+    return f"such as sudo ufw allow {port}/{protocol}"
+
+
+def _told(not_reached: Mapping[str, str]) -> str:
+    return ", ".join(f"{address} ({why})" for address, why in not_reached.items())
 
 
 def _absent(facts: Facts, member: MemberFacts) -> Finding:
@@ -155,7 +197,12 @@ def _absent(facts: Facts, member: MemberFacts) -> Finding:
         )
     where = failed.address if failed is not None else ", ".join(member.known_addresses)
     if failed is not None and failed.code == "version_mismatch":
-        return Finding(Level.FAULT, failed.reason, "two versions of the protocol do not understand each other", "")
+        return Finding(
+            Level.FAULT,
+            f"{member.name} at {where} speaks another version of the protocol",
+            failed.reason,
+            "upgrade tpid where it is older",
+        )
     if failed is not None and failed.code == "not_paired":
         return Finding(
             Level.FAULT,
@@ -163,11 +210,12 @@ def _absent(facts: Facts, member: MemberFacts) -> Finding:
             "it was removed there, or has left",
             "pair both again: tpictl leave here, tpictl invite there, tpictl join CODE here",
         )
+    seen = _told(member.not_reached) or where
     return Finding(
         Level.FAULT,
-        f"{member.name} is announced at {where} and cannot be connected",
-        failed.reason if failed is not None else "its port does not answer",
-        f"let TCP port {facts.port} through its firewall (such as: sudo ufw allow {facts.port}/tcp)",
+        f"{member.name} is announced and cannot be connected at {seen}",
+        failed.reason if failed is not None and not member.not_reached else "its port does not answer",
+        f"look whether tpid runs there, and let its TCP port through its firewall ({allow(facts.port)})",
     )
 
 
@@ -180,8 +228,10 @@ def _connected(facts: Facts, member: MemberFacts, device: DeviceStatus) -> Itera
     rtt_s = link.rtt_s if link is not None and link.rtt_s else device.rtt_s
     speed = f", {link.bytes_s * 8 / 1e6:.0f} Mbit/s" if link is not None and link.bytes_s else ""
     told = f"{rtt_s * 1e3:.2f} ms there and back" if rtt_s is not None else "not measured yet"
+    jitter_s = link.jitter_s if link is not None else 0.0
+    told += f", up to {jitter_s * 1e3:.2f} ms more" if jitter_s else ""
     what = f"{member.name} at {device.address}: {told}{speed}"
-    slow = rtt_s is not None and rtt_s > SLOW_RTT_S
+    slow = rtt_s is not None and rtt_s + jitter_s > SLOW_RTT_S
     thin = link is not None and 0 < link.bytes_s < SLOW_BYTES_S
     if slow or thin:
         yield Finding(

@@ -25,11 +25,12 @@ from tpid.comm.dialling import dial_to_pair
 from tpid.comm.settings import CommSettings
 from tpid.comm.tls_channel import TlsChannel
 from tpid.comm.tls_handshake import Door
-from tpid.errors import ConfigError, PairingError, TpidError
+from tpid.errors import ConfigError, PairingBusyError, PairingError, TpidError
 
 FIND_S: Final = 20.0  # an invitation that is announced is found within two seconds
 _AGAIN_S: Final = 0.5
-_MORE_S: Final = 0.5  # for others that invite at the same time to be seen as well
+_BUSY_AGAIN_S: Final = 0.25  # an inviter serves one joiner in 0.2 s
+BUSY_S: Final = 60.0  # that an inviter is asked again; one joiner may keep it for half of that
 
 _logger = logging.getLogger(__name__)
 
@@ -49,6 +50,13 @@ class Found:
     address: str
 
 
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """Another device is just pairing with it; it is asked again."""
+
+    name: str
+
+
 class Joining:
     """One try to join; the new home is this device's from its next start on."""
 
@@ -57,7 +65,7 @@ class Joining:
         self._home = home
         self._settings = settings or CommSettings()
 
-    async def run(self, typed: str, address: str | None) -> AsyncGenerator[Looking | Found | Joined, None]:
+    async def run(self, typed: str, address: str | None) -> AsyncGenerator[Looking | Found | Waiting | Joined, None]:
         """Until this device is in, which is the last item. Raises PairingError, and other TpidErrors of the way."""
         code = parse_code(typed)
         others = sorted(member.name for member in self._home.members.values() if member.id != self._home.id)
@@ -76,9 +84,30 @@ class Joining:
                     else:
                         name, channel, where = step
             yield Found(name, str(where))
-            joined = await self._prove(code, channel, where)
-            _logger.info("joined inviter=%s name=%r role=%s", joined.inviter, joined.name, joined.role)
-            yield joined
+            async for event in self._ask(code, name, channel, where):
+                yield event
+
+    async def _ask(
+        self, code: Code, name: str, channel: TlsChannel, where: Address
+    ) -> AsyncGenerator[Waiting | Joined, None]:
+        """To be taken in; again while the inviter is pairing with another device. Raises like `run`."""
+        asked_until_s = awake_or_asleep_s() + BUSY_S
+        waits = False
+        while True:
+            try:
+                joined = await self._prove(code, channel, where)
+            except PairingBusyError:
+                if awake_or_asleep_s() > asked_until_s:
+                    raise
+            else:
+                _logger.info("joined inviter=%s name=%r role=%s", joined.inviter, joined.name, joined.role)
+                yield joined
+                return
+            if not waits:
+                waits = True
+                yield Waiting(name)
+            await asyncio.sleep(_BUSY_AGAIN_S)
+            channel = await self._knock([where])
 
     async def _find(self) -> AsyncGenerator[Looking | tuple[str, TlsChannel, Address], None]:
         """Raises PairingError where no device invites, or more than one does."""

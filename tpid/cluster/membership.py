@@ -25,9 +25,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
+from tpid.clock import awake_or_asleep_s
 from tpid.cluster.address import Address
 from tpid.cluster.backoff import Backoff
 from tpid.cluster.changed import Changed
+from tpid.cluster.clone_notice import CloneNotice
 from tpid.cluster.discovery import Sighting
 from tpid.cluster.home import Home
 from tpid.cluster.long_lived import lives
@@ -104,7 +106,7 @@ class Membership:
         self._targets: dict[str, _Target] = {}  # by device id, or by address
         self._sightings: dict[DeviceId, dict[str, Sighting]] = {}  # by the name of the service
         self._failed: dict[str, FailedDial] = {}  # by the key of the target
-        self._clone: FailedDial | None = None
+        self._clone = CloneNotice()
         self._met: dict[DeviceId, None] = {}
 
     @property
@@ -128,8 +130,14 @@ class Membership:
     @property
     def failed(self) -> list[FailedDial]:
         """The last failure of each device or address that is not connected, and the device that has this one's id."""
-        clone = [self._clone] if self._clone is not None else []
-        return [*self._failed.values(), *clone]
+        clone = self._clone.at(awake_or_asleep_s())
+        return [*self._failed.values(), *([clone] if clone is not None else [])]
+
+    def addresses_of(self, device_id: DeviceId) -> list[Address]:
+        """Where it may be, as it is known now: announced, then where it was before."""
+        sightings = self._sightings.get(device_id, {}).values()
+        announced = [address for sighting in sightings for address in sighting.addresses]
+        return list(dict.fromkeys([*announced, *self._whereabouts.of(device_id)]))
 
     def start(self, tasks: asyncio.TaskGroup, static_peers: tuple[Address, ...]) -> None:
         self._tasks = tasks
@@ -279,15 +287,21 @@ class Membership:
     def refused(self, address: str, error: TpidError) -> None:
         """A hello that the listener has refused: what its owner must know of is shown to people."""
         if isinstance(error, RefusedError) and error.reason_code == CLONED:
-            self._note_clone(address, str(error))
+            self._met_clone(address, str(error))
 
     def cloned(self, sighting: Sighting) -> None:
         """Another device announces this device's id."""
-        self._note_clone(
-            str(sighting.addresses[0]),
+        reason = (
             f"Device {sighting.advert.name} announces the identity of this device: one is a copy of the other. "
-            "Delete the file identity.pem in the state directory of one of them, and start its tpid again.",
+            "Delete the file identity.pem in the state directory of one of them, and start its tpid again."
         )
+        self._log_clone(reason)
+        self._clone.announced(sighting.service, str(sighting.addresses[0]), reason)
+        self._changed.notify()
+
+    def clone_vanished(self, service: str) -> None:
+        if self._clone.vanished(service):
+            self._changed.notify()
 
     def forget(self, connection: Connection, error: TpidError) -> bool:
         """The connection is lost; False if it was not the one of its pair any more."""
@@ -355,14 +369,9 @@ class Membership:
         return connection is not None and not connection.closed
 
     def _addresses(self, target: _Target) -> list[Address]:
-        """Where it may be, as it is known now: announced, then where it was before."""
         if target.address is not None:
             return [target.address]
-        if target.device_id is None:
-            return []
-        sightings = self._sightings.get(target.device_id, {}).values()
-        announced = [address for sighting in sightings for address in sighting.addresses]
-        return list(dict.fromkeys([*announced, *self._whereabouts.of(target.device_id)]))
+        return self.addresses_of(target.device_id) if target.device_id is not None else []
 
     async def _keep_connected(self, key: str, target: _Target) -> None:
         loop = asyncio.get_running_loop()
@@ -411,7 +420,7 @@ class Membership:
     def _dial_failed(self, key: str, target: _Target, addresses: list[Address], error: TpidError) -> None:
         where = " or ".join(map(str, addresses))
         if isinstance(error, RefusedError) and error.reason_code == CLONED:
-            self._note_clone(where, str(error))
+            self._met_clone(where, str(error))
         elif isinstance(error, RefusedError) and error.reason_code == DUPLICATE:
             pass
         elif target.address is None and target.device_id not in self._sightings:
@@ -420,11 +429,14 @@ class Membership:
         else:
             self._note_failure(key, where, target.name, error)
 
-    def _note_clone(self, address: str, reason: str) -> None:
-        if self._clone is None:
-            _logger.warning("cloned device=%s reason=%r", self._me, reason)
-        self._clone = FailedDial(address, None, CLONED, reason)
+    def _met_clone(self, address: str, reason: str) -> None:
+        self._log_clone(reason)
+        self._clone.met(address, reason, awake_or_asleep_s())
         self._changed.notify()
+
+    def _log_clone(self, reason: str) -> None:
+        if self._clone.at(awake_or_asleep_s()) is None:  # once, however often they meet
+            _logger.warning("cloned device=%s reason=%r", self._me, reason)
 
     def _note_failure(self, key: str, address: str, name: str | None, error: TpidError) -> None:
         code = error.reason_code if isinstance(error, RefusedError) else error.code

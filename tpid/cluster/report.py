@@ -13,8 +13,8 @@ from tpid.cluster.membership import Membership
 from tpid.cluster.network import Network
 from tpid.cluster.settings import ClusterSettings
 from tpid.cluster.status import ClusterStatus, DeviceStatus, SightedDevice
-from tpid.cluster.whereabouts import Whereabouts
 from tpid.comm.listener import Listener
+from tpid.comm.messages import Seen
 from tpid.device import DeviceId, DeviceProfile
 
 
@@ -27,7 +27,6 @@ class Report:
     membership: Membership
     discovery: Discovery
     network: Network
-    whereabouts: Whereabouts
     election: Election
     lease: LeaseKeeper
 
@@ -54,9 +53,17 @@ class Report:
         )
 
     def facts(
-        self, status: ClusterStatus, me: DeviceProfile, listener: Listener | None, links: Mapping[DeviceId, LinkFacts]
+        self,
+        status: ClusterStatus,
+        me: DeviceProfile,
+        listener: Listener | None,
+        links: Mapping[DeviceId, LinkFacts],
+        *,
+        seen: Mapping[DeviceId, Seen],
+        looked: Mapping[DeviceId, Mapping[Address, str]],
     ) -> Facts:
-        """For the doctor; `links` are those of this device that were measured."""
+        """For the doctor; `links` are those of this device that were measured, `seen` is what others see of it, and
+        `looked` why their addresses do not answer it."""
         members = self.home.members.values() if self.home is not None else ()
         return Facts(
             name=me.name,
@@ -66,7 +73,11 @@ class Report:
             listens_on=tuple(sorted(listener.hosts)) if listener is not None else (),
             choices=self.network.choices(),
             status=status,
-            members=tuple(self._member(member.id, member.name) for member in members if member.id != me.id),
+            members=tuple(
+                self._member(member.id, member.name, seen.get(member.id), looked.get(member.id, {}))
+                for member in members
+                if member.id != me.id
+            ),
             strangers=tuple(
                 StrangerFacts(sighting.advert.name, str(sighting.addresses[0]), sighting.advert.protocol_version)
                 for sighting in self.strangers()
@@ -74,13 +85,19 @@ class Report:
             links=links,
         )
 
-    def _member(self, device_id: DeviceId, name: str) -> MemberFacts:
+    def announces(self, device_id: DeviceId) -> bool:
+        """Whether mDNS shows the device now."""
+        return any(sighting.device_id == device_id for sighting in self.discovery.sightings.values())
+
+    def _member(self, device_id: DeviceId, name: str, seen: Seen | None, looked: Mapping[Address, str]) -> MemberFacts:
         connection = self.membership.peers.get(device_id)
         return MemberFacts(
             id=device_id,
             name=name,
-            announced=any(sighting.device_id == device_id for sighting in self.discovery.sightings.values()),
-            known_addresses=tuple(map(str, self.whereabouts.of(device_id))),
+            announced=self.announces(device_id),
+            known_addresses=tuple(map(str, looked)),
+            seen=seen,
+            not_reached={str(address): why for address, why in looked.items() if why},
             clock_skew_s=connection.peer_skew_s if connection is not None else None,
         )
 

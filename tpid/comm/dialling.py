@@ -19,11 +19,11 @@ from tpid.comm.settings import CommSettings
 from tpid.comm.tls_channel import TlsChannel
 from tpid.comm.tls_handshake import Door, dial_tls
 from tpid.comm.trust import Proven, Trust
+from tpid.comm.unreachable import Endpoint, late, unreachable, unreachable_why
 from tpid.device import DeviceId
 from tpid.errors import ConfigError, DeviceLostError, NotPairedError, RemoteProtocolError, TpidError
 
 T = TypeVar("T")
-Endpoint: TypeAlias = tuple[str, int]  # host, which may be a name, and port
 _AddressInfo: TypeAlias = tuple[int, int, int, str, Any]
 
 _NEXT_ADDRESS_S: Final = 0.1  # until the next address is tried beside: at home an answer takes milliseconds
@@ -64,6 +64,19 @@ async def dial(
     return await _first(endpoints, settings, enter)
 
 
+async def knock(endpoint: Endpoint, timeout_s: float) -> str:
+    """Whether TCP comes up there: empty if it does, else why not, as a person is told."""
+    try:
+        async with asyncio.timeout(timeout_s):
+            sock = await _connect(await _resolve([endpoint]))
+    except TimeoutError:
+        return f"no answer within {timeout_s:g} s"
+    except (OSError, UnicodeError, OverflowError) as error:
+        return unreachable_why(error)
+    sock.close()
+    return ""
+
+
 async def dial_to_pair(endpoints: Sequence[Endpoint], door: Door, settings: CommSettings) -> TlsChannel:
     """TLS to a device that has an invitation open. Raises PairingError where it has none, and otherwise like `dial`."""
 
@@ -82,18 +95,18 @@ async def _first(
         async with asyncio.timeout(settings.connect_timeout_s):
             candidates = await _resolve(endpoints)
     except TimeoutError:
-        raise _late(names, settings) from None
+        raise late(names, endpoints, settings.connect_timeout_s) from None
     except (OSError, UnicodeError, OverflowError) as error:
-        raise DeviceLostError(f"The device at {names} cannot be reached: {error}.") from error
+        raise unreachable(names, error) from error
     failure: TpidError | None = None
     while candidates:
         try:
             async with asyncio.timeout(settings.connect_timeout_s):
                 sock = await _connect(candidates)
         except TimeoutError:
-            raise failure or _late(names, settings) from None
+            raise failure or late(names, endpoints, settings.connect_timeout_s) from None
         except OSError as error:
-            raise failure or DeviceLostError(f"The device at {names} cannot be reached: {error}.") from error
+            raise failure or unreachable(names, error) from error
         peer = _key(sock.getpeername())
         try:
             return await enter(sock, format_address(*peer))
@@ -164,10 +177,6 @@ def _unpaced_socket(address: _AddressInfo) -> socket.socket:
 def _key(address: tuple[Any, ...]) -> Endpoint:
     """Host without its scope, and port."""
     return str(address[0]).partition("%")[0], int(address[1])
-
-
-def _late(names: str, settings: CommSettings) -> DeviceLostError:
-    return DeviceLostError(f"The device at {names} did not answer within {settings.connect_timeout_s:g} s.")
 
 
 def check_address(host: str, settings: CommSettings, trust: Trust | None) -> None:

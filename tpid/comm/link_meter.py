@@ -22,7 +22,7 @@ BURST: Final = 8
 _MOST_BYTES_S: Final = 2e9  # a difference within the noise is as good as none
 
 _Times: TypeAlias = list[float]  # from the first probe's sending to each answer, in their order
-_Round: TypeAlias = Generator[Sequence[bytes], _Times, LinkCost]
+_Round: TypeAlias = Generator[Sequence[bytes], _Times, tuple[LinkCost, float]]  # the link's, and its jitter
 
 
 class LinkMeter:
@@ -30,6 +30,7 @@ class LinkMeter:
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self.result: LinkCost | None = None  # of the last round that was complete
+        self.jitter_s = 0.0  # of that round: by how much all small probes but the latest differ
         self._clock = clock
         self._round: _Round | None = None
         self._sent: list[float] = []
@@ -63,7 +64,7 @@ class LinkMeter:
             return self._send(self._round.send(self._answered_s))
         except StopIteration as end:
             self._round = None
-            self.result = end.value
+            self.result, self.jitter_s = end.value
             return []
 
     def _send(self, pads: Sequence[bytes]) -> list[Probe]:
@@ -88,4 +89,5 @@ def _round() -> _Round:
         more.append((times[-1] - times[0]) / (BURST - 1))
     # The least of each, because a delay by something else would be in the difference.
     longer_s = max(min(large) - min(small), PAD_BYTES / _MOST_BYTES_S)
-    return LinkCost(rtt_s=median(small), bytes_s=PAD_BYTES / longer_s, message_s=max(min(more), 0.0))
+    cost = LinkCost(rtt_s=median(small), bytes_s=PAD_BYTES / longer_s, message_s=max(min(more), 0.0))
+    return cost, sorted(small)[-2] - min(small)

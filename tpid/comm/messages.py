@@ -88,6 +88,8 @@ class Kind(IntEnum):
     ADDRESSES = 9
     PROBE = 10
     LINKS = 11
+    LOOK = 12
+    SEEN = 13
 
     CAMPAIGN = 16
     GRANT = 17
@@ -158,6 +160,18 @@ class Links(Message):
     """What the sender has measured of its links: device, round trip, bytes a second, seconds of a message more."""
 
     links: Annotated[list[ToldLink], Field(max_length=MAX_LINKS)]
+
+
+class Look(Message):
+    """Asks the receiver whether it gets through to the sender, where it would dial it."""
+
+
+class Seen(Message):
+    """The answer to Look: whether mDNS brings the receiver there, and at which of its addresses it answers."""
+
+    announced: bool
+    reached: Annotated[list[AddressText], Field(max_length=8)]
+    not_reached: Annotated[dict[AddressText, Text], Field(max_length=8)]  # with what was seen there instead
 
 
 class Device(Message):
@@ -290,6 +304,8 @@ CONTROL_MESSAGES: Final[dict[Kind, type[Message]]] = {
     Kind.ADDRESSES: Addresses,
     Kind.PROBE: Probe,
     Kind.LINKS: Links,
+    Kind.LOOK: Look,
+    Kind.SEEN: Seen,
     Kind.CAMPAIGN: Campaign,
     Kind.GRANT: Grant,
     Kind.DENY: Deny,

@@ -27,6 +27,7 @@ from tpid.cluster.cluster import Cluster, ClusterSettings
 from tpid.cluster.home import Home
 from tpid.cluster.network import NetworkSettings
 from tpid.compute.select import Compute, choose_compute
+from tpid.daemon.allowed_cores import allowed_cores
 from tpid.daemon.config import ApiConfig, Config
 from tpid.daemon.free_memory import free_memory_bytes
 from tpid.daemon.profile import make_profile
@@ -79,7 +80,9 @@ async def _serve(config: Config, home: Home, parts: Parts, stop: asyncio.Event) 
         status,
         KeyEndpoints(parts.keys),
         DeviceEndpoints(cluster, home, moved.set),
-        DoctorEndpoint(engine, cluster, parts.compute.kernels, parts.allowed_bytes),
+        DoctorEndpoint(
+            engine, cluster, parts.compute.kernels, allowed_bytes=parts.allowed_bytes, allowed_cores=allowed_cores()
+        ),
     )
     bodies = BodyReader(config.context_tokens)
     # The API first: it is what finds out that another daemon runs here.

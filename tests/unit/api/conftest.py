@@ -54,7 +54,7 @@ def make_endpoints(
         home = Home.load(tmp_path_factory.mktemp("state"), "desk")
         models = ModelEndpoints(of_engine, PackStore(models_dir), imports or Imports(models_dir), role)
         chat, completions = ChatEndpoint(of_engine), CompletionEndpoint(of_engine)
-        doctor = DoctorEndpoint(of_engine, cluster, "avx2", 2**30)
+        doctor = DoctorEndpoint(of_engine, cluster, "avx2", allowed_bytes=2**30, allowed_cores=1.0)
         devices = DeviceEndpoints(cluster, home, lambda: None)
         return Endpoints(
             chat, completions, models, StatusEndpoint(of_engine, cluster), KeyEndpoints(keys), devices, doctor

@@ -81,6 +81,11 @@ def test_of_another_version_only_the_name_and_the_version_count() -> None:
     assert (advert.name, advert.protocol_version, advert.home) == ("pi", 1, "")
 
 
+def test_a_member_of_another_version_is_known_by_its_id() -> None:
+    advert = decode_advert(GOOD | {b"v": b"3"})
+    assert advert.id == decode_advert(GOOD).id
+
+
 def test_unknown_keys_are_passed_over() -> None:
     assert decode_advert(GOOD | {b"later": b"\xff"}) == decode_advert(GOOD)
 

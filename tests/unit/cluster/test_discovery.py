@@ -4,10 +4,11 @@ import asyncio
 from dataclasses import dataclass, field
 
 import pytest
+from zeroconf.asyncio import AsyncServiceInfo
 
 from tpid.cluster.address import Address
 from tpid.cluster.advert import Advert, decode_advert, encode_advert
-from tpid.cluster.discovery import MAX_NAMES, SERVICE_TYPE, Discovery, Sighting, _label, _usable
+from tpid.cluster.discovery import MAX_NAMES, SERVICE_TYPE, Discovery, Sighting, Site, _label, _usable
 from tpid.device import DeviceId, DeviceProfile, Role
 
 
@@ -15,10 +16,16 @@ from tpid.device import DeviceId, DeviceProfile, Role
 class Watched:
     met: set[DeviceId] = field(default_factory=set)
     gone: list[DeviceId] = field(default_factory=list)
+    clones: list[str] = field(default_factory=list)  # the names of their services
 
     def sighted(self, sighting: Sighting) -> None: ...
 
-    def cloned(self, sighting: Sighting) -> None: ...
+    def cloned(self, sighting: Sighting) -> None:
+        self.clones.append(sighting.service)
+
+    def clone_vanished(self, service: str) -> None:
+        if service in self.clones:
+            self.clones.remove(service)
 
     def vanished(self, sighting: Sighting) -> None:
         self.gone.append(sighting.device_id)
@@ -103,6 +110,23 @@ def test_a_lookup_that_ends_late_leaves_the_one_that_follows(discovery: Discover
         await asyncio.gather(first, second)
 
     asyncio.run(test())
+
+
+def test_who_announces_this_devices_id_is_told_of_until_it_is_gone(discovery: Discovery, watched: Watched) -> None:
+    name = f"this.{SERVICE_TYPE}"
+
+    def announced(port: int) -> AsyncServiceInfo:
+        properties = dict(encode_advert(profile(0), "home"))
+        return AsyncServiceInfo(SERVICE_TYPE, name, port=port, properties=properties, parsed_addresses=["127.0.0.1"])
+
+    discovery.move(Site(port=7474))
+    discovery._resolved(name, announced(7475))
+    assert watched.clones == [name]
+    discovery._resolved(name, announced(7474))  # it was this device's own, from before it moved
+    assert watched.clones == []
+    discovery._resolved(name, announced(7475))
+    discovery._forget(name)
+    assert watched.clones == []
 
 
 @pytest.mark.parametrize(

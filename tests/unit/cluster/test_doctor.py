@@ -9,6 +9,7 @@ import pytest
 from tpid.cluster.doctor import Facts, Finding, Level, LinkFacts, MemberFacts, StrangerFacts, examine, worst
 from tpid.cluster.interfaces import Choice
 from tpid.cluster.status import ClusterStatus, DeviceStatus, FailedDial
+from tpid.comm.messages import Seen
 from tpid.device import DeviceId, DeviceProfile, Role
 
 ME, PI = DeviceId("a" * 64), DeviceId("b" * 64)
@@ -44,7 +45,17 @@ SOUND = Facts(
         Choice("eth0", (ipaddress.ip_address("10.0.0.1"),), "it is of the home"),
     ),
     status=STATUS,
-    members=(MemberFacts(PI, "pi", announced=True, known_addresses=("10.0.0.2:7474",), clock_skew_s=0.1),),
+    members=(
+        MemberFacts(
+            PI,
+            "pi",
+            announced=True,
+            known_addresses=("10.0.0.2:7474",),
+            not_reached={},
+            seen=Seen(announced=True, reached=["10.0.0.1:7474"], not_reached={}),
+            clock_skew_s=0.1,
+        ),
+    ),
     strangers=(),
     links={PI: LinkFacts(0.0003, 1e8)},
 )
@@ -73,15 +84,39 @@ def test_a_sound_home_has_nothing_to_mend() -> None:
     ("facts", "level", "what", "do"),
     [
         (with_member(SOUND, announced=False), Level.WARNING, "mDNS brings nothing from pi", "5353"),
+        (
+            with_member(SOUND, seen=Seen(announced=False, reached=[], not_reached={})),
+            Level.WARNING,
+            "mDNS brings nothing of this device to pi",
+            "5353",
+        ),
+        (
+            with_member(SOUND, seen=Seen(announced=True, reached=[], not_reached={"10.0.0.1:7474": "no answer"})),
+            Level.WARNING,
+            "pi does not reach this device at 10.0.0.1:7474 (no answer)",
+            "port 7474 through the firewall here",
+        ),
+        (
+            with_member(SOUND, not_reached={"10.0.0.2:7474": "no answer"}),
+            Level.WARNING,
+            "this device does not reach pi at 10.0.0.2:7474 (no answer)",
+            "through the firewall of pi",
+        ),
+        (
+            with_member(SOUND, known_addresses=("10.0.0.2:7474", "10.1.0.2:7474"), not_reached={"10.1.0.2:7474": "x"}),
+            Level.NOTE,
+            "this device does not reach pi at 10.1.0.2:7474",
+            "",
+        ),
         (with_status(SOUND, discovery="off: no route"), Level.FAULT, "mDNS is off", "peers"),
         (
             failed("device_lost"),
             Level.FAULT,
-            "pi is announced at 10.0.0.2:7474 and cannot be connected",
+            "pi is announced and cannot be connected at 10.0.0.2:7474",
             "ufw allow 7474",
         ),
         (failed("not_paired"), Level.FAULT, "pi at 10.0.0.2:7474 does not count this device", "tpictl invite"),
-        (failed("version_mismatch", "It speaks version 1. Upgrade it."), Level.FAULT, "Upgrade it.", ""),
+        (failed("version_mismatch"), Level.FAULT, "pi at 10.0.0.2:7474 speaks another version", "upgrade tpid"),
         (
             with_member(with_status(SOUND, devices=CONNECTED[:1]), announced=False),
             Level.WARNING,
@@ -90,6 +125,7 @@ def test_a_sound_home_has_nothing_to_mend() -> None:
         ),
         (with_member(SOUND, clock_skew_s=-4000.0), Level.WARNING, "differ by 4000 s", "timedatectl"),
         (replace(SOUND, links={PI: LinkFacts(0.02, 1e8)}), Level.WARNING, "20.00 ms there and back", "cable"),
+        (replace(SOUND, links={PI: LinkFacts(0.002, 1e8, 0.03)}), Level.WARNING, "up to 30.00 ms more", "cable"),
         (replace(SOUND, links={PI: LinkFacts(0.001, 1e6)}), Level.WARNING, "8 Mbit/s: a slow link", "cable"),
         (
             replace(SOUND, strangers=(StrangerFacts("pi", "10.0.0.9:7474", 2),)),

@@ -34,7 +34,20 @@ def test_a_round_finds_what_the_link_is() -> None:
     assert found is not None
     assert not link.meter.busy
     assert (found.rtt_s, found.bytes_s, found.message_s) == pytest.approx((0.004, 4e7, 3e-5), rel=0.01)
+    assert link.meter.jitter_s == pytest.approx(0, abs=1e-9)
     assert link.n_probes == N_SMALL + N_LARGE + N_BURSTS * BURST
+
+
+def test_jitter_is_what_small_probes_differ_by_but_for_one() -> None:
+    link = FakeLink(0.004, 4e7, 0.0)
+    probes, later_s = link.meter.begin(), [0.0, 0.002, 0.001, 0.5, *[0.0] * (N_SMALL - 4)]
+    for more_s in later_s:
+        link.now_s += more_s
+        (probe,) = probes
+        link.now_s += link.rtt_s
+        probes = link.meter.answered(probe.sent_s)
+    link.carry(probes)
+    assert link.meter.jitter_s == pytest.approx(0.002)
 
 
 def test_what_is_no_answer_of_the_round_changes_nothing() -> None:

@@ -28,7 +28,7 @@ from tpid.cluster.pairing.messages import Answer, Confirm, Done, Hello, PairingM
 from tpid.cluster.pairing.pake import Exchange, begin, finish
 from tpid.cluster.roster.roster import Roster, received
 from tpid.device import DeviceId, Role
-from tpid.errors import PairingError, RemoteProtocolError, RosterError
+from tpid.errors import PairingBusyError, PairingError, RemoteProtocolError, RosterError
 
 STEP_S: Final = 15.0  # for each answer of the inviter
 
@@ -36,7 +36,10 @@ _RUN: Final = Run(0)
 _REFUSALS: Final = {
     Why.NO_INVITATION: ("The other device has no invitation open.", "Invite first: `tpictl invite` there."),
     Why.BUSY: ("The other device is just pairing with another one.", "Try again in a moment."),
-    Why.WRONG_CODE: ("The code is not the one on the other device's screen.", "Compare it letter by letter."),
+    Why.WRONG_CODE: (
+        "The code is not the one on the other device's screen.",
+        "Compare it letter by letter. Is it the same, somebody sits in between: pair over a cable.",
+    ),
     Why.BROKEN: ("The other device did not understand this one.", "Compare the versions: `tpictl --version`."),
     Why.CANCELLED: ("The invitation was cancelled on the other device.", None),
     Why.NOT_POSSIBLE: ("The code is right, and the home cannot take this device.", "The other screen says why."),
@@ -158,18 +161,20 @@ class Joiner:
         message, hint = _REFUSALS[why]
         if why is Why.WRONG_CODE:
             message += f" Tries left: {tries_left}." if tries_left else " The invitation has ended."
-        return self._fail(message, hint)
+        # Who has seen a CONFIRM has made a guess at the code: it gets no second one for having been busy.
+        busy = why is Why.BUSY and self._state is _State.GREETED
+        return self._fail(message, hint, PairingBusyError if busy else PairingError)
 
     def _broken(self) -> list[Action]:
         return self._fail(
             "The other device does not pair as this one does.", "Compare the versions: `tpictl --version`."
         )
 
-    def _fail(self, message: str, hint: str | None) -> list[Action]:
+    def _fail(self, message: str, hint: str | None, kind: type[PairingError] = PairingError) -> list[Action]:
         if self.has_ended:
             return []
         self._finish()
-        return [Close(_RUN), Ended(PairingError(message, hint=hint))]
+        return [Close(_RUN), Ended(kind(message, hint=hint))]
 
     def _finish(self) -> None:
         self._state = _State.ENDED

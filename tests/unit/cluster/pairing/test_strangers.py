@@ -25,7 +25,7 @@ from tpid.cluster.pairing.messages import (
 from tpid.cluster.pairing.pake import begin, finish
 from tpid.cluster.roster.roster import admit
 from tpid.device import Role
-from tpid.errors import PairingError
+from tpid.errors import PairingBusyError, PairingError
 
 
 def test_a_proxy_in_between_gets_nowhere() -> None:
@@ -111,6 +111,20 @@ def test_who_plays_the_inviter_has_one_guess_and_cannot_try_others_afterwards() 
     guest.receive(Welcome(bytes(32), answer.home, ()))
     assert isinstance(guest.outcome, PairingError)
     assert "does not know the code" in str(guest.outcome)
+
+
+def test_who_says_that_it_is_busy_gets_no_second_guess() -> None:
+    guest = Guest()
+    guest.receive(Refuse(Why.BUSY))
+    assert isinstance(guest.outcome, PairingBusyError)  # nothing was proven yet: it may be asked again
+    guest = Guest()
+    played = begin(
+        OTHER_CODE, inviter=person(0).id, joiner=guest.identity.id, invites=True, entropy=random.Random(5).randbytes
+    )
+    guest.receive(Answer(Home().roster.home, Role.USER, "laptop", "pi", played.element))
+    guest.receive(Refuse(Why.BUSY))  # once it holds the CONFIRM, which tells whether its guess was right
+    assert isinstance(guest.outcome, PairingError)
+    assert not isinstance(guest.outcome, PairingBusyError)
 
 
 def test_what_was_recorded_opens_no_other_invitation() -> None:

@@ -1,0 +1,1 @@
+"""What firewalls of this machine let through: read, never changed."""
