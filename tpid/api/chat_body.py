@@ -1,7 +1,7 @@
 """The body of POST /v1/chat/completions. docs/api.md says of each field whether it is honoured, ignored or refused."""
 
 import json
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeAlias
 
 from pydantic import Field, model_validator
 
@@ -15,6 +15,8 @@ from tpid.model.sampling import SamplingParams
 from tpid.model.tool_format import ToolUse
 
 MAX_TOP_LOGPROBS = 20  # as OpenAI
+
+ReasoningEffort: TypeAlias = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 
 _THINKING_OFF = ("none", "minimal")
 _OF_OURS = ("messages", "tools", "add_generation_prompt")  # variables of a template that are not the client's to set
@@ -93,7 +95,7 @@ class ChatBody(PromptBody):
     tools: Tools | None = None
     tool_choice: ToolChoice | None = None
     parallel_tool_calls: bool | None = None
-    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
+    reasoning_effort: ReasoningEffort | None = None
     stream: Switch = False
     stream_options: StreamOptions | None = None
 
@@ -148,6 +150,26 @@ class ChatBody(PromptBody):
         return sampling_of(self)
 
     @property
+    def answer_tokens(self) -> int | None:
+        return self.max_completion_tokens or self.max_tokens
+
+    @property
+    def stop_strings(self) -> tuple[str, ...]:
+        return self.stop
+
+    @property
+    def n_answers(self) -> int:
+        return self.n or 1
+
+    @property
+    def told_logprobs(self) -> int | None:
+        return (self.top_logprobs or 0) if self.logprobs else None
+
+    @property
+    def ignores_eos(self) -> bool:
+        return self.ignore_eos
+
+    @property
     def tool_use(self) -> ToolUse | None:
         """Raises RequestError."""
         return tool_use(self.tools, self.tool_choice, self.parallel_tool_calls)
@@ -158,12 +180,13 @@ class ChatBody(PromptBody):
 
     @property
     def prompt(self) -> ChatPrompt:
-        variables: dict[str, object] = {}
-        if self.reasoning_effort is not None:
-            variables["enable_thinking"] = self.reasoning_effort not in _THINKING_OFF
-            variables["reasoning_effort"] = self.reasoning_effort
-        variables |= self.chat_template_kwargs or {}
+        variables = thinking_variables(self.reasoning_effort) | (self.chat_template_kwargs or {})
         return ChatPrompt([message.as_template() for message in self.messages], variables=variables)
+
+
+def thinking_variables(effort: str | None) -> dict[str, object]:
+    """Of a chat template; None: the model thinks as its template has it."""
+    return {} if effort is None else {"enable_thinking": effort not in _THINKING_OFF, "reasoning_effort": effort}
 
 
 def _template_call(call: ToolCall) -> dict[str, object]:

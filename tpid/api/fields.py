@@ -62,6 +62,7 @@ def default(value: Any) -> Callable[[object], object]:
 TextOrParts = Annotated[str, BeforeValidator(_text)]
 StopField = Annotated[tuple[str, ...], BeforeValidator(_stop_strings)]
 Switch = Annotated[bool, BeforeValidator(default(False))]
+OrEmpty = Annotated[str, BeforeValidator(default(""))]
 Opaque = Annotated[None, BeforeValidator(lambda _: None)]  # taken whatever it is, and ignored
 
 

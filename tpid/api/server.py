@@ -21,6 +21,7 @@ from tpid.api.doctor import DoctorEndpoint
 from tpid.api.faults import HttpLog, faults
 from tpid.api.key_endpoints import KeyEndpoints
 from tpid.api.models import ModelEndpoints
+from tpid.api.ollama.endpoints import OllamaEndpoints
 from tpid.api.request_body import BODIES, BodyReader
 from tpid.api.status import StatusEndpoint
 from tpid.errors import ListenError
@@ -51,6 +52,7 @@ class Endpoints:
     keys: KeyEndpoints
     devices: DeviceEndpoints
     doctor: DoctorEndpoint
+    ollama: OllamaEndpoints
 
 
 def make_app(endpoints: Endpoints, bodies: BodyReader) -> web.Application:
@@ -99,6 +101,7 @@ def _public_routes(endpoints: Endpoints) -> list[web.RouteDef]:
         web.post("/v1/completions", endpoints.completions.post),
         web.get("/v1/models", models.list_openai),
         web.get("/v1/models/{id}", models.get_openai),
+        *endpoints.ollama.routes(),
     ]
 
 

@@ -19,6 +19,7 @@ from tpid.api.keys import FILE_NAME as API_KEYS
 from tpid.api.keys import ApiKeys
 from tpid.api.listen_address import TcpState
 from tpid.api.models import ModelEndpoints
+from tpid.api.ollama.endpoints import OllamaEndpoints
 from tpid.api.request_body import BodyReader
 from tpid.api.server import Endpoints, Limits, make_app, make_public_app, serving
 from tpid.api.status import StatusEndpoint
@@ -80,6 +81,7 @@ async def _serve(config: Config, home: Home, parts: Parts, stop: asyncio.Event) 
         KeyEndpoints(parts.keys),
         DeviceEndpoints(cluster, home, moved.set),
         DoctorEndpoint(engine, cluster, parts.compute.kernels, parts.allowed_bytes),
+        OllamaEndpoints(engine, store),
     )
     bodies = BodyReader(config.context_tokens)
     # The API first: it is what finds out that another daemon runs here.

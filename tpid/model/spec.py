@@ -58,6 +58,18 @@ class ModelSpec:
         """Query heads that share one KV head."""
         return self.n_heads // self.n_kv_heads
 
+    @property
+    def n_parameters(self) -> int:
+        """Of all weights, each counted once."""
+        q_size, kv_size = self.n_heads * self.head_dim, self.n_kv_heads * self.head_dim
+        attn = self.hidden_size * (2 * q_size + 2 * kv_size)
+        ffn = 3 * self.hidden_size * self.ffn_size
+        norms = 2 * self.hidden_size + (2 * self.head_dim if self.qk_norm else 0)
+        biases = (q_size + 2 * kv_size) * self.qkv_bias + self.hidden_size * self.o_bias
+        biases += (2 * self.ffn_size + self.hidden_size) * self.ffn_bias
+        vocab = self.vocab_size * self.hidden_size * (1 if self.tied_head else 2)
+        return self.n_layers * (attn + ffn + norms + biases) + vocab + self.hidden_size
+
     def window_of(self, layer: int) -> int | None:
         """The sliding window of `layer` in tokens, None where it sees everything."""
         return self.sliding_window_tokens if layer >= self.first_sliding_layer else None

@@ -18,6 +18,7 @@ from tpid.api.imports import Imports
 from tpid.api.key_endpoints import KeyEndpoints
 from tpid.api.keys import ApiKeys
 from tpid.api.models import ModelEndpoints
+from tpid.api.ollama.endpoints import OllamaEndpoints
 from tpid.api.request_body import BodyReader
 from tpid.api.server import Endpoints, Limits, make_app, serving
 from tpid.api.status import StatusEndpoint
@@ -52,12 +53,20 @@ def make_endpoints(
             status=cluster_status, peers={}, strangers=lambda: [], addresses=lambda: ["127.0.0.1:7474"]
         )
         home = Home.load(tmp_path_factory.mktemp("state"), "desk")
-        models = ModelEndpoints(of_engine, PackStore(models_dir), imports or Imports(models_dir), role)
+        store = PackStore(models_dir)
+        models = ModelEndpoints(of_engine, store, imports or Imports(models_dir), role)
         chat, completions = ChatEndpoint(of_engine), CompletionEndpoint(of_engine)
         doctor = DoctorEndpoint(of_engine, cluster, "avx2", 2**30)
         devices = DeviceEndpoints(cluster, home, lambda: None)
         return Endpoints(
-            chat, completions, models, StatusEndpoint(of_engine, cluster), KeyEndpoints(keys), devices, doctor
+            chat=chat,
+            completions=completions,
+            models=models,
+            status=StatusEndpoint(of_engine, cluster),
+            keys=KeyEndpoints(keys),
+            devices=devices,
+            doctor=doctor,
+            ollama=OllamaEndpoints(of_engine, store),
         )
 
     return make
