@@ -20,6 +20,7 @@ from tpid.api.devices import DeviceEndpoints
 from tpid.api.doctor import DoctorEndpoint
 from tpid.api.faults import HttpLog, faults
 from tpid.api.key_endpoints import KeyEndpoints
+from tpid.api.metrics import MetricsEndpoint
 from tpid.api.models import ModelEndpoints
 from tpid.api.ollama.endpoints import OllamaEndpoints
 from tpid.api.request_body import BODIES, BodyReader
@@ -53,6 +54,7 @@ class Endpoints:
     devices: DeviceEndpoints
     doctor: DoctorEndpoint
     ollama: OllamaEndpoints
+    metrics: MetricsEndpoint
 
 
 def make_app(endpoints: Endpoints, bodies: BodyReader) -> web.Application:
@@ -97,6 +99,7 @@ def _public_routes(endpoints: Endpoints) -> list[web.RouteDef]:
     models = endpoints.models
     return [
         web.get(HEALTH, endpoints.status.health),
+        web.get("/metrics", endpoints.metrics.get),
         web.post("/v1/chat/completions", endpoints.chat.post),
         web.post("/v1/completions", endpoints.completions.post),
         web.get("/v1/models", models.list_openai),

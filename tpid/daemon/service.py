@@ -18,6 +18,7 @@ from tpid.api.key_endpoints import KeyEndpoints
 from tpid.api.keys import FILE_NAME as API_KEYS
 from tpid.api.keys import ApiKeys
 from tpid.api.listen_address import TcpState
+from tpid.api.metrics import MetricsEndpoint
 from tpid.api.models import ModelEndpoints
 from tpid.api.ollama.endpoints import OllamaEndpoints
 from tpid.api.request_body import BodyReader
@@ -82,6 +83,7 @@ async def _serve(config: Config, home: Home, parts: Parts, stop: asyncio.Event) 
         DeviceEndpoints(cluster, home, moved.set),
         DoctorEndpoint(engine, cluster, parts.compute.kernels, parts.allowed_bytes),
         OllamaEndpoints(engine, store),
+        MetricsEndpoint(engine, cluster),
     )
     bodies = BodyReader(config.context_tokens)
     # The API first: it is what finds out that another daemon runs here.

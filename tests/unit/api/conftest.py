@@ -17,6 +17,7 @@ from tpid.api.doctor import DoctorEndpoint
 from tpid.api.imports import Imports
 from tpid.api.key_endpoints import KeyEndpoints
 from tpid.api.keys import ApiKeys
+from tpid.api.metrics import MetricsEndpoint
 from tpid.api.models import ModelEndpoints
 from tpid.api.ollama.endpoints import OllamaEndpoints
 from tpid.api.request_body import BodyReader
@@ -67,6 +68,7 @@ def make_endpoints(
             devices=devices,
             doctor=doctor,
             ollama=OllamaEndpoints(of_engine, store),
+            metrics=MetricsEndpoint(of_engine, cluster),
         )
 
     return make
