@@ -1,6 +1,5 @@
 """The body of POST /v1/chat/completions. docs/api.md says of each field whether it is honoured, ignored or refused."""
 
-import json
 from typing import Annotated, Any, Literal, Self, TypeAlias
 
 from pydantic import Field, model_validator
@@ -8,7 +7,7 @@ from pydantic import Field, model_validator
 from tpid.api.bodies import JsonBody, PromptBody
 from tpid.api.fields import MAX_CHOICES, LogitBias, Opaque, StopField, Switch, TextOrParts, only, sampling_of
 from tpid.api.response_format import ResponseFormat, grammar_of
-from tpid.api.tools import ToolChoice, Tools, tool_use
+from tpid.api.tools import ToolChoice, Tools, template_call, tool_use
 from tpid.engine.constraint import Grammar
 from tpid.engine.prompt import ChatPrompt
 from tpid.model.sampling import SamplingParams
@@ -63,7 +62,9 @@ class ChatMessage(JsonBody):
         if self.name is not None:
             message["name"] = self.name
         if self.tool_calls:
-            message["tool_calls"] = [_template_call(call) for call in self.tool_calls]
+            message["tool_calls"] = [
+                template_call(call.id, call.function.name, call.function.arguments) for call in self.tool_calls
+            ]
         if self.tool_call_id is not None:
             message["tool_call_id"] = self.tool_call_id
         return message
@@ -187,11 +188,3 @@ class ChatBody(PromptBody):
 def thinking_variables(effort: str | None) -> dict[str, object]:
     """Of a chat template; None: the model thinks as its template has it."""
     return {} if effort is None else {"enable_thinking": effort not in _THINKING_OFF, "reasoning_effort": effort}
-
-
-def _template_call(call: ToolCall) -> dict[str, object]:
-    try:
-        arguments = json.loads(call.function.arguments)
-    except (ValueError, RecursionError):
-        arguments = call.function.arguments  # what the model has written, sound or not
-    return {"id": call.id, "type": "function", "function": {"name": call.function.name, "arguments": arguments}}

@@ -75,8 +75,8 @@ _SAMPLING = (
 
 
 def sampling_of(body: BaseModel) -> SamplingParams:
-    """From the fields of a body that has them all. Raises RequestError where a value is out of range."""
-    given = {name: value for name in _SAMPLING if (value := getattr(body, name)) is not None}
+    """From those fields that a body has. Raises RequestError where a value is out of range."""
+    given = {name: value for name in _SAMPLING if (value := getattr(body, name, None)) is not None}
     temperature: float | None = body.temperature  # type: ignore[attr-defined]
     return SamplingParams(temperature=DEFAULT_TEMPERATURE if temperature is None else temperature, **given)
 

@@ -21,6 +21,7 @@ from tpid.api.metrics import MetricsEndpoint
 from tpid.api.models import ModelEndpoints
 from tpid.api.ollama.endpoints import OllamaEndpoints
 from tpid.api.request_body import BodyReader
+from tpid.api.responses.endpoint import ResponsesEndpoint
 from tpid.api.server import Endpoints, Limits, make_app, serving
 from tpid.api.status import StatusEndpoint
 from tpid.cluster.home import Home
@@ -69,6 +70,7 @@ def make_endpoints(
             doctor=doctor,
             ollama=OllamaEndpoints(of_engine, store),
             metrics=MetricsEndpoint(of_engine, cluster),
+            responses=ResponsesEndpoint(of_engine),
         )
 
     return make

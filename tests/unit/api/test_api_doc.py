@@ -11,6 +11,7 @@ import pytest
 from ollama import Options as OllamasOptions
 from ollama._types import ChatRequest, GenerateRequest
 from openai.types.chat.completion_create_params import CompletionCreateParamsBase
+from openai.types.responses.response_create_params import ResponseCreateParamsBase
 from pydantic import ValidationError
 
 from tpid.api.asked import generation_request
@@ -18,11 +19,13 @@ from tpid.api.bodies import PromptBody, first_fault
 from tpid.api.chat_body import ChatBody
 from tpid.api.ollama import bodies as ollama
 from tpid.api.ollama.options import Options
+from tpid.api.responses.body import ResponsesBody
 from tpid.engine.generation import GenerationRequest
 from tpid.errors import RequestError
 
 DOCUMENT = Path(__file__).parents[3] / "docs" / "api.md"
 CHAT: dict[str, Any] = {"model": "model", "messages": [{"role": "user", "content": "hello"}]}
+RESPONSE: dict[str, Any] = {"model": "model", "input": "hello"}
 GENERATE: dict[str, Any] = {"model": "model", "prompt": "hello"}
 OF_THE_ANSWER = (
     "model",
@@ -32,6 +35,7 @@ OF_THE_ANSWER = (
     "max_tokens",
     "max_completion_tokens",
     "logprobs",
+    "metadata",
 )
 
 
@@ -82,6 +86,7 @@ class Table:
 
 TABLES = {
     "Chat completions": [Table(ChatBody, CHAT)],
+    "Responses": [Table(ResponsesBody, RESPONSE)],
     "Of /api/chat and /api/generate": [Table(ollama.ChatBody, CHAT), Table(ollama.GenerateBody, GENERATE)],
     "Of /api/chat": [Table(ollama.ChatBody, CHAT)],
     "Of /api/generate": [Table(ollama.GenerateBody, GENERATE)],
@@ -101,6 +106,7 @@ def fields(kind: Any) -> set[str]:
     ("tables", "kind", "client"),
     [
         (["Chat completions"], ChatBody, {*CompletionCreateParamsBase.__annotations__, "stream"}),
+        (["Responses"], ResponsesBody, {*ResponseCreateParamsBase.__annotations__, "stream"}),
         (["Of /api/chat and /api/generate", "Of /api/chat"], ollama.ChatBody, ChatRequest.model_fields),
         (["Of /api/chat and /api/generate", "Of /api/generate"], ollama.GenerateBody, GenerateRequest.model_fields),
         (["Options"], Options, OllamasOptions.model_fields),
