@@ -246,9 +246,9 @@ def shared_daemon(smollm2: Pack) -> Iterator[Daemon]:
             here.paired["shared"].close()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def tcp_daemon(smollm2: Pack) -> Iterator[Daemon]:
-    """One daemon whose API is on TCP, too."""
+    """One daemon whose API is on TCP, too, for the tests of all clients; they leave it as it was."""
     with tempfile.TemporaryDirectory(prefix="tpid-test-") as directory:
         here = Home(Path(directory))
         here.models_dir.mkdir()

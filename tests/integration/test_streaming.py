@@ -1,5 +1,6 @@
 """Daemons whose memory is smaller than their share: the same tokens, within the memory, whatever the disk does."""
 
+import contextlib
 import shutil
 import subprocess
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any
 
 import psutil
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from tpid.compute.native.library import load
 
@@ -32,6 +34,14 @@ def texts(user: Any, max_tokens: int = 48) -> list[str]:
     return [user.chat(prompt, max_tokens=max_tokens)["choices"][0]["message"]["content"] for prompt in PROMPTS]
 
 
+def streamed_bytes(daemon: Any) -> float:
+    """What a device has read for passes, as it tells Prometheus."""
+    with contextlib.closing(daemon.connect()) as connection:
+        connection.request("GET", "/metrics")
+        families = text_string_to_metric_families(connection.getresponse().read().decode())
+    return next(family.samples[0].value for family in families if family.name == "tpid_streamed_bytes")
+
+
 def test_different_budgets_give_the_tokens_that_all_resident_gives(model_home: Home) -> None:
     resident = model_home.start("large", "other", **SETTINGS)
     expected = texts(resident[0])
@@ -45,7 +55,9 @@ def test_different_budgets_give_the_tokens_that_all_resident_gives(model_home: H
     streaming = [use for use in status["weights"].values() if use["streamed_bytes"]]  # who does is by the shares
     assert streaming
     assert all(use["disk_bytes_s"] > 0 and use["stall_s"] >= 0 for use in streaming)
-    for daemon, rank in zip((user, helper), status["plan"]["ranks"], strict=True):
+    reading = [use["streamed_bytes"] for use in status["weights"].values()]
+    for daemon, rank, pass_bytes in zip((user, helper), status["plan"]["ranks"], reading, strict=True):
+        assert streamed_bytes(daemon) >= 10 * pass_bytes
         assert psutil.Process(daemon.process.pid).memory_info().rss <= rank["memory_bytes"]
 
 

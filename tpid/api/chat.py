@@ -9,13 +9,14 @@ from typing import Any
 from aiohttp import web
 
 from tpid.api.answers import Answer, collect
+from tpid.api.asked import generation_request
 from tpid.api.chat_body import ChatBody
 from tpid.api.event_stream import EventStream, begun, event_stream
+from tpid.api.logprobs import logprobs_of
 from tpid.api.request_body import parse
 from tpid.api.usage import usage_of
 from tpid.engine.engine import Engine
-from tpid.engine.generation import Event, Finished, GenerationRequest, GenerationStats, Text, TokenLogprob, TokenText
-from tpid.model.stop_strings import StopStrings
+from tpid.engine.generation import Event, Finished, GenerationStats, Text, TokenLogprob
 from tpid.model.tool_calls import ToolCall
 
 
@@ -33,23 +34,6 @@ class ChatEndpoint:
             async with event_stream(request, body.model) as stream:
                 await _stream(stream, body, coming)
             return stream.response
-
-
-def generation_request(body: ChatBody) -> GenerationRequest:
-    """Raises RequestError where a sampling parameter or a stop string is out of range."""
-    StopStrings(body.stop)  # here, before the request waits for its turn
-    return GenerationRequest(
-        prompt=body.prompt,
-        sampling=body.sampling,
-        max_tokens=body.max_completion_tokens or body.max_tokens,
-        stop=body.stop,
-        n=body.n or 1,
-        top_logprobs=(body.top_logprobs or 0) if body.logprobs else None,
-        grammar=body.grammar,
-        tools=body.tool_use,
-        ignore_eos=body.ignore_eos,
-        size_bytes=body.size_bytes,
-    )
 
 
 def _whole(body: ChatBody, answers: Sequence[Answer]) -> dict[str, Any]:
@@ -122,9 +106,4 @@ def _delta(index: int, delta: dict[str, Any], finish_reason: str | None = None) 
 
 
 def _logprobs(tokens: Sequence[TokenLogprob]) -> dict[str, Any]:
-    content = [{**_token(token.chosen), "top_logprobs": [_token(other) for other in token.top]} for token in tokens]
-    return {"content": content, "refusal": None}
-
-
-def _token(token: TokenText) -> dict[str, Any]:
-    return {"token": token.text, "logprob": token.logprob, "bytes": list(token.bytes)}
+    return {"content": logprobs_of(tokens), "refusal": None}

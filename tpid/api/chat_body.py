@@ -1,20 +1,21 @@
 """The body of POST /v1/chat/completions. docs/api.md says of each field whether it is honoured, ignored or refused."""
 
-import json
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeAlias
 
 from pydantic import Field, model_validator
 
 from tpid.api.bodies import JsonBody, PromptBody
 from tpid.api.fields import MAX_CHOICES, LogitBias, Opaque, StopField, Switch, TextOrParts, only, sampling_of
 from tpid.api.response_format import ResponseFormat, grammar_of
-from tpid.api.tools import ToolChoice, Tools, tool_use
+from tpid.api.tools import ToolChoice, Tools, template_call, tool_use
 from tpid.engine.constraint import Grammar
 from tpid.engine.prompt import ChatPrompt
 from tpid.model.sampling import SamplingParams
 from tpid.model.tool_format import ToolUse
 
 MAX_TOP_LOGPROBS = 20  # as OpenAI
+
+ReasoningEffort: TypeAlias = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 
 _THINKING_OFF = ("none", "minimal")
 _OF_OURS = ("messages", "tools", "add_generation_prompt")  # variables of a template that are not the client's to set
@@ -61,7 +62,9 @@ class ChatMessage(JsonBody):
         if self.name is not None:
             message["name"] = self.name
         if self.tool_calls:
-            message["tool_calls"] = [_template_call(call) for call in self.tool_calls]
+            message["tool_calls"] = [
+                template_call(call.id, call.function.name, call.function.arguments) for call in self.tool_calls
+            ]
         if self.tool_call_id is not None:
             message["tool_call_id"] = self.tool_call_id
         return message
@@ -93,7 +96,7 @@ class ChatBody(PromptBody):
     tools: Tools | None = None
     tool_choice: ToolChoice | None = None
     parallel_tool_calls: bool | None = None
-    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
+    reasoning_effort: ReasoningEffort | None = None
     stream: Switch = False
     stream_options: StreamOptions | None = None
 
@@ -148,6 +151,26 @@ class ChatBody(PromptBody):
         return sampling_of(self)
 
     @property
+    def answer_tokens(self) -> int | None:
+        return self.max_completion_tokens or self.max_tokens
+
+    @property
+    def stop_strings(self) -> tuple[str, ...]:
+        return self.stop
+
+    @property
+    def n_answers(self) -> int:
+        return self.n or 1
+
+    @property
+    def told_logprobs(self) -> int | None:
+        return (self.top_logprobs or 0) if self.logprobs else None
+
+    @property
+    def ignores_eos(self) -> bool:
+        return self.ignore_eos
+
+    @property
     def tool_use(self) -> ToolUse | None:
         """Raises RequestError."""
         return tool_use(self.tools, self.tool_choice, self.parallel_tool_calls)
@@ -158,17 +181,10 @@ class ChatBody(PromptBody):
 
     @property
     def prompt(self) -> ChatPrompt:
-        variables: dict[str, object] = {}
-        if self.reasoning_effort is not None:
-            variables["enable_thinking"] = self.reasoning_effort not in _THINKING_OFF
-            variables["reasoning_effort"] = self.reasoning_effort
-        variables |= self.chat_template_kwargs or {}
+        variables = thinking_variables(self.reasoning_effort) | (self.chat_template_kwargs or {})
         return ChatPrompt([message.as_template() for message in self.messages], variables=variables)
 
 
-def _template_call(call: ToolCall) -> dict[str, object]:
-    try:
-        arguments = json.loads(call.function.arguments)
-    except (ValueError, RecursionError):
-        arguments = call.function.arguments  # what the model has written, sound or not
-    return {"id": call.id, "type": "function", "function": {"name": call.function.name, "arguments": arguments}}
+def thinking_variables(effort: str | None) -> dict[str, object]:
+    """Of a chat template; None: the model thinks as its template has it."""
+    return {} if effort is None else {"enable_thinking": effort not in _THINKING_OFF, "reasoning_effort": effort}

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
 
@@ -28,6 +29,7 @@ log = logging.getLogger(__name__)
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 INTERNAL_FAULT = {"code": "internal", "message": "The daemon has met a fault of its own.", "hint": "See its log."}
+_INTERNAL_TEXT = f"{INTERNAL_FAULT['message']} {INTERNAL_FAULT['hint']}"
 
 # The first that fits; leaves before their bases.
 _STATUS: tuple[tuple[type[TpidError], HTTPStatus], ...] = (
@@ -51,7 +53,20 @@ _OPENAI_TYPES: Mapping[HTTPStatus, str] = {
     HTTPStatus.TOO_MANY_REQUESTS: "rate_limit_error",
 }
 _OPENAI_CODES: Mapping[str, str] = {ContextOverflowError.code: "context_length_exceeded"}  # which clients look for
-_OPENAI_PREFIX = "/v1/"
+
+
+@dataclass(frozen=True, slots=True)
+class FaultShape:
+    """What stands under `error` for the clients of one API."""
+
+    of_error: Callable[[TpidError], Any]
+    of_http: Callable[[int, str], Any]  # from aiohttp: a status and its sentence
+    internal: Any
+
+
+def shape_of(path: str) -> FaultShape:
+    """Of the errors on a route."""
+    return next((shape for prefix, shape in _SHAPES if path.startswith(prefix)), _OURS)
 
 
 def describe_openai(error: TpidError) -> dict[str, Any]:
@@ -61,8 +76,7 @@ def describe_openai(error: TpidError) -> dict[str, Any]:
 
 
 def internal_openai_fault() -> dict[str, Any]:
-    message = f"{INTERNAL_FAULT['message']} {INTERNAL_FAULT['hint']}"
-    return _openai(HTTPStatus.INTERNAL_SERVER_ERROR, message, INTERNAL_FAULT["code"], None)
+    return _openai(HTTPStatus.INTERNAL_SERVER_ERROR, _INTERNAL_TEXT, INTERNAL_FAULT["code"], None)
 
 
 def _openai(status: int, message: str, code: str, field: str | None) -> dict[str, Any]:
@@ -79,29 +93,33 @@ def status_of(error: TpidError) -> HTTPStatus:
     return next((status for kind, status in _STATUS if isinstance(error, kind)), HTTPStatus.INTERNAL_SERVER_ERROR)
 
 
+_OURS = FaultShape(describe, lambda status, message: {"code": "http", "message": message, "hint": None}, INTERNAL_FAULT)
+_OPENAI = FaultShape(
+    describe_openai, lambda status, message: _openai(status, message, "http", None), internal_openai_fault()
+)
+_OLLAMA = FaultShape(str, lambda status, message: message, _INTERNAL_TEXT)  # a sentence, and nothing else
+_SHAPES = (("/v1/", _OPENAI), ("/api/", _OLLAMA))
+
+
 @web.middleware
 async def faults(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Answers with the error where a handler raised one before it began its answer."""
-    openai = request.path.startswith(_OPENAI_PREFIX)
+    shape = shape_of(request.path)
     try:
         return await handler(request)
     except TpidError as error:
         log.info("request_refused route=%s code=%s", _route(request), error.code)
-        fault = describe_openai(error) if openai else describe(error)
         headers = {hdrs.RETRY_AFTER: str(error.retry_after_s)} if isinstance(error, BusyError) else None
-        return web.json_response({"error": fault}, status=status_of(error), headers=headers)
+        return web.json_response({"error": shape.of_error(error)}, status=status_of(error), headers=headers)
     except web.HTTPException as error:
-        message = f"{request.method} {request.path}: {error.reason}."
-        fault = {"code": "http", "message": message, "hint": None}
-        fault = _openai(error.status, message, "http", None) if openai else fault
+        fault = shape.of_http(error.status, f"{request.method} {request.path}: {error.reason}.")
         return web.json_response({"error": fault}, status=error.status)
     except ConnectionError:
         log.debug("client_left route=%s", _route(request))
         raise asyncio.CancelledError from None  # as aiohttp ends a request whose connection is lost
     except Exception:
         log.exception("request_failed route=%s", _route(request))
-        fault = internal_openai_fault() if openai else INTERNAL_FAULT
-        return web.json_response({"error": fault}, status=HTTPStatus.INTERNAL_SERVER_ERROR)
+        return web.json_response({"error": shape.internal}, status=HTTPStatus.INTERNAL_SERVER_ERROR)
 
 
 class HttpLog(logging.LoggerAdapter[logging.Logger]):

@@ -62,6 +62,7 @@ def default(value: Any) -> Callable[[object], object]:
 TextOrParts = Annotated[str, BeforeValidator(_text)]
 StopField = Annotated[tuple[str, ...], BeforeValidator(_stop_strings)]
 Switch = Annotated[bool, BeforeValidator(default(False))]
+OrEmpty = Annotated[str, BeforeValidator(default(""))]
 Opaque = Annotated[None, BeforeValidator(lambda _: None)]  # taken whatever it is, and ignored
 
 
@@ -74,8 +75,8 @@ _SAMPLING = (
 
 
 def sampling_of(body: BaseModel) -> SamplingParams:
-    """From the fields of a body that has them all. Raises RequestError where a value is out of range."""
-    given = {name: value for name in _SAMPLING if (value := getattr(body, name)) is not None}
+    """From those fields that a body has. Raises RequestError where a value is out of range."""
+    given = {name: value for name in _SAMPLING if (value := getattr(body, name, None)) is not None}
     temperature: float | None = body.temperature  # type: ignore[attr-defined]
     return SamplingParams(temperature=DEFAULT_TEMPERATURE if temperature is None else temperature, **given)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from aiohttp import web
 
-from tpid.api.faults import INTERNAL_FAULT, describe
+from tpid.api.faults import shape_of
 from tpid.errors import TpidError
 
 log = logging.getLogger(__name__)
@@ -28,7 +28,8 @@ async def stream_lines(request: web.Request, lines: AsyncGenerator[dict[str, Any
                 raise
             if not isinstance(error, TpidError):
                 log.exception("work_failed path=%s", request.path)
-            fault = describe(error) if isinstance(error, TpidError) else INTERNAL_FAULT
+            shape = shape_of(request.path)
+            fault = shape.of_error(error) if isinstance(error, TpidError) else shape.internal
             await _write_line(request, response, {"error": fault})
     return response
 

@@ -18,10 +18,14 @@ from tpid.api.completions import CompletionEndpoint
 from tpid.api.connections import MAX_CONNECTIONS, UNREAD_TIMEOUT_S, Connections
 from tpid.api.devices import DeviceEndpoints
 from tpid.api.doctor import DoctorEndpoint
+from tpid.api.embeddings import refuse_embeddings
 from tpid.api.faults import HttpLog, faults
 from tpid.api.key_endpoints import KeyEndpoints
+from tpid.api.metrics import MetricsEndpoint
 from tpid.api.models import ModelEndpoints
+from tpid.api.ollama.endpoints import OllamaEndpoints
 from tpid.api.request_body import BODIES, BodyReader
+from tpid.api.responses.endpoint import ResponsesEndpoint
 from tpid.api.status import StatusEndpoint
 from tpid.errors import ListenError
 
@@ -51,6 +55,9 @@ class Endpoints:
     keys: KeyEndpoints
     devices: DeviceEndpoints
     doctor: DoctorEndpoint
+    ollama: OllamaEndpoints
+    metrics: MetricsEndpoint
+    responses: ResponsesEndpoint
 
 
 def make_app(endpoints: Endpoints, bodies: BodyReader) -> web.Application:
@@ -95,10 +102,14 @@ def _public_routes(endpoints: Endpoints) -> list[web.RouteDef]:
     models = endpoints.models
     return [
         web.get(HEALTH, endpoints.status.health),
+        web.get("/metrics", endpoints.metrics.get),
         web.post("/v1/chat/completions", endpoints.chat.post),
         web.post("/v1/completions", endpoints.completions.post),
+        web.post("/v1/responses", endpoints.responses.post),
+        web.post("/v1/embeddings", refuse_embeddings),
         web.get("/v1/models", models.list_openai),
         web.get("/v1/models/{id}", models.get_openai),
+        *endpoints.ollama.routes(),
     ]
 
 

@@ -1,5 +1,7 @@
 """`tools` and `tool_choice`: what a model may call, or must."""
 
+import contextlib
+import json
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal, TypeAlias
 
@@ -13,8 +15,11 @@ from tpid.model.tool_format import ToolUse
 MAX_TOOLS = 128  # as OpenAI
 
 
+FunctionName = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_.-]{1,64}$")]
+
+
 class ToolFunction(JsonBody):
-    name: Annotated[str, Field(pattern=r"^[a-zA-Z0-9_.-]{1,64}$")]
+    name: FunctionName
     description: str | None = None
     parameters: dict[str, Any] | None = None  # a JSON schema
     strict: Opaque = None  # what must be a call is one by schema in any case
@@ -54,3 +59,11 @@ def tool_use(tools: Sequence[Tool] | None, choice: ToolChoice | None, parallel: 
             raise RequestError(f"tool_choice names {name[:64]!r}, which is none of the tools.", field="tool_choice")
         return ToolUse(given[:1], required=True, parallel=False)
     return ToolUse(given, required=choice == "required", parallel=parallel is not False)
+
+
+def template_call(id: str, name: str, arguments: str) -> dict[str, object]:
+    """A call of an earlier answer as chat templates know it: with its arguments as an object."""
+    parsed: object = arguments
+    with contextlib.suppress(ValueError, RecursionError):  # the model may have written what is no JSON
+        parsed = json.loads(arguments)
+    return {"id": id, "type": "function", "function": {"name": name, "arguments": parsed}}

@@ -18,8 +18,11 @@ from tpid.api.key_endpoints import KeyEndpoints
 from tpid.api.keys import FILE_NAME as API_KEYS
 from tpid.api.keys import ApiKeys
 from tpid.api.listen_address import TcpState
+from tpid.api.metrics import MetricsEndpoint
 from tpid.api.models import ModelEndpoints
+from tpid.api.ollama.endpoints import OllamaEndpoints
 from tpid.api.request_body import BodyReader
+from tpid.api.responses.endpoint import ResponsesEndpoint
 from tpid.api.server import Endpoints, Limits, make_app, make_public_app, serving
 from tpid.api.status import StatusEndpoint
 from tpid.api.tcp import serving_tcp, tls_context
@@ -83,6 +86,9 @@ async def _serve(config: Config, home: Home, parts: Parts, stop: asyncio.Event) 
         DoctorEndpoint(
             engine, cluster, parts.compute.kernels, allowed_bytes=parts.allowed_bytes, allowed_cores=allowed_cores()
         ),
+        OllamaEndpoints(engine, store),
+        MetricsEndpoint(engine, cluster),
+        ResponsesEndpoint(engine),
     )
     bodies = BodyReader(config.context_tokens)
     # The API first: it is what finds out that another daemon runs here.

@@ -31,6 +31,7 @@ class ComputeCalls:
         self._listened_s = 0.0  # when the loop last had its turn
         self._ended_s = 0.0  # when a step last did
         self.busy_s = 0.0  # of all steps so far
+        self.streamed_bytes = 0  # of weights that were read from disk for passes, so far
 
     @property
     def idle_s(self) -> float:

@@ -5,7 +5,7 @@ import logging
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from tpid.cluster.cluster import Cluster
@@ -24,6 +24,7 @@ from tpid.engine.planning import Preview, preview, with_memory
 from tpid.engine.runner import Runner
 from tpid.engine.settings import EngineSettings
 from tpid.engine.speed_keeper import SpeedKeeper
+from tpid.engine.tally import Tally
 from tpid.engine.text_owner import ModelText, text_source
 from tpid.engine.weight_use import WeightUse
 from tpid.engine.worker import Holding, Worker
@@ -48,6 +49,8 @@ class EngineStatus:
     waiting_requests: int
     last: GenerationStats | None
     weights: Mapping[DeviceId, WeightUse]  # of the plan's ranks
+    tally: Tally = field(default_factory=Tally)  # goes on counting
+    streamed_bytes: int = 0  # of weights that this device has read from disk for passes, so far
 
 
 def no_progress(done_bytes: int, total_bytes: int) -> None:
@@ -80,6 +83,7 @@ class Engine:
         self._pace = Pace()
         self._text: tuple[str, ModelText] | None = None
         self._last: GenerationStats | None = None
+        self._tally = Tally()
         self._rescan = asyncio.Event()
 
     async def run(self) -> None:
@@ -115,19 +119,27 @@ class Engine:
     async def answer(self, model: str, request: GenerationRequest) -> AsyncGenerator[Event, None]:
         """All answers to a request, each to its Finished. Close the iterator to cancel. Raises TpidError."""
         asked = time.perf_counter()
-        async with self._turn_of(model, no_progress, request.size_bytes) as runner:
-            queue_s = time.perf_counter() - asked
-            text_model = await self._text_model(runner.pack)
-            context_tokens = (await runner.executor()).plan.context_tokens
-            for index in range(request.n):
-                events = generate(runner, text_model, request.choice(index), context_tokens)
-                async with aclosing(events):
-                    async for event in events:
-                        if isinstance(event, Finished):
-                            self._last = replace(event.stats, queue_s=queue_s)
-                            yield replace(event, stats=self._last)
-                        else:
+        with self._tally.request() as running:
+            async with self._turn_of(model, no_progress, request.size_bytes) as runner:
+                queue_s = time.perf_counter() - asked
+                async with aclosing(self._answers(runner, request)) as events:
+                    async for index, event in events:
+                        if not isinstance(event, Finished):
                             yield event
+                            continue
+                        self._last = replace(event.stats, queue_s=queue_s)
+                        self._tally.answer(self._last, is_first=index == 0)
+                        running.answered = index == request.n - 1
+                        yield replace(event, stats=self._last)
+
+    async def _answers(self, runner: Runner, request: GenerationRequest) -> AsyncGenerator[tuple[int, Event], None]:
+        """What is said, and in which of the request's answers."""
+        text_model = await self._text_model(runner.pack)
+        context_tokens = (await runner.executor()).plan.context_tokens
+        for index in range(request.n):
+            async with aclosing(generate(runner, text_model, request.choice(index), context_tokens)) as events:
+                async for event in events:
+                    yield index, event
 
     @property
     def network(self) -> Network:
@@ -151,6 +163,8 @@ class Engine:
             waiting_requests=max(self._requests - 1, 0),
             last=self._last,
             weights=executor.weight_use if executor is not None else {},
+            tally=self._tally,
+            streamed_bytes=self._calls.streamed_bytes,
         )
 
     # --- handler of the cluster's frames

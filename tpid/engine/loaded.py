@@ -55,6 +55,7 @@ class LoadedShare:
         self._last_tokens = 0  # of the pass that was begun last
         self._stalled_s = 0.0  # up to then
         self._stall_s: float | None = None
+        self._counted_bytes = 0  # of what was read from disk
 
     @property
     def n_steps(self) -> int:
@@ -82,6 +83,7 @@ class LoadedShare:
         result = await drive(walk, self._weights, allreduce, calls, n_blocks=self._n_blocks, n_tokens=len(hidden))
         if len(hidden) == 1 and not self._weights.streams:
             calls.decoded(self._read_bytes, self._n_blocks, calls.busy_s - before_s)
+        self._count_streamed(calls)
         return result
 
     async def logits(self, hidden: F32, calls: ComputeCalls) -> F32:
@@ -102,6 +104,11 @@ class LoadedShare:
         """Let go of weights, cache and buffers, whoever still has this object; a step under way keeps what it uses."""
         self._weights.close()
         self._backend = self._head = None
+
+    def _count_streamed(self, calls: ComputeCalls) -> None:
+        read_bytes = self._weights.traffic.read_bytes
+        calls.streamed_bytes += read_bytes - self._counted_bytes
+        self._counted_bytes = read_bytes
 
     def _note_stall(self, n_tokens: int) -> None:
         """What the decode step before waited for the disk, its head included."""

@@ -104,6 +104,19 @@ class ModelSpec:
         """Query heads that share one KV head."""
         return self.n_heads // self.n_kv_heads
 
+    @property
+    def n_parameters(self) -> int:
+        """Of all weights, each counted once."""
+        vocab = self.vocab_size * self.hidden_size * (1 if self.tied_head else 2)
+        return sum(self._n_layer_parameters(self.layer(i)) for i in range(self.n_layers)) + vocab + self.hidden_size
+
+    def _n_layer_parameters(self, layer: LayerSpec) -> int:
+        q_size, kv_size = self.n_heads * self.head_dim, self.n_kv_heads * self.head_dim
+        matrices = self.hidden_size * (2 * q_size + 2 * kv_size + 3 * self.ffn_size)
+        norms = self.hidden_size * (4 if layer.norms is Norms.SANDWICH else 2) + 2 * self.head_dim * layer.qk_norm
+        biases = (q_size + 2 * kv_size) * layer.qkv_bias + self.hidden_size * layer.o_bias
+        return matrices + norms + biases + (2 * self.ffn_size + self.hidden_size) * layer.ffn_bias
+
 
 def shortest_pattern(layers: tuple[LayerSpec, ...]) -> tuple[LayerSpec, ...]:
     """The start of `layers` that repeats itself to their end."""

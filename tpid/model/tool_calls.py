@@ -13,7 +13,8 @@ _ID_CHARS = 9  # letters and digits: what Mistral's templates ask of an id
 _ALPHABET = string.ascii_letters + string.digits
 
 
-def _new_id() -> str:
+def new_call_id() -> str:
+    """For a call that has none yet."""
     return "".join(secrets.choice(_ALPHABET) for _ in range(_ID_CHARS))
 
 
@@ -21,7 +22,7 @@ def _new_id() -> str:
 class ToolCall:
     name: str
     arguments: str  # JSON
-    id: str = field(default_factory=_new_id)
+    id: str = field(default_factory=new_call_id)
 
 
 Piece: TypeAlias = str | ToolCall
@@ -71,7 +72,7 @@ class _Tagged:
             self._in_call = not self._in_call
             self._held = after
         if not self._in_call:
-            kept = _held_back(self._held, CALL_BEGIN)
+            kept = settled_chars(self._held, CALL_BEGIN)
             if kept:
                 pieces.append(self._held[:kept])
                 self._held = self._held[kept:]
@@ -131,7 +132,7 @@ class _Listed:
             self._in_calls = True
             self._held = after
             return [before.rstrip()] if before.strip() else []
-        kept = _held_back(self._held, MISTRAL_MARK)
+        kept = settled_chars(self._held, MISTRAL_MARK)
         text, self._held = self._held[:kept], self._held[kept:]
         return [text] if text else []
 
@@ -144,7 +145,7 @@ class _Listed:
         return list(sound) if sound and len(sound) == len(calls) else [f"{MISTRAL_MARK}{self._held}"]
 
 
-def _held_back(text: str, mark: str) -> int:
+def settled_chars(text: str, mark: str) -> int:
     """How much of `text` is certain not to belong to a mark, nor to blanks in front of one."""
     for length in range(min(len(mark) - 1, len(text)), 0, -1):
         if text.endswith(mark[:length]):

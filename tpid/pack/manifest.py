@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Final, Literal, NewType
 
@@ -49,6 +50,7 @@ EMBED_NAME = "embed.safetensors"
 HEAD_NAME = "head.safetensors"
 MAX_MANIFEST_BYTES = 16 << 20  # a 70B model needs about 1 MB
 MAX_VALUES = 1 << 18  # as many as there are digests in so many bytes
+MAX_KEPT = 4  # manifests, whose files may be opened again
 MAX_KEYS = 64  # of one object; pydantic takes 1 kB to report each that it does not know
 MAX_UNITS = MAX_FFN // TILE_COLUMNS  # of a block, an embedding or a head
 
@@ -196,6 +198,15 @@ def load_manifest(directory: Path) -> tuple[Manifest, PackId]:
     try:
         with WeightFile(path) as file:
             data = file.read_all(MAX_MANIFEST_BYTES)
+    except ModelError as error:
+        raise PackError(error.message, hint=_HINT) from error
+    return _sound_manifest(data, path), PackId(hashlib.sha256(data).hexdigest())
+
+
+@lru_cache(maxsize=MAX_KEPT)
+def _sound_manifest(data: bytes, path: Path) -> Manifest:
+    """Requests that wait share one: what is made of a large model's manifest takes megabytes. Raises PackError."""
+    try:
         manifest = Manifest.model_validate(parse_json_object(data, str(path), MAX_VALUES, MAX_KEYS))
     except ModelError as error:
         raise PackError(error.message, hint=_HINT) from error
@@ -205,7 +216,7 @@ def load_manifest(directory: Path) -> tuple[Manifest, PackId]:
         raise PackError(f"{path} is not sound: {where}: {first['msg']}.", hint=_HINT) from error
     _check_spec(manifest.spec, path)
     _check_counts(manifest, path)
-    return manifest, PackId(hashlib.sha256(data).hexdigest())
+    return manifest
 
 
 def _check_spec(spec: ModelSpec, path: Path) -> None:

@@ -17,8 +17,11 @@ from tpid.api.doctor import DoctorEndpoint
 from tpid.api.imports import Imports
 from tpid.api.key_endpoints import KeyEndpoints
 from tpid.api.keys import ApiKeys
+from tpid.api.metrics import MetricsEndpoint
 from tpid.api.models import ModelEndpoints
+from tpid.api.ollama.endpoints import OllamaEndpoints
 from tpid.api.request_body import BodyReader
+from tpid.api.responses.endpoint import ResponsesEndpoint
 from tpid.api.server import Endpoints, Limits, make_app, serving
 from tpid.api.status import StatusEndpoint
 from tpid.cluster.home import Home
@@ -52,12 +55,22 @@ def make_endpoints(
             status=cluster_status, peers={}, strangers=lambda: [], addresses=lambda: ["127.0.0.1:7474"]
         )
         home = Home.load(tmp_path_factory.mktemp("state"), "desk")
-        models = ModelEndpoints(of_engine, PackStore(models_dir), imports or Imports(models_dir), role)
+        store = PackStore(models_dir)
+        models = ModelEndpoints(of_engine, store, imports or Imports(models_dir), role)
         chat, completions = ChatEndpoint(of_engine), CompletionEndpoint(of_engine)
         doctor = DoctorEndpoint(of_engine, cluster, "avx2", allowed_bytes=2**30, allowed_cores=1.0)
         devices = DeviceEndpoints(cluster, home, lambda: None)
         return Endpoints(
-            chat, completions, models, StatusEndpoint(of_engine, cluster), KeyEndpoints(keys), devices, doctor
+            chat=chat,
+            completions=completions,
+            models=models,
+            status=StatusEndpoint(of_engine, cluster),
+            keys=KeyEndpoints(keys),
+            devices=devices,
+            doctor=doctor,
+            ollama=OllamaEndpoints(of_engine, store),
+            metrics=MetricsEndpoint(of_engine, cluster),
+            responses=ResponsesEndpoint(of_engine),
         )
 
     return make

@@ -4,11 +4,13 @@ import asyncio
 import contextlib
 import json
 import logging
+import socket
 
 import pytest
 import uvloop
 
 from tests.unit.api.scripted import Api, ScriptedEngine, Serve
+from tpid.api.connections import MAX_UNREAD_BYTES
 from tpid.engine.generation import Text
 
 CHAT_BODY = json.dumps({"model": "m", "messages": [{"role": "user", "content": "x"}], "stream": True}).encode()
@@ -47,11 +49,11 @@ def test_a_client_that_does_not_read_its_answer_is_cut_and_the_answer_ends(
     ]
 
 
-def test_what_is_not_read_is_noticed_after_some_hundred_tokens(serve: Serve, engine: ScriptedEngine) -> None:
-    engine.endless = Text("x")
+def test_what_is_kept_for_a_client_that_reads_nothing_is_bounded(serve: Serve, engine: ScriptedEngine) -> None:
+    engine.endless = Text("x" * 1000)
 
     async def main() -> None:
-        async with serve(unread_timeout_s=0.05) as api:
+        async with serve(unread_timeout_s=0.2) as api:
             _, writer = await api.raw()
             writer.transport.pause_reading()  # type: ignore[attr-defined]
             writer.write(CHAT)
@@ -59,7 +61,47 @@ def test_what_is_not_read_is_noticed_after_some_hundred_tokens(serve: Serve, eng
             writer.close()
 
     uvloop.run(main())
-    assert engine.n_endless < 500
+    assert MAX_UNREAD_BYTES < engine.n_endless * 1200 < 2 * MAX_UNREAD_BYTES
+
+
+def test_an_answer_does_not_wait_for_a_client_that_reads_nothing(serve: Serve, engine: ScriptedEngine) -> None:
+    engine.script = [Text("x" * 100_000) for _ in range(8)] + engine.script
+
+    async def main() -> None:
+        async with serve(unread_timeout_s=30) as api:
+            reader, writer = await api.raw()
+            writer.transport.pause_reading()  # type: ignore[attr-defined]
+            writer.write(CHAT)
+            await engine.ended.wait()
+            writer.transport.resume_reading()  # type: ignore[attr-defined]
+            got = b""
+            while b"[DONE]" not in got[-100:]:
+                got += await reader.read(1 << 16)
+            assert len(got) > 800_000
+            writer.close()
+
+    uvloop.run(main())
+
+
+def test_a_client_that_trickles_may_take_its_time(serve: Serve, engine: ScriptedEngine) -> None:
+    """Longer than a client may take nothing at all."""
+    engine.script = [Text("x" * 100_000) for _ in range(8)] + engine.script
+
+    async def main() -> None:
+        async with serve(unread_timeout_s=0.2) as api:
+            sock = socket.socket(socket.AF_UNIX)
+            sock.setblocking(False)
+            loop = asyncio.get_running_loop()
+            await loop.sock_connect(sock, str(api.path))
+            await loop.sock_sendall(sock, CHAT)
+            got, began_s = b"", loop.time()
+            while b"[DONE]" not in got[-100:]:
+                got += await loop.sock_recv(sock, 40_000)
+                await asyncio.sleep(0.03)
+            assert loop.time() - began_s > 0.3
+            sock.close()
+
+    uvloop.run(main())
 
 
 def test_a_client_that_reads_slowly_is_served(serve: Serve, engine: ScriptedEngine) -> None:

@@ -318,3 +318,12 @@ def _first_fault(directory: Path) -> PackError | None:
     except PackError as error:
         return error
     return None
+
+
+def test_who_opens_a_pack_again_shares_what_was_made_of_its_manifest(pack: Pack, tmp_path: Path) -> None:
+    first, first_id = load_manifest(pack.directory)
+    second, second_id = load_manifest(pack.directory)
+    assert first is second
+    assert first_id == second_id
+    (tmp_path / MANIFEST_NAME).write_bytes(dump_manifest(first.model_copy(update={"chat_template": "0" * 64})))
+    assert load_manifest(tmp_path)[0].chat_template == "0" * 64

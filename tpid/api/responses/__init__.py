@@ -1,0 +1,1 @@
+"""OpenAI's Responses API: text and tools, nothing kept."""
