@@ -4,7 +4,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from tpid.cluster.cluster import Cluster
@@ -54,6 +54,7 @@ class _Loading:
     plan: Plan
     ready: dict[DeviceId, asyncio.Future[WeightUse]]
     watch: RankWatch
+    fetches: dict[str, tuple[int, int]] = field(default_factory=dict)  # by name of the device: bytes, of bytes
 
 
 class Coordinator:
@@ -81,6 +82,11 @@ class Coordinator:
         if self._loading is not None:
             return Phase.LOADING
         return self.executor.phase if self.executor is not None else Phase.IDLE
+
+    @property
+    def fetches(self) -> Mapping[str, tuple[int, int]]:
+        """Devices that get units of the plan being loaded from others: bytes, of bytes."""
+        return dict(self._loading.fetches) if self._loading is not None else {}
 
     @property
     def _plan(self) -> Plan | None:
@@ -177,6 +183,9 @@ class Coordinator:
             case Failed():
                 future.set_exception(self._failure(peer, message, loading.plan.model))
             case Progress(pass_id=None):
+                loading.fetches.pop(peer.name, None)
+                if message.from_devices:
+                    loading.fetches[peer.name] = message.done, message.total
                 loading.watch.heard(peer.id, message.done, asyncio.get_running_loop().time())
 
     def _failure(self, peer: DeviceProfile, message: Failed, model: str) -> RankFailedError:

@@ -5,7 +5,7 @@ import logging
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from tpid.cluster.cluster import Cluster
@@ -18,6 +18,7 @@ from tpid.engine.authority import COORDINATOR_KINDS, WORKER_KINDS, Phase, permit
 from tpid.engine.compute_calls import ComputeCalls
 from tpid.engine.coordinator import Coordinator
 from tpid.engine.generation import Event, Finished, GenerationRequest, GenerationStats, generate
+from tpid.engine.inventory import inventory
 from tpid.engine.link_book import LinkBook
 from tpid.engine.pace import Pace
 from tpid.engine.planning import Preview, preview, with_memory
@@ -29,10 +30,14 @@ from tpid.engine.weight_use import WeightUse
 from tpid.engine.worker import Holding, Worker
 from tpid.errors import BusyError, TpidError
 from tpid.memory.weights import LoadProgress
+from tpid.pack.geometry import Share
+from tpid.pack.manifest import PackId
 from tpid.pack.reader import Pack
 from tpid.pack.store import PackStore
 from tpid.plan.network import Network
 from tpid.plan.plan import Plan
+from tpid.transfer.fetching import Fetching
+from tpid.transfer.units import Units
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +53,9 @@ class EngineStatus:
     waiting_requests: int
     last: GenerationStats | None
     weights: Mapping[DeviceId, WeightUse]  # of the plan's ranks
+    fetching: Fetching | None = None  # what this device gets from others now
+    # Devices that do so for the plan being loaded, by name: bytes, of bytes.
+    fetches: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
 
 def no_progress(done_bytes: int, total_bytes: int) -> None:
@@ -63,15 +71,20 @@ class Engine:
         store: PackStore,
         compute: Compute,
         settings: EngineSettings,
+        *,
         link_book: LinkBook | None = None,
+        units: Units | None = None,
     ) -> None:
-        """`link_book`: what is known of the links, where it is known otherwise than by measuring."""
+        """`link_book`: what is known of the links, where it is known otherwise than by measuring. `units`: how shares
+        come from other devices, and go to them; None: not at all."""
         self._cluster = cluster
         self._store = store
         self._settings = settings
         self._speed = SpeedKeeper(cluster, compute, self._is_idle)
         self._calls = ComputeCalls(self._speed.decoded)
-        self._worker = Worker(cluster.me, store.find, compute, self._calls, lambda: cluster.peers)
+        self._units = units
+        get_units = self._complete if units is not None else None
+        self._worker = Worker(cluster.me, store.find, compute, self._calls, lambda: cluster.peers, get_units=get_units)
         self._link_book = link_book or LinkBook(cluster.me.id, lambda: cluster.peers, self._is_idle)
         self._coordinator = Coordinator(cluster, compute, self._calls, settings, self._link_book)
         self._turn = asyncio.Lock()
@@ -81,9 +94,12 @@ class Engine:
         self._text: tuple[str, ModelText] | None = None
         self._last: GenerationStats | None = None
         self._rescan = asyncio.Event()
+        if units is not None:
+            units.is_busy = self._computes
 
     async def run(self) -> None:
         """Serves as a worker until cancelled; lets everything go at the end."""
+        self._rescan.set()  # what is here of packs with holes is not told yet
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._worker.run(), name="worker")
@@ -93,6 +109,8 @@ class Engine:
         finally:
             self._coordinator.drop("the daemon stops")
             self._calls.close()
+            if self._units is not None:
+                await self._units.close()
             if self._text is not None:
                 await self._text[1].close()
 
@@ -136,9 +154,8 @@ class Engine:
 
     async def tell_packs(self) -> None:
         """Look at the disk again and tell the others which packs are here."""
-        found = await asyncio.to_thread(self._store.scan)
-        packs = tuple(item.id for item in found if isinstance(item, Pack))
-        self._cluster.update_profile(replace(self._cluster.me, packs=packs))
+        here = await asyncio.to_thread(inventory, self._store, self._units)
+        self._cluster.update_profile(replace(self._cluster.me, **here))
 
     def status(self) -> EngineStatus:
         executor = self._coordinator.executor
@@ -151,6 +168,8 @@ class Engine:
             waiting_requests=max(self._requests - 1, 0),
             last=self._last,
             weights=executor.weight_use if executor is not None else {},
+            fetching=self._units.fetching if self._units is not None else None,
+            fetches=self._coordinator.fetches,
         )
 
     # --- handler of the cluster's frames
@@ -212,6 +231,19 @@ class Engine:
         """Whether what is measured now is the link and not this device's cores or disk."""
         quiet = {self._worker.phase, self._coordinator.phase} <= {Phase.IDLE, Phase.READY}
         return quiet and self._calls.idle_s >= IDLE_S
+
+    def _computes(self) -> bool:
+        """Whether a pass runs here, or did so a moment ago."""
+        return Phase.PASS in (self._worker.phase, self._coordinator.phase) or self._calls.idle_s < IDLE_S
+
+    async def _complete(self, pack: PackId, share: Share, progress: LoadProgress) -> Pack:
+        """The units of a share, from other devices; all hear what is here then."""
+        if self._units is None:
+            raise ValueError("this device gets no units")
+        try:
+            return await self._units.complete(pack, share, progress)
+        finally:
+            self._rescan.set()
 
     def _permits(self, connection: Connection, kind: Kind) -> bool:
         """Whether the frame may change anything: `tpid.engine.authority`."""

@@ -7,7 +7,7 @@ becomes an event of the machine: no peer and no disk ends the worker.
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -44,14 +44,26 @@ from tpid.engine.worker_machine import (
     Tell,
     WorkerMachine,
 )
-from tpid.errors import DeviceLostError, LoadError, MemoryPlanError, PassDroppedError, RemoteProtocolError, TpidError
+from tpid.errors import (
+    DeviceLostError,
+    LoadError,
+    MemoryPlanError,
+    ModelNotFoundError,
+    PassDroppedError,
+    RemoteProtocolError,
+    TpidError,
+)
+from tpid.memory.weights import LoadProgress
 from tpid.model.weights import F32
+from tpid.pack.geometry import Share
 from tpid.pack.manifest import PackId
 from tpid.pack.reader import Pack
-from tpid.plan.plan import plan_from_wire
+from tpid.plan.plan import Plan, plan_from_wire
 from tpid.size import shown_size
 
 log = logging.getLogger(__name__)
+
+GetUnits = Callable[[PackId, Share, LoadProgress], Awaitable[Pack]]
 
 TELL_DISK_USE_S: Final = 1.0  # between two messages that only people need
 TELL_PROGRESS_S: Final = 0.5  # the coordinator gives up a rank of which it hears nothing for several times as long
@@ -92,18 +104,23 @@ class Worker:
         compute: Compute,
         calls: ComputeCalls,
         peers: Callable[[], Mapping[DeviceId, Connection]],
+        *,
+        get_units: GetUnits | None = None,
     ) -> None:
+        """`get_units` brings a share to a device without the pack; None: such a share is refused."""
         self._me = me
         self._find_pack = find_pack
         self._compute = compute
         self._calls = calls
         self._peers = peers
+        self._get_units = get_units
         self._machine = WorkerMachine()
         self._tasks: asyncio.TaskGroup | None = None
         self._job: asyncio.Task[None] | None = None
         self._job_error: TpidError | None = None  # what the job is ended with
         self._job_since_s = 0.0
         self._loaded_bytes = 0, 0  # read, in all
+        self._from_devices = False  # whether they come from other devices
         self._at_work = asyncio.Event()
         self._held: _Held | None = None
         self._told_disk_use_s = 0.0
@@ -266,7 +283,7 @@ class Worker:
             self._loaded_bytes = done_bytes, total_bytes
 
         links = self._links(order, rank)
-        pack = await asyncio.to_thread(self._find_pack, plan.pack)
+        pack = await self._pack_for(plan, rank, progress)
         share = await load_share(self._compute, pack, plan, rank, me, progress=progress)
         wire_dtype = WireDtype(plan.wire_dtype)
         exchange = make_exchange(
@@ -280,6 +297,19 @@ class Worker:
         )
         slot_bytes = wire_bytes(wire_dtype, plan.max_pass_tokens, pack.spec.hidden_size)
         return _Held(share, exchange, links, memoryview(bytearray(slot_bytes)))
+
+    async def _pack_for(self, plan: Plan, rank: int, progress: LoadProgress) -> Pack:
+        """With all that this rank reads, wherever it comes from."""
+        try:
+            return await asyncio.to_thread(self._find_pack, plan.pack)
+        except ModelNotFoundError:
+            if self._get_units is None:
+                raise
+        self._from_devices = True
+        try:
+            return await self._get_units(plan.pack, plan.ranks[rank].share, progress)
+        finally:
+            self._from_devices = False
 
     def _links(self, order: Order, rank: int) -> dict[int, Connection]:
         """To the ranks that this one exchanges with. Raises DeviceLostError."""
@@ -336,7 +366,8 @@ class Worker:
             order, held = self._machine.order, self._held
             if order is None and self._machine.loading is not None:
                 done, total = self._loaded_bytes
-                _tell(hub, Progress(term=self._machine.loading.plan.term, done=done, total=total))
+                term = self._machine.loading.plan.term
+                _tell(hub, Progress(term=term, done=done, total=total, from_devices=self._from_devices))
             elif order is not None and held is not None:
                 done, total = held.exchange.step, held.share.n_steps
                 _tell(hub, Progress(term=order.plan.term, pass_id=held.exchange.pass_id, done=done, total=total))
