@@ -18,14 +18,12 @@ def spread_home(model_home: Home) -> Home:
     return model_home
 
 
-def launch(home: Home, *helpers: str, **settings: Any) -> Daemon:
-    """The desk with the model, helpers with an empty disk; the desk, when all are there."""
-    desk = home.launch("desk", role="user", **settings)
-    for name in helpers:
-        home.launch(name, role="helper", models_dir=str(home.directory / f"{name}-models"), **settings)
-    all_here = len(helpers) + 1
+def launch_helpers(home: Home, desk: Daemon, *names: str) -> None:
+    """With an empty disk each; returns when the desk has the leases of all."""
+    for name in names:
+        home.launch(name, role="helper", models_dir=str(home.directory / f"{name}-models"))
+    all_here = len(names) + 1
     desk.wait("a cluster of all", lambda s: sum(d["granted"] for d in s["cluster"]["devices"]) == all_here)
-    return desk
 
 
 def share_of(plan: Any, name: str) -> Share:
@@ -43,10 +41,10 @@ def allocated_bytes(directory: Path) -> int:
 
 
 def test_devices_without_the_file_get_just_their_shares_and_compute_the_same(spread_home: Home) -> None:
-    alone = launch(spread_home)
-    expected = alone.chat("Why is the sky blue?", max_tokens=12)["choices"][0]["message"]["content"]
-    alone.stop()
-    desk = launch(spread_home, "pi", "nas")
+    desk = spread_home.launch("desk", role="user")
+    desk.wait("its lease", lambda s: s["cluster"]["coordinator"] is not None)
+    expected = desk.chat("Why is the sky blue?", max_tokens=12)["choices"][0]["message"]["content"]
+    launch_helpers(spread_home, desk, "pi", "nas")
     answer = desk.chat("Why is the sky blue?", max_tokens=12)["choices"][0]["message"]["content"]
     plan = desk.status()["plan"]
     assert answer == expected
