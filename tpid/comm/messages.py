@@ -109,6 +109,7 @@ class Kind(IntEnum):
     FAILED = 35
     DISK_USE = 36
     PROGRESS = 37
+    FETCH = 38
 
     START = 48
     PARTIAL = 49
@@ -236,6 +237,13 @@ class Load(Message):
     plan: dict[str, Any]  # a tpid.plan.Plan
 
 
+class Fetch(Message):
+    """Coordinator to a device: get the units of your share of this plan from others; it may be loaded later."""
+
+    term: Term
+    plan: dict[str, Any]  # a tpid.plan.Plan
+
+
 class Loaded(Message):
     """Worker to coordinator: the share is in memory, or streams; passes of this term may start."""
 
@@ -311,6 +319,7 @@ CONTROL_MESSAGES: Final[dict[Kind, type[Message]]] = {
     Kind.FAILED: Failed,
     Kind.DISK_USE: DiskUse,
     Kind.PROGRESS: Progress,
+    Kind.FETCH: Fetch,
     Kind.ABORT: Abort,
 }
 

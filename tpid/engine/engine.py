@@ -10,7 +10,20 @@ from typing import Final
 
 from tpid.cluster.cluster import Cluster
 from tpid.comm.connection import Connection
-from tpid.comm.messages import Abort, Device, DiskUse, Failed, Kind, Links, Load, Loaded, Message, Progress, Unload
+from tpid.comm.messages import (
+    Abort,
+    Device,
+    DiskUse,
+    Failed,
+    Fetch,
+    Kind,
+    Links,
+    Load,
+    Loaded,
+    Message,
+    Progress,
+    Unload,
+)
 from tpid.comm.tensors import StartHeader, TensorHeader
 from tpid.compute.select import Compute
 from tpid.device import DeviceId
@@ -35,7 +48,7 @@ from tpid.pack.manifest import PackId
 from tpid.pack.reader import Pack
 from tpid.pack.store import PackStore
 from tpid.plan.network import Network
-from tpid.plan.plan import Plan
+from tpid.plan.plan import Plan, plan_from_wire
 from tpid.transfer.fetching import Fetching
 from tpid.transfer.units import Units
 
@@ -203,6 +216,8 @@ class Engine:
                 self._worker.tensor(kind, connection, message, payload)
             case StartHeader():
                 self._worker.start(connection, message, payload)
+            case Fetch():
+                self._fetch_ahead(message)
             case Load() | Unload() | Abort():
                 self._worker.received(connection, message)
             case Loaded() | Failed() | DiskUse() | Progress():
@@ -235,6 +250,18 @@ class Engine:
     def _computes(self) -> bool:
         """Whether a pass runs here, or did so a moment ago."""
         return Phase.PASS in (self._worker.phase, self._coordinator.phase) or self._calls.idle_s < IDLE_S
+
+    def _fetch_ahead(self, message: Fetch) -> None:
+        """Raises RemoteProtocolError."""
+        plan = plan_from_wire(message.plan)
+        rank = plan.rank_of(self._cluster.me.id)
+        if (
+            self._units is not None
+            and self._cluster.me.fetches_units
+            and rank
+            and plan.pack not in self._cluster.me.packs
+        ):
+            self._units.begin(plan.pack, plan.ranks[rank].share, self._rescan.set)
 
     async def _complete(self, pack: PackId, share: Share, progress: LoadProgress) -> Pack:
         """The units of a share, from other devices; all hear what is here then."""
