@@ -34,6 +34,7 @@ from tpid.engine.generation import Event, Finished, GenerationRequest, Generatio
 from tpid.engine.inventory import inventory
 from tpid.engine.link_book import LinkBook
 from tpid.engine.pace import Pace
+from tpid.engine.pack_source import PackSource
 from tpid.engine.planning import Preview, preview, with_memory
 from tpid.engine.runner import Runner
 from tpid.engine.settings import EngineSettings
@@ -43,8 +44,6 @@ from tpid.engine.weight_use import WeightUse
 from tpid.engine.worker import Holding, Worker
 from tpid.errors import BusyError, TpidError
 from tpid.memory.weights import LoadProgress
-from tpid.pack.geometry import Share
-from tpid.pack.manifest import PackId
 from tpid.pack.reader import Pack
 from tpid.pack.store import PackStore
 from tpid.plan.network import Network
@@ -96,8 +95,9 @@ class Engine:
         self._speed = SpeedKeeper(cluster, compute, self._is_idle)
         self._calls = ComputeCalls(self._speed.decoded)
         self._units = units
-        get_units = self._complete if units is not None else None
-        self._worker = Worker(cluster.me, store.find, compute, self._calls, lambda: cluster.peers, get_units=get_units)
+        self._rescan = asyncio.Event()
+        self._packs = PackSource(store, units, self._rescan.set)
+        self._worker = Worker(cluster.me, self._packs, compute, self._calls, lambda: cluster.peers)
         self._link_book = link_book or LinkBook(cluster.me.id, lambda: cluster.peers, self._is_idle)
         self._coordinator = Coordinator(cluster, compute, self._calls, settings, self._link_book)
         self._turn = asyncio.Lock()
@@ -106,7 +106,6 @@ class Engine:
         self._pace = Pace()
         self._text: tuple[str, ModelText] | None = None
         self._last: GenerationStats | None = None
-        self._rescan = asyncio.Event()
         if units is not None:
             units.is_busy = self._computes
 
@@ -253,24 +252,10 @@ class Engine:
 
     def _fetch_ahead(self, message: Fetch) -> None:
         """Raises RemoteProtocolError."""
-        plan = plan_from_wire(message.plan)
-        rank = plan.rank_of(self._cluster.me.id)
-        if (
-            self._units is not None
-            and self._cluster.me.fetches_units
-            and rank
-            and plan.pack not in self._cluster.me.packs
-        ):
-            self._units.begin(plan.pack, plan.ranks[rank].share, self._rescan.set)
-
-    async def _complete(self, pack: PackId, share: Share, progress: LoadProgress) -> Pack:
-        """The units of a share, from other devices; all hear what is here then."""
-        if self._units is None:
-            raise ValueError("this device gets no units")
-        try:
-            return await self._units.complete(pack, share, progress)
-        finally:
-            self._rescan.set()
+        plan, me = plan_from_wire(message.plan), self._cluster.me
+        rank = plan.rank_of(me.id)
+        if me.fetches_units and rank and plan.pack not in me.packs:
+            self._packs.begin(plan.pack, plan.ranks[rank].share)
 
     def _permits(self, connection: Connection, kind: Kind) -> bool:
         """Whether the frame may change anything: `tpid.engine.authority`."""

@@ -7,7 +7,7 @@ becomes an event of the machine: no peer and no disk ends the worker.
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -23,6 +23,7 @@ from tpid.device import DeviceId, DeviceProfile
 from tpid.engine.authority import Phase, Standing
 from tpid.engine.compute_calls import ComputeCalls
 from tpid.engine.loaded import LoadedShare, load_share
+from tpid.engine.pack_source import PackSource
 from tpid.engine.weight_use import WeightUse
 from tpid.engine.worker_machine import (
     Action,
@@ -44,26 +45,12 @@ from tpid.engine.worker_machine import (
     Tell,
     WorkerMachine,
 )
-from tpid.errors import (
-    DeviceLostError,
-    LoadError,
-    MemoryPlanError,
-    ModelNotFoundError,
-    PassDroppedError,
-    RemoteProtocolError,
-    TpidError,
-)
-from tpid.memory.weights import LoadProgress
+from tpid.errors import DeviceLostError, LoadError, MemoryPlanError, PassDroppedError, RemoteProtocolError, TpidError
 from tpid.model.weights import F32
-from tpid.pack.geometry import Share
-from tpid.pack.manifest import PackId
-from tpid.pack.reader import Pack
-from tpid.plan.plan import Plan, plan_from_wire
+from tpid.plan.plan import plan_from_wire
 from tpid.size import shown_size
 
 log = logging.getLogger(__name__)
-
-GetUnits = Callable[[PackId, Share, LoadProgress], Awaitable[Pack]]
 
 TELL_DISK_USE_S: Final = 1.0  # between two messages that only people need
 TELL_PROGRESS_S: Final = 0.5  # the coordinator gives up a rank of which it hears nothing for several times as long
@@ -100,27 +87,22 @@ class Worker:
     def __init__(
         self,
         me: DeviceProfile,
-        find_pack: Callable[[PackId], Pack],
+        packs: PackSource,
         compute: Compute,
         calls: ComputeCalls,
         peers: Callable[[], Mapping[DeviceId, Connection]],
-        *,
-        get_units: GetUnits | None = None,
     ) -> None:
-        """`get_units` brings a share to a device without the pack; None: such a share is refused."""
         self._me = me
-        self._find_pack = find_pack
+        self._packs = packs
         self._compute = compute
         self._calls = calls
         self._peers = peers
-        self._get_units = get_units
         self._machine = WorkerMachine()
         self._tasks: asyncio.TaskGroup | None = None
         self._job: asyncio.Task[None] | None = None
         self._job_error: TpidError | None = None  # what the job is ended with
         self._job_since_s = 0.0
         self._loaded_bytes = 0, 0  # read, in all
-        self._from_devices = False  # whether they come from other devices
         self._at_work = asyncio.Event()
         self._held: _Held | None = None
         self._told_disk_use_s = 0.0
@@ -283,7 +265,7 @@ class Worker:
             self._loaded_bytes = done_bytes, total_bytes
 
         links = self._links(order, rank)
-        pack = await self._pack_for(plan, rank, progress)
+        pack = await self._packs.pack_for(plan.pack, plan.ranks[rank].share, progress)
         share = await load_share(self._compute, pack, plan, rank, me, progress=progress)
         wire_dtype = WireDtype(plan.wire_dtype)
         exchange = make_exchange(
@@ -297,19 +279,6 @@ class Worker:
         )
         slot_bytes = wire_bytes(wire_dtype, plan.max_pass_tokens, pack.spec.hidden_size)
         return _Held(share, exchange, links, memoryview(bytearray(slot_bytes)))
-
-    async def _pack_for(self, plan: Plan, rank: int, progress: LoadProgress) -> Pack:
-        """With all that this rank reads, wherever it comes from."""
-        try:
-            return await asyncio.to_thread(self._find_pack, plan.pack)
-        except ModelNotFoundError:
-            if self._get_units is None:
-                raise
-        self._from_devices = True
-        try:
-            return await self._get_units(plan.pack, plan.ranks[rank].share, progress)
-        finally:
-            self._from_devices = False
 
     def _links(self, order: Order, rank: int) -> dict[int, Connection]:
         """To the ranks that this one exchanges with. Raises DeviceLostError."""
@@ -366,8 +335,8 @@ class Worker:
             order, held = self._machine.order, self._held
             if order is None and self._machine.loading is not None:
                 done, total = self._loaded_bytes
-                term = self._machine.loading.plan.term
-                _tell(hub, Progress(term=term, done=done, total=total, from_devices=self._from_devices))
+                term, from_devices = self._machine.loading.plan.term, self._packs.from_devices
+                _tell(hub, Progress(term=term, done=done, total=total, from_devices=from_devices))
             elif order is not None and held is not None:
                 done, total = held.exchange.step, held.share.n_steps
                 _tell(hub, Progress(term=order.plan.term, pass_id=held.exchange.pass_id, done=done, total=total))

@@ -15,9 +15,11 @@ from tests.unit.plan.conftest import workload as workload_fixture
 from tpid.device import DeviceProfile, HeldUnits, LinkCost
 from tpid.engine import ahead
 from tpid.engine.ahead import Plans, has_come, plan_now_and_later
+from tpid.engine.pack_source import PackSource
 from tpid.pack.geometry import Share
 from tpid.pack.manifest import PackId
 from tpid.pack.reader import Pack
+from tpid.pack.store import PackStore
 from tpid.plan.footprint import Workload
 from tpid.plan.network import Network, pair_of
 from tpid.plan.partition import PlanRequest, make_plan
@@ -113,16 +115,12 @@ def pack(random_model: Callable[..., Path], pack_of: Callable[..., Pack]) -> Pac
 
 def without_the_pack(home: Home, tmp_path: Path) -> tuple[Device, ScriptedUnits]:
     """The second device lacks it, and can get it."""
-    from tpid.pack.store import PackStore  # noqa: PLC0415
-
     helper = home.devices[1]
     units = ScriptedUnits(home.pack)
     helper.cluster.me = helper.profile = replace(helper.profile, packs=(), fetches_units=True)
     engine: Any = helper.engine
-    engine._units = units
     engine._store = PackStore(tmp_path)
-    engine._worker._find_pack = engine._store.find
-    engine._worker._get_units = engine._complete
+    engine._worker._packs = engine._packs = PackSource(engine._store, units, lambda: None)  # type: ignore[arg-type]
     return helper, units
 
 
