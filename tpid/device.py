@@ -40,6 +40,16 @@ class Role(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class HeldUnits:
+    """What a device has of a pack that is not whole there: units start…stop, which are there in every layer."""
+
+    pack: str  # its id
+    attn: tuple[int, int]
+    ffn: tuple[int, int]
+    size_bytes: int  # of all its units, those of single layers too
+
+
+@dataclass(frozen=True, slots=True)
 class DeviceProfile:
     """What a device tells about itself, over mDNS and in its hello."""
 
@@ -53,10 +63,12 @@ class DeviceProfile:
     threads: int  # that compute
     read_bytes_s: float  # measured: bytes of weights that a decode step goes through in a second
     backend: str  # of compute
-    packs: tuple[str, ...] = ()  # ids of the packs that are here
+    packs: tuple[str, ...] = ()  # ids of the packs that are here, whole
     # Of a device that does not tell them yet, these are 0: it streams nothing, and TTFT is estimated without.
     disk_bytes_s: float = 0.0  # measured: direct reads of weights from where the packs are
     matmul_flops_s: float = 0.0  # measured: multiplications and additions a second in prefill
+    fetches_units: bool = False  # whether it gets the units of a share from other devices
+    units: tuple[HeldUnits, ...] = ()  # of packs with holes; they go where others need their place
 
 
 @dataclass(frozen=True, slots=True)

@@ -97,7 +97,7 @@ def test_a_model_that_does_not_fit_says_which_device_has_how_much(model_home: Ho
 def test_a_device_without_the_model_is_left_out_and_the_plan_says_why(model_home: Home, tmp_path: Path) -> None:
     model_home.pair(user="user", empty="helper")
     (user,) = model_home.start("user")
-    model_home.launch("empty", role="helper", models_dir=str(tmp_path))
+    model_home.launch("empty", role="helper", models_dir=str(tmp_path), fetch_units=False)
     user.wait("both", lambda status: sum(d["granted"] for d in status["cluster"]["devices"]) == 2)
     user.chat("Hello.", max_tokens=4)
     plan = user.status()["plan"]

@@ -181,6 +181,22 @@ class LastAnswer:
 
 
 @dataclass(frozen=True, slots=True)
+class Amount:
+    done_bytes: int
+    total_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Fetching:
+    """What this device gets from other devices."""
+
+    done_bytes: int
+    total_bytes: int
+    sources: tuple[Line, ...] = ()  # names
+    avoided: dict[str, Line] = field(default_factory=dict)  # by name, why nothing is asked of it
+
+
+@dataclass(frozen=True, slots=True)
 class Status:
     """GET /tpid/status"""
 
@@ -192,6 +208,8 @@ class Status:
     last: LastAnswer | None
     memory_bytes: int
     weights: dict[str, WeightUse] = field(default_factory=dict)  # by device
+    fetching: Fetching | None = None
+    fetches: dict[str, Amount] = field(default_factory=dict)  # by name: devices that get units for the plan
 
 
 # --- models

@@ -6,7 +6,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from tpictl.client.answers import Cluster, Plan, Status, WeightUse
+from tpictl.client.answers import Amount, Cluster, Fetching, Plan, Status, WeightUse
+from tpictl.printable import printable_line
 from tpictl.view.plan_table import columns_table, left_out_lines, plan_table, plan_title
 from tpictl.view.quantities import format_duration, format_rate
 from tpid.size import shown_size
@@ -135,7 +136,7 @@ def _device_table(cluster: Cluster) -> Table:
 def _notes(status: Status) -> list[Text]:
     """What is not as it could be, one line each."""
     cluster, plan = status.cluster, status.plan
-    notes = []
+    notes = _fetch_notes(status)
     if plan is not None:
         notes += left_out_lines(plan)
         known = {rank.device for rank in plan.ranks} | {entry.device for entry in plan.left_out}
@@ -158,6 +159,27 @@ def _notes(status: Status) -> list[Text]:
         if sighted.address not in failed_addresses:
             notes.append(Text(f"{sighted.name} at {sighted.address} was seen and is not connected yet.", style="dim"))
     return notes
+
+
+def _fetch_notes(status: Status) -> list[Text]:
+    """Units that come from other devices, here or for the plan that is being loaded."""
+    notes = [
+        Text(f"{printable_line(name)} gets its share from other devices: {_amount(amount)}.")
+        for name, amount in status.fetches.items()
+    ]
+    fetching = status.fetching
+    if fetching is not None:
+        sources = ", ".join(fetching.sources) or "nobody now"
+        notes.append(Text(f"This device gets its share from {sources}: {_amount(fetching)}."))
+        notes += [
+            Text(f"Nothing is asked of {printable_line(name)} for a while: {reason}", style="yellow")
+            for name, reason in fetching.avoided.items()
+        ]
+    return notes
+
+
+def _amount(amount: Amount | Fetching) -> str:
+    return f"{shown_size(amount.done_bytes)} of {shown_size(amount.total_bytes)}"
 
 
 def _count(number: int, noun: str) -> str:

@@ -2,11 +2,11 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from aiohttp import web
 
@@ -23,6 +23,8 @@ from tpid.model.catalogue import CATALOGUE
 from tpid.pack.fetch import catalogue_entry
 from tpid.pack.reader import Pack
 from tpid.pack.store import Damaged, PackStore, check_name, name_from_path
+
+_FETCH_LOOK_S: Final = 0.25  # between two lines about units that devices get from others
 
 log = logging.getLogger(__name__)
 
@@ -60,12 +62,16 @@ class ModelEndpoints:
         return await self._run(request, check_name(body.name), [f"--pull={body.name}", *_options(body)])
 
     async def load(self, request: web.Request) -> web.StreamResponse:
-        """Lines of JSON: progress, then {"plan": …} or {"error": …}."""
+        """Lines of JSON: progress, then {"plan": …} or {"error": …}.
+
+        While devices get units of the model from others, that is what takes time, and the progress is theirs.
+        """
         body = await parse(request, LoadBody)
         lines: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
 
         def progress(done_bytes: int, total_bytes: int) -> None:
-            lines.put_nowait({"stage": "load", "done_bytes": done_bytes, "total_bytes": total_bytes})
+            if not self._engine.status().fetches:
+                lines.put_nowait({"stage": "load", "done_bytes": done_bytes, "total_bytes": total_bytes})
 
         async def load() -> None:
             try:
@@ -80,7 +86,12 @@ class ModelEndpoints:
             task = asyncio.create_task(load(), name="load")
             try:
                 while True:
-                    line = await lines.get()
+                    try:
+                        line = await asyncio.wait_for(lines.get(), _FETCH_LOOK_S)
+                    except TimeoutError:
+                        if fetches := self._engine.status().fetches:
+                            yield _fetch_line(fetches)
+                        continue
                     yield line
                     if "plan" in line or "error" in line:
                         return
@@ -122,6 +133,12 @@ class ModelEndpoints:
                 if "pack" in line:
                     await self._engine.tell_packs()
                 yield line
+
+
+def _fetch_line(fetches: Mapping[str, tuple[int, int]]) -> dict[str, Any]:
+    """What all devices get together."""
+    done_bytes, total_bytes = (sum(bytes) for bytes in zip(*fetches.values(), strict=True))
+    return {"stage": f"units for {', '.join(sorted(fetches))}", "done_bytes": done_bytes, "total_bytes": total_bytes}
 
 
 def _options(body: ImportBody | PullBody) -> list[str]:

@@ -28,6 +28,10 @@ class StatusEndpoint:
             "plan": asdict(engine.plan) if engine.plan is not None else None,
             "weights": {device: asdict(use) for device, use in engine.weights.items()},
             "holding": asdict(engine.holding) if engine.holding is not None else None,
+            "fetching": asdict(engine.fetching) if engine.fetching is not None else None,
+            "fetches": {
+                name: {"done_bytes": done, "total_bytes": total} for name, (done, total) in engine.fetches.items()
+            },
             "busy": engine.busy,
             "waiting_requests": engine.waiting_requests,
             "last": None,

@@ -133,6 +133,8 @@ class Cluster:
         self._tasks = asyncio.TaskGroup()
         self._own_tasks: list[asyncio.Task[None]] = []
         self.on_pairing: Callable[[TlsChannel, str], None] = _nobody_invites
+        # Set before the cluster is entered: gets each channel on which a member wants units of packs.
+        self.on_units: Callable[[TlsChannel, DeviceId], None] = lambda channel, member: channel.sock.close()
 
     # --- life
 
@@ -148,6 +150,7 @@ class Cluster:
             settings=self._settings.comm,
             trust=self._home,
             on_pairing=self._pairing_asked,
+            on_units=self.on_units,
         )
         await self._tasks.__aenter__()
         if self._home is not None:

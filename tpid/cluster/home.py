@@ -114,7 +114,8 @@ class Home:
 
     def doors(self) -> Mapping[Purpose, Door]:
         server, _ = self._of_members()
-        doors = {Purpose.MEMBER: Door(server, lambda certificate: self.proven(certificate) is not None)}
+        of_members = Door(server, lambda certificate: self.proven(certificate) is not None)
+        doors = {Purpose.MEMBER: of_members, Purpose.UNITS: of_members}
         if self.invites:
             if self._pairing is None:
                 self._pairing = pairing_server(self.identity)

@@ -86,6 +86,18 @@ async def dial_to_pair(endpoints: Sequence[Endpoint], door: Door, settings: Comm
     return await _first(endpoints, settings, pair)
 
 
+async def dial_for_units(
+    endpoints: Sequence[Endpoint], trust: Trust, expected: DeviceId, settings: CommSettings
+) -> TlsChannel:
+    """TLS to the `expected` member, beside the connection of the two; with the errors of `dial`."""
+    door = trust.door_to(expected)
+
+    async def enter(sock: socket.socket, address: str) -> TlsChannel:
+        return await dial_tls(sock, Purpose.UNITS, door, peer_address=address, timeout_s=settings.hello_timeout_s)
+
+    return await _first(endpoints, settings, enter)
+
+
 async def _first(
     endpoints: Sequence[Endpoint], settings: CommSettings, enter: Callable[[socket.socket, str], Awaitable[T]]
 ) -> T:

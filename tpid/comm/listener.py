@@ -20,6 +20,7 @@ from tpid.comm.settings import CommSettings
 from tpid.comm.tls_channel import TlsChannel
 from tpid.comm.tls_handshake import answer_tls
 from tpid.comm.trust import Proven, Trust
+from tpid.device import DeviceId
 from tpid.errors import DeviceLostError, ListenError, TpidError
 
 # Strangers hold a staging buffer each until their hello is late; a home has fewer devices than this.
@@ -52,6 +53,7 @@ class Listener:
         settings: CommSettings,
         trust: Trust | None,
         on_pairing: Callable[[TlsChannel, str], None] | None,
+        on_units: Callable[[TlsChannel, DeviceId], None] | None,
     ) -> None:
         self.port = 0
         self._hello = hello
@@ -61,6 +63,7 @@ class Listener:
         self._settings = settings
         self._trust = trust
         self._on_pairing = on_pairing
+        self._on_units = on_units
         # Those whose hello is not done, in TLS or behind it, with the address that they come from, the oldest first.
         self._opening: dict[Connection | asyncio.Task[None], str] = {}
         self._sockets: dict[str, list[socket.socket]] = {}  # by the host that they listen on
@@ -79,13 +82,14 @@ class Listener:
         settings: CommSettings,
         trust: Trust | None = None,
         on_pairing: Callable[[TlsChannel, str], None] | None = None,
+        on_units: Callable[[TlsChannel, DeviceId], None] | None = None,
     ) -> Listener:
         """Listen on `port`, 0 for any free one.
 
         `accept` raises a TpidError to refuse a hello. `on_connection` gets each connection that is up and sets its
         receiver, `on_refused` the address and the error of each that is not, `on_pairing` each channel of a device
-        that wants to pair, which it owns from then on. Raises ListenError, and ConfigError for an address that may not
-        be listened on.
+        that wants to pair, `on_units` each of a member that wants units of packs; both own it from then on. Raises
+        ListenError, and ConfigError for an address that may not be listened on.
         """
         check_address(host, settings, trust)
         listener = cls(
@@ -96,6 +100,7 @@ class Listener:
             settings=settings,
             trust=trust,
             on_pairing=on_pairing,
+            on_units=on_units,
         )
         try:
             sockets = await _bind(host, port)
@@ -204,6 +209,12 @@ class Listener:
         proven = trust.proven(channel.peer_certificate)
         if proven is None:  # it was put out in this very moment
             sock.close()
+            return
+        if purpose is Purpose.UNITS:
+            if self._on_units is None:
+                sock.close()
+            else:
+                self._on_units(channel, proven.id)
             return
         try:
             self._begin_hello(channel, source, proven)

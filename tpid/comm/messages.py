@@ -11,7 +11,7 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from tpid.device import DeviceProfile, is_device_name
+from tpid.device import DeviceProfile, HeldUnits, is_device_name
 
 PROTOCOL_VERSION: Final = 2
 
@@ -19,6 +19,7 @@ MAX_TEXT_CHARS: Final = 2000
 MAX_WORD_CHARS: Final = 255  # of a version, a backend, the id of a pack
 MAX_RATE: Final = 1e18  # bytes or operations a second: above any device
 MAX_PACKS: Final = 1000
+MAX_HELD_UNITS: Final = 200  # packs with holes that a device tells of
 _DEVICE_ID: Final = re.compile(r"[0-9a-f]{64}")
 MAX_PAD_BYTES: Final = 16 * 1024
 MAX_LINKS: Final = 256
@@ -41,6 +42,8 @@ def _plausible(profile: DeviceProfile) -> DeviceProfile:
         raise ValueError(f"a text of the profile is empty, not printable or longer than {MAX_WORD_CHARS}")
     if len(profile.packs) > MAX_PACKS:
         raise ValueError(f"the profile names {len(profile.packs)} packs, more than {MAX_PACKS}")
+    if len(profile.units) > MAX_HELD_UNITS or not all(map(_is_sound, profile.units)):
+        raise ValueError(f"the profile tells units that no pack has, or of more than {MAX_HELD_UNITS} packs")
     sizes = (profile.ram_bytes, profile.budget_bytes, profile.disk_free_bytes, profile.threads)
     rates = (profile.read_bytes_s, profile.disk_bytes_s, profile.matmul_flops_s)
     if not all(0 <= number < 2**63 for number in (*sizes, *rates)):
@@ -51,6 +54,11 @@ def _plausible(profile: DeviceProfile) -> DeviceProfile:
         disk_bytes_s=_rate(profile.disk_bytes_s),
         matmul_flops_s=_rate(profile.matmul_flops_s),
     )
+
+
+def _is_sound(held: HeldUnits) -> bool:
+    ranges = all(0 <= start <= stop < 2**31 for start, stop in (held.attn, held.ffn))
+    return ranges and 0 <= held.size_bytes < 2**63 and _DEVICE_ID.fullmatch(held.pack) is not None
 
 
 def _rate(number: float) -> float:
@@ -103,6 +111,7 @@ class Kind(IntEnum):
     FAILED = 35
     DISK_USE = 36
     PROGRESS = 37
+    FETCH = 38
 
     START = 48
     PARTIAL = 49
@@ -242,6 +251,13 @@ class Load(Message):
     plan: dict[str, Any]  # a tpid.plan.Plan
 
 
+class Fetch(Message):
+    """Coordinator to a device: get the units of your share of this plan from others; it may be loaded later."""
+
+    term: Term
+    plan: dict[str, Any]  # a tpid.plan.Plan
+
+
 class Loaded(Message):
     """Worker to coordinator: the share is in memory, or streams; passes of this term may start."""
 
@@ -276,13 +292,15 @@ class DiskUse(Message):
 class Progress(Message):
     """Worker to coordinator, twice a second while it loads or computes: it is at work.
 
-    `done` of `total` are bytes of a load, or steps of the pass that is named.
+    `done` of `total` are bytes of a load, or steps of the pass that is named. With `from_devices` the bytes of the load
+    come from other devices: the share is not yet on the disk.
     """
 
     term: Term
     pass_id: PassId | None = None  # None: a load
     done: Size
     total: Size
+    from_devices: bool = False
 
 
 class Abort(Message):
@@ -317,6 +335,7 @@ CONTROL_MESSAGES: Final[dict[Kind, type[Message]]] = {
     Kind.FAILED: Failed,
     Kind.DISK_USE: DiskUse,
     Kind.PROGRESS: Progress,
+    Kind.FETCH: Fetch,
     Kind.ABORT: Abort,
 }
 

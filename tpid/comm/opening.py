@@ -9,6 +9,7 @@ kind  name     by        means
 8     MEMBER   dialler   TLS between two members of a home follows, then frames
 9     PAIRING  dialler   TLS with a stranger follows, then the messages of a pairing
 10    CLOSED   listener  instead of TLS: that is not possible here now; the end follows
+11    UNITS    dialler   TLS between two members of a home follows, then units of packs
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ _CLOSED: Final = 10
 class Purpose(IntEnum):
     MEMBER = 8
     PAIRING = 9
+    UNITS = 11
 
 
 def encode_opening(purpose: Purpose) -> bytes:

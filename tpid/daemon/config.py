@@ -141,6 +141,11 @@ class Config(BaseModel):
         default=None,
         description="Packs, one directory each; may be shared by several daemons. Default: state_dir/models.",
     )
+    fetch_units: bool = Field(
+        default=True,
+        description="Get the units of a share from other devices of the home, where this one does not have the model. "
+        "They lie in models_dir/.units, and go when others need their place.",
+    )
     socket: HomePath | None = Field(
         default=None, description="Unix socket of the API. Default: systemd's or the XDG runtime directory."
     )

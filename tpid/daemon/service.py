@@ -40,6 +40,7 @@ from tpid.engine.engine import Engine
 from tpid.engine.settings import EngineSettings
 from tpid.errors import ConfigError
 from tpid.pack.store import PackStore
+from tpid.transfer.units import Units
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +72,8 @@ async def _serve(config: Config, home: Home, parts: Parts, stop: asyncio.Event) 
     """As a member of `home`, until `stop`, or until it belongs to another one."""
     profile, store = parts.profile, parts.store
     cluster = Cluster(_cluster_settings(config), profile, home)
-    engine = Engine(cluster, store, parts.compute, _engine_settings(config))
+    units = Units(store, cluster, home)
+    engine = Engine(cluster, store, parts.compute, _engine_settings(config), units=units)
     cluster.set_handler(engine)
     moved = asyncio.Event()
     cluster.on_left = moved.set

@@ -33,6 +33,7 @@ _ALWAYS: Final = frozenset(Phase)
 # What a device takes in as a worker, from the holder of its lease. A LOAD of anyone else is answered by FAILED.
 _OF_HOLDER: Final[Mapping[Kind, frozenset[Phase]]] = {
     Kind.LOAD: _ALWAYS,
+    Kind.FETCH: _ALWAYS,
     Kind.UNLOAD: _ALWAYS - {Phase.IDLE},
     Kind.START: frozenset({Phase.READY, Phase.PASS}),
     Kind.SUM: frozenset({Phase.PASS}),

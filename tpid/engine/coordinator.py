@@ -4,15 +4,16 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from tpid.cluster.cluster import Cluster
 from tpid.comm.connection import Connection
-from tpid.comm.messages import DiskUse, Failed, Kind, Load, Loaded, Progress, Unload
+from tpid.comm.messages import DiskUse, Failed, Fetch, Kind, Load, Loaded, Progress, Unload
 from tpid.comm.tensors import TensorHeader
 from tpid.compute.select import Compute
 from tpid.device import DeviceId, DeviceProfile
+from tpid.engine.ahead import Plans, has_come, plan_now_and_later
 from tpid.engine.authority import Phase, Standing
 from tpid.engine.compute_calls import ComputeCalls
 from tpid.engine.executor import Executor
@@ -34,6 +35,7 @@ from tpid.errors import (
 )
 from tpid.memory.weights import LoadProgress
 from tpid.pack.reader import Pack
+from tpid.plan.partition import PlanRequest
 from tpid.plan.plan import Plan, plan_to_wire
 
 log = logging.getLogger(__name__)
@@ -54,6 +56,7 @@ class _Loading:
     plan: Plan
     ready: dict[DeviceId, asyncio.Future[WeightUse]]
     watch: RankWatch
+    fetches: dict[str, tuple[int, int]] = field(default_factory=dict)  # by name of the device: bytes, of bytes
 
 
 class Coordinator:
@@ -74,6 +77,7 @@ class Coordinator:
         self._link_book = link_book
         self._direct_again_s = 0.0  # when a plan may have a direct exchange again
         self._loading: _Loading | None = None
+        self._ahead: tuple[PlanRequest, Plans] | None = None  # what the executor's plan was chosen from
         self.executor: Executor | None = None
 
     @property
@@ -81,6 +85,11 @@ class Coordinator:
         if self._loading is not None:
             return Phase.LOADING
         return self.executor.phase if self.executor is not None else Phase.IDLE
+
+    @property
+    def fetches(self) -> Mapping[str, tuple[int, int]]:
+        """Devices that get units of the plan being loaded from others: bytes, of bytes."""
+        return dict(self._loading.fetches) if self._loading is not None else {}
 
     @property
     def _plan(self) -> Plan | None:
@@ -177,6 +186,9 @@ class Coordinator:
             case Failed():
                 future.set_exception(self._failure(peer, message, loading.plan.model))
             case Progress(pass_id=None):
+                loading.fetches.pop(peer.name, None)
+                if message.from_devices:
+                    loading.fetches[peer.name] = message.done, message.total
                 loading.watch.heard(peer.id, message.done, asyncio.get_running_loop().time())
 
     def _failure(self, peer: DeviceProfile, message: Failed, model: str) -> RankFailedError:
@@ -208,6 +220,8 @@ class Coordinator:
         now = {device.id: device.read_bytes_s for device in (self._cluster.me, *workers)}
         if executor.failure is not None or executor.pack.id != pack.id or known != now.keys():
             return False
+        if self._ahead is not None and has_come(*self._ahead, self._cluster.me, workers):
+            return False
         changes = [now[id] / max(before, 1.0) for id, before in executor.speeds.items() if now[id] >= 1.0]
         return max(changes, default=1.0) <= _SHARES_CHANGE * min(changes, default=1.0)
 
@@ -216,13 +230,16 @@ class Coordinator:
         request = plan_request(pack, self._settings, term, self._link_book.network)
         request = replace(request, direct=asyncio.get_running_loop().time() >= self._direct_again_s)
         me = self._cluster.me
-        plan = await asyncio.to_thread(plan_in_time, request, me, workers)
+        plans = await asyncio.to_thread(plan_now_and_later, request, me, workers, plan_in_time)
+        plan = plans.now
         for entry in plan.left_out:
             log.warning("left_out device=%s reason=%r", entry.name, entry.reason)
         links = self._links(plan)
         log.info("loading model=%s term=%d world_size=%d", plan.model, term, plan.world_size)
         async with self._told_to_load(plan, links) as loading:
             share, elsewhere = await self._load_all(loading, pack, progress)
+        self._ahead = request, plans
+        self._send_ahead(plans)
         return Executor(
             pack,
             plan,
@@ -234,6 +251,14 @@ class Coordinator:
             check=self._check_ranks,
             blame=self._cluster.blame,
         )
+
+    def _send_ahead(self, plans: Plans) -> None:
+        """Devices that lack units get them, while the others compute."""
+        for device in plans.late if plans.later is not None else ():
+            connection = self._cluster.peers.get(device)
+            if connection is not None and not connection.closed and plans.later is not None:
+                log.info("late device=%s model=%s", connection.peer.name, plans.later.model)
+                connection.send(Fetch(term=plans.later.term, plan=plan_to_wire(plans.later)))
 
     def _links(self, plan: Plan) -> dict[int, Connection]:
         links = {}

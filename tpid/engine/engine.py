@@ -10,7 +10,20 @@ from typing import Final
 
 from tpid.cluster.cluster import Cluster
 from tpid.comm.connection import Connection
-from tpid.comm.messages import Abort, Device, DiskUse, Failed, Kind, Links, Load, Loaded, Message, Progress, Unload
+from tpid.comm.messages import (
+    Abort,
+    Device,
+    DiskUse,
+    Failed,
+    Fetch,
+    Kind,
+    Links,
+    Load,
+    Loaded,
+    Message,
+    Progress,
+    Unload,
+)
 from tpid.comm.tensors import StartHeader, TensorHeader
 from tpid.compute.select import Compute
 from tpid.device import DeviceId
@@ -18,8 +31,10 @@ from tpid.engine.authority import COORDINATOR_KINDS, WORKER_KINDS, Phase, permit
 from tpid.engine.compute_calls import ComputeCalls
 from tpid.engine.coordinator import Coordinator
 from tpid.engine.generation import Event, Finished, GenerationRequest, GenerationStats, generate
+from tpid.engine.inventory import inventory
 from tpid.engine.link_book import LinkBook
 from tpid.engine.pace import Pace
+from tpid.engine.pack_source import PackSource
 from tpid.engine.planning import Preview, preview, with_memory
 from tpid.engine.runner import Runner
 from tpid.engine.settings import EngineSettings
@@ -33,7 +48,9 @@ from tpid.memory.weights import LoadProgress
 from tpid.pack.reader import Pack
 from tpid.pack.store import PackStore
 from tpid.plan.network import Network
-from tpid.plan.plan import Plan
+from tpid.plan.plan import Plan, plan_from_wire
+from tpid.transfer.fetching import Fetching
+from tpid.transfer.units import Units
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +68,9 @@ class EngineStatus:
     weights: Mapping[DeviceId, WeightUse]  # of the plan's ranks
     tally: Tally = field(default_factory=Tally)  # goes on counting
     streamed_bytes: int = 0  # of weights that this device has read from disk for passes, so far
+    fetching: Fetching | None = None  # what this device gets from others now
+    # Devices that do so for the plan being loaded, by name: bytes, of bytes.
+    fetches: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
 
 def no_progress(done_bytes: int, total_bytes: int) -> None:
@@ -66,15 +86,21 @@ class Engine:
         store: PackStore,
         compute: Compute,
         settings: EngineSettings,
+        *,
         link_book: LinkBook | None = None,
+        units: Units | None = None,
     ) -> None:
-        """`link_book`: what is known of the links, where it is known otherwise than by measuring."""
+        """`link_book`: what is known of the links, where it is known otherwise than by measuring. `units`: how shares
+        come from other devices, and go to them; None: not at all."""
         self._cluster = cluster
         self._store = store
         self._settings = settings
         self._speed = SpeedKeeper(cluster, compute, self._is_idle)
         self._calls = ComputeCalls(self._speed.decoded)
-        self._worker = Worker(cluster.me, store.find, compute, self._calls, lambda: cluster.peers)
+        self._units = units
+        self._rescan = asyncio.Event()
+        self._packs = PackSource(store, units, self._rescan.set)
+        self._worker = Worker(cluster.me, self._packs, compute, self._calls, lambda: cluster.peers)
         self._link_book = link_book or LinkBook(cluster.me.id, lambda: cluster.peers, self._is_idle)
         self._coordinator = Coordinator(cluster, compute, self._calls, settings, self._link_book)
         self._turn = asyncio.Lock()
@@ -84,10 +110,12 @@ class Engine:
         self._text: tuple[str, ModelText] | None = None
         self._last: GenerationStats | None = None
         self._tally = Tally()
-        self._rescan = asyncio.Event()
+        if units is not None:
+            units.is_busy = self._computes
 
     async def run(self) -> None:
         """Serves as a worker until cancelled; lets everything go at the end."""
+        self._rescan.set()  # what is here of packs with holes is not told yet
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._worker.run(), name="worker")
@@ -97,6 +125,8 @@ class Engine:
         finally:
             self._coordinator.drop("the daemon stops")
             self._calls.close()
+            if self._units is not None:
+                await self._units.close()
             if self._text is not None:
                 await self._text[1].close()
 
@@ -148,9 +178,8 @@ class Engine:
 
     async def tell_packs(self) -> None:
         """Look at the disk again and tell the others which packs are here."""
-        found = await asyncio.to_thread(self._store.scan)
-        packs = tuple(item.id for item in found if isinstance(item, Pack))
-        self._cluster.update_profile(replace(self._cluster.me, packs=packs))
+        here = await asyncio.to_thread(inventory, self._store, self._units)
+        self._cluster.update_profile(replace(self._cluster.me, **here))
 
     def status(self) -> EngineStatus:
         executor = self._coordinator.executor
@@ -165,6 +194,8 @@ class Engine:
             weights=executor.weight_use if executor is not None else {},
             tally=self._tally,
             streamed_bytes=self._calls.streamed_bytes,
+            fetching=self._units.fetching if self._units is not None else None,
+            fetches=self._coordinator.fetches,
         )
 
     # --- handler of the cluster's frames
@@ -198,6 +229,8 @@ class Engine:
                 self._worker.tensor(kind, connection, message, payload)
             case StartHeader():
                 self._worker.start(connection, message, payload)
+            case Fetch():
+                self._fetch_ahead(message)
             case Load() | Unload() | Abort():
                 self._worker.received(connection, message)
             case Loaded() | Failed() | DiskUse() | Progress():
@@ -226,6 +259,17 @@ class Engine:
         """Whether what is measured now is the link and not this device's cores or disk."""
         quiet = {self._worker.phase, self._coordinator.phase} <= {Phase.IDLE, Phase.READY}
         return quiet and self._calls.idle_s >= IDLE_S
+
+    def _computes(self) -> bool:
+        """Whether a pass runs here, or did so a moment ago."""
+        return Phase.PASS in (self._worker.phase, self._coordinator.phase) or self._calls.idle_s < IDLE_S
+
+    def _fetch_ahead(self, message: Fetch) -> None:
+        """Raises RemoteProtocolError."""
+        plan, me = plan_from_wire(message.plan), self._cluster.me
+        rank = plan.rank_of(me.id)
+        if me.fetches_units and rank and plan.pack not in me.packs:
+            self._packs.begin(plan.pack, plan.ranks[rank].share)
 
     def _permits(self, connection: Connection, kind: Kind) -> bool:
         """Whether the frame may change anything: `tpid.engine.authority`."""

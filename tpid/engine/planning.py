@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from tpid.comm.wire_dtype import WireDtype, wire_bytes
 from tpid.device import DeviceId, DeviceProfile
+from tpid.engine.ahead import plan_now_and_later
 from tpid.engine.cycle import cycle_within
 from tpid.engine.settings import EngineSettings
 from tpid.memory.residency import plan_residency
@@ -79,7 +80,7 @@ def preview(
 
     Raises MemoryPlanError.
     """
-    plan = plan_in_time(plan_request(pack, settings, 0, network), me, others)
+    plan = plan_now_and_later(plan_request(pack, settings, 0, network), me, others, plan_in_time).now
     work = planned_work(pack, plan)
     devices = {device.id: device for device in (me, *others)}
     residencies = [_residency(pack, work, plan, rank, devices) for rank in range(plan.world_size)]

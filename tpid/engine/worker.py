@@ -23,6 +23,7 @@ from tpid.device import DeviceId, DeviceProfile
 from tpid.engine.authority import Phase, Standing
 from tpid.engine.compute_calls import ComputeCalls
 from tpid.engine.loaded import LoadedShare, load_share
+from tpid.engine.pack_source import PackSource
 from tpid.engine.weight_use import WeightUse
 from tpid.engine.worker_machine import (
     Action,
@@ -46,8 +47,6 @@ from tpid.engine.worker_machine import (
 )
 from tpid.errors import DeviceLostError, LoadError, MemoryPlanError, PassDroppedError, RemoteProtocolError, TpidError
 from tpid.model.weights import F32
-from tpid.pack.manifest import PackId
-from tpid.pack.reader import Pack
 from tpid.plan.plan import plan_from_wire
 from tpid.size import shown_size
 
@@ -88,13 +87,13 @@ class Worker:
     def __init__(
         self,
         me: DeviceProfile,
-        find_pack: Callable[[PackId], Pack],
+        packs: PackSource,
         compute: Compute,
         calls: ComputeCalls,
         peers: Callable[[], Mapping[DeviceId, Connection]],
     ) -> None:
         self._me = me
-        self._find_pack = find_pack
+        self._packs = packs
         self._compute = compute
         self._calls = calls
         self._peers = peers
@@ -266,7 +265,7 @@ class Worker:
             self._loaded_bytes = done_bytes, total_bytes
 
         links = self._links(order, rank)
-        pack = await asyncio.to_thread(self._find_pack, plan.pack)
+        pack = await self._packs.pack_for(plan.pack, plan.ranks[rank].share, progress)
         share = await load_share(self._compute, pack, plan, rank, me, progress=progress)
         wire_dtype = WireDtype(plan.wire_dtype)
         exchange = make_exchange(
@@ -336,7 +335,8 @@ class Worker:
             order, held = self._machine.order, self._held
             if order is None and self._machine.loading is not None:
                 done, total = self._loaded_bytes
-                _tell(hub, Progress(term=self._machine.loading.plan.term, done=done, total=total))
+                term, from_devices = self._machine.loading.plan.term, self._packs.from_devices
+                _tell(hub, Progress(term=term, done=done, total=total, from_devices=from_devices))
             elif order is not None and held is not None:
                 done, total = held.exchange.step, held.share.n_steps
                 _tell(hub, Progress(term=order.plan.term, pass_id=held.exchange.pass_id, done=done, total=total))

@@ -192,12 +192,17 @@ def dump_manifest(manifest: Manifest) -> bytes:
     return manifest.model_dump_json(indent=1).encode()
 
 
+def read_manifest(directory: Path) -> bytes:
+    """model.json, whose SHA-256 is the pack's id. Raises ModelFileError."""
+    with WeightFile(directory / MANIFEST_NAME) as file:
+        return file.read_all(MAX_MANIFEST_BYTES)
+
+
 def load_manifest(directory: Path) -> tuple[Manifest, PackId]:
     """Raises PackError where model.json is missing, damaged, inconsistent or of another version."""
     path = directory / MANIFEST_NAME
     try:
-        with WeightFile(path) as file:
-            data = file.read_all(MAX_MANIFEST_BYTES)
+        data = read_manifest(directory)
     except ModelError as error:
         raise PackError(error.message, hint=_HINT) from error
     return _sound_manifest(data, path), PackId(hashlib.sha256(data).hexdigest())

@@ -71,6 +71,10 @@ class Pack:
         layout = self.layer_layout(layer)
         return {name: self._vector(layer_path(layer), layout, name) for name in layout.vectors}
 
+    def vector_offset(self, layer: int, name: str) -> int:
+        """Where one of them begins in the layer's file."""
+        return self._entry(layer_path(layer), self.layer_layout(layer), name).start
+
     def final_norm(self) -> F32:
         return self._vector(EMBED_NAME, self.embed_layout(), "final_norm")
 

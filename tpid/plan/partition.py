@@ -1,12 +1,13 @@
 """Making a plan: who takes part, how many tokens a pass has, and who computes what."""
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from tpid.device import DeviceProfile
+from tpid.device import DeviceId, DeviceProfile
 from tpid.pack.manifest import PackId
 from tpid.plan.choice import Choice, choose_devices, with_device
+from tpid.plan.disk import lacks_disk
 from tpid.plan.division import Division, StreamTables, divide
 from tpid.plan.footprint import BACKENDS, Workload, least_bytes, share_bytes
 from tpid.plan.network import ALLREDUCES_PER_LAYER, NO_NETWORK, Exchanges, Network
@@ -60,6 +61,27 @@ def make_plan(
     """
     candidates = sorted(others, key=lambda device: device.id)
     refused = {device.id: reason for device in candidates if (reason := _unfit(request, device)) is not None}
+    devices = {device.id: device for device in candidates}
+    while True:
+        plan = _plan_without(refused, request, coordinator, candidates, stop)
+        full = {
+            rank.device: reason
+            for rank in plan.ranks[1:]
+            if (reason := lacks_disk(request.pack, request.work, devices[rank.device], rank.share)) is not None
+        }
+        if not full:
+            return plan
+        refused |= full
+
+
+def _plan_without(
+    refused: Mapping[DeviceId, str],
+    request: PlanRequest,
+    coordinator: DeviceProfile,
+    candidates: Sequence[DeviceProfile],
+    stop: Callable[[], bool],
+) -> Plan:
+    """The fastest plan over all that are not `refused`."""
     able = [coordinator, *(device for device in candidates if device.id not in refused)]
     searched = replace(_shortest_pass(request.work), n_workers=len(able) - 1)
     tables = StreamTables(searched)
@@ -145,7 +167,7 @@ def _pass_choices(work: Workload) -> Iterator[Workload]:
 
 
 def _unfit(request: PlanRequest, device: DeviceProfile) -> str | None:
-    if request.pack not in device.packs:
+    if request.pack not in device.packs and not device.fetches_units:
         return f"it does not have this model: import it there (tpictl import) or share models_dir ({request.model})"
     if device.backend not in BACKENDS:
         return f"its backend {device.backend} is unknown to the coordinator"

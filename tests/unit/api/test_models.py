@@ -2,6 +2,7 @@ import asyncio
 import json
 import shutil
 from collections.abc import AsyncGenerator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +128,22 @@ def test_loading_tells_progress_and_the_plan(serve: Serve, engine: ScriptedEngin
     assert first == {"stage": "load", "done_bytes": 1, "total_bytes": 4}
     assert second["done_bytes"] == 4
     assert last["plan"]["term"] == plan_of("m").term
+
+
+def test_while_devices_get_units_the_load_tells_of_that(serve: Serve, engine: ScriptedEngine) -> None:
+    done = asyncio.Event()
+    engine.load_script = [(1, 4), done, (4, 4)]
+    engine.status_ = replace(engine.status_, fetches={"pi": (1, 4), "nas": (2, 8)})
+
+    async def main() -> str:
+        async with serve() as api:
+            asyncio.get_running_loop().call_later(0.4, done.set)
+            return (await api.text("/tpid/load", {"model": "m"}))[1]
+
+    text = uvloop.run(main())
+    first, *_, last = [json.loads(line) for line in text.splitlines()]
+    assert first == {"stage": "units for nas, pi", "done_bytes": 3, "total_bytes": 12}
+    assert last["plan"]["model"] == "m"
 
 
 @pytest.mark.parametrize(("error", "code"), [(LoadError("desktop cannot load."), "load"), (KeyError("x"), "internal")])

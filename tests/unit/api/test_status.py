@@ -1,3 +1,4 @@
+from dataclasses import replace
 from typing import Any
 
 import uvloop
@@ -6,6 +7,8 @@ from tests.unit.api.scripted import STATS, ScriptedEngine, Serve, plan_of
 from tpid.device import DeviceId
 from tpid.engine.engine import EngineStatus
 from tpid.engine.weight_use import WeightUse
+from tpid.pack.manifest import PackId
+from tpid.transfer.fetching import Fetching
 
 
 def status(serve: Serve) -> Any:
@@ -30,7 +33,12 @@ def test_an_idle_daemon(serve: Serve) -> None:
 def test_a_busy_coordinator(serve: Serve, engine: ScriptedEngine) -> None:
     weights = {DeviceId("ab"): WeightUse(5, 2, 3)}
     engine.status_ = EngineStatus(plan_of("m"), None, True, 2, STATS, weights)
+    engine.status_ = replace(
+        engine.status_, fetches={"pi": (1, 4)}, fetching=Fetching(PackId("ab"), 2, 3, ("nas",), {})
+    )
     answer = status(serve)
+    assert answer["fetches"] == {"pi": {"done_bytes": 1, "total_bytes": 4}}
+    assert (answer["fetching"]["done_bytes"], answer["fetching"]["sources"]) == (2, ["nas"])
     assert answer["plan"]["model"] == "m"
     assert (answer["busy"], answer["waiting_requests"]) == (True, 2)
     assert answer["weights"]["ab"]["streamed_bytes"] == 3

@@ -64,9 +64,9 @@ def test_who_is_paired_is_trusted_on_both_sides_and_nobody_else(tmp_path: Path) 
 
 def test_the_door_for_pairing_is_there_while_an_invitation_is_open(tmp_path: Path) -> None:
     home = Home.load(tmp_path, "desk")
-    assert set(home.doors()) == {Purpose.MEMBER}
+    assert set(home.doors()) == {Purpose.MEMBER, Purpose.UNITS}
     home.invites = True
-    assert set(home.doors()) == {Purpose.MEMBER, Purpose.PAIRING}
+    assert set(home.doors()) == {Purpose.MEMBER, Purpose.UNITS, Purpose.PAIRING}
 
 
 def test_who_was_put_out_begins_anew_with_another_identity(tmp_path: Path) -> None:

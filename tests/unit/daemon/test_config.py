@@ -64,6 +64,7 @@ def test_every_field_can_be_set(load: Load) -> None:
         "advertise": "minimal",
         "state_dir": "/s",
         "models_dir": "/m",
+        "fetch_units": False,
         "socket": "/r/s.sock",
         "api": {
             "listen": "[::]:80",
@@ -96,6 +97,7 @@ def test_every_field_can_be_set(load: Load) -> None:
     expected = values | {
         "state_dir": Path("/s"),
         "models_dir": Path("/m"),
+        "fetch_units": False,
         "socket": Path("/r/s.sock"),
         "api": {
             "listen": "[::]:80",

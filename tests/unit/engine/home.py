@@ -210,7 +210,7 @@ class Home:
             of_device = _profile(number, role, compute.name, pack) | profile
             cluster = FakeCluster(DeviceProfile(**of_device))
             links = KnownLinks(cluster.me.id, network)
-            engine = Engine(cluster, store, compute, SETTINGS, links)  # type: ignore[arg-type]
+            engine = Engine(cluster, store, compute, SETTINGS, link_book=links)  # type: ignore[arg-type]
             cluster.engine = engine
             self.devices.append(Device(cluster.me, cluster, engine))
         self._tasks: list[asyncio.Task[None]] = []

@@ -56,6 +56,21 @@ def test_a_worker_tells_what_it_holds(status_json: dict[str, Any]) -> None:
     assert "last answer" not in shown
 
 
+def test_what_comes_from_other_devices_is_shown_with_who_is_asked_no_more(status_json: dict[str, Any]) -> None:
+    fetching = {
+        "pack": "ab" * 32,
+        "done_bytes": 10**6,
+        "total_bytes": 4 * 10**6,
+        "sources": ["laptop", "nas"],
+        "avoided": {"phone": "sent a damaged unit 3 of ffn of layer 2"},
+    }
+    fetches = {"desktop": {"done_bytes": 10**6, "total_bytes": 2 * 10**9}}
+    shown = " ".join(_dashboard(status_json | {"fetching": fetching, "fetches": fetches}).split())
+    assert "desktop gets its share from other devices: 1.00 MB of 2.00 GB." in shown
+    assert "This device gets its share from laptop, nas: 1.00 MB of 4.00 MB." in shown
+    assert "Nothing is asked of phone for a while: sent a damaged unit 3 of ffn of layer 2" in shown
+
+
 STREAMS = {"resident_bytes": 35 * 10**6, "window_bytes": 2 * 10**6, "streamed_bytes": 20 * 10**6}
 
 
