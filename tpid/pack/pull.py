@@ -43,7 +43,6 @@ class PullOptions:
     endpoint: str
     token: str | None
     name: str | None
-    format: Format | None
     replace: bool
 
 

@@ -52,7 +52,7 @@ def make_endpoints(
             status=cluster_status, peers={}, strangers=lambda: [], addresses=lambda: ["127.0.0.1:7474"]
         )
         home = Home.load(tmp_path_factory.mktemp("state"), "desk")
-        models = ModelEndpoints(of_engine, PackStore(models_dir), imports or Imports(), role)
+        models = ModelEndpoints(of_engine, PackStore(models_dir), imports or Imports(), role, lambda: 4 * 10**9)
         chat, completions = ChatEndpoint(of_engine), CompletionEndpoint(of_engine)
         doctor = DoctorEndpoint(of_engine, cluster, "avx2", 2**30)
         devices = DeviceEndpoints(cluster, home, lambda: None)

@@ -65,6 +65,7 @@ def test_packs_sound_and_damaged_and_the_catalogue(serve: Serve, stored: str, mo
     assert (sound["name"], sound["architecture"], sound["layers"], sound["context_tokens"]) == (stored, "llama", 3, 256)
     assert sound["size_bytes"] > 0
     assert "smollm2-135m" in answer["catalogue"]
+    assert answer["default"] in answer["catalogue"]
 
 
 def test_openais_list_has_the_sound_ones(serve: Serve, stored: str, models_dir: Path) -> None:

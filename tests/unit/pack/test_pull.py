@@ -37,7 +37,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
 def options(hub: FakeHub, tmp_path: Path) -> PullOptions:
     models = tmp_path / "models"
     models.mkdir()
-    return PullOptions(models, hub.url, None, None, None, replace=False)
+    return PullOptions(models, hub.url, None, None, replace=False)
 
 
 class Pull:
