@@ -77,7 +77,10 @@ def sampling_of(body: BaseModel) -> SamplingParams:
     """From the fields of a body that has them all. Raises RequestError where a value is out of range."""
     given = {name: value for name in _SAMPLING if (value := getattr(body, name)) is not None}
     temperature: float | None = body.temperature  # type: ignore[attr-defined]
-    return SamplingParams(temperature=DEFAULT_TEMPERATURE if temperature is None else temperature, **given)
+    if temperature is not None:
+        given["temperature"] = temperature
+    unsaid = frozenset({"temperature", *_SAMPLING} - given.keys())
+    return SamplingParams(**{"temperature": DEFAULT_TEMPERATURE, **given}, unsaid=unsaid)
 
 
 def shown(value: object) -> str:

@@ -117,6 +117,7 @@ class Engine:
         asked = time.perf_counter()
         async with self._turn_of(model, no_progress, request.size_bytes) as runner:
             queue_s = time.perf_counter() - asked
+            request = replace(request, sampling=runner.pack.sampling_defaults.fill(request.sampling))
             text_model = await self._text_model(runner.pack)
             context_tokens = (await runner.executor()).plan.context_tokens
             for index in range(request.n):
