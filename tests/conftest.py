@@ -12,7 +12,7 @@ import torch
 import transformers
 from hypothesis import HealthCheck, settings
 
-from tpid.model.catalogue import CATALOGUE
+from tpid.model.catalogue import CATALOGUE, Package
 from tpid.model.huggingface import HuggingFaceSource
 from tpid.model.source import TokenizerFiles
 from tpid.pack.fetch import fetch
@@ -84,11 +84,12 @@ def pack_of() -> Callable[..., Pack]:
 @pytest.fixture(scope="session")
 def smollm2_gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """SmolLM2-135M-Instruct as GGUF, from the cache that all runs on this machine share."""
-    entry = CATALOGUE["smollm2-135m"]
-    cached = REPOSITORY / ".demo" / "cache" / Path(entry.member).name
+    package = CATALOGUE["smollm2-135m"].source
+    assert isinstance(package, Package)
+    cached = REPOSITORY / ".demo" / "cache" / Path(package.member).name
     if not cached.exists():
         cached.parent.mkdir(parents=True, exist_ok=True)
-        fetched = fetch(entry, tmp_path_factory.mktemp("fetch"))
+        fetched = fetch(package, tmp_path_factory.mktemp("fetch"))
         aside = cached.with_suffix(f".{fetched.stat().st_ino}")
         aside.write_bytes(fetched.read_bytes())
         aside.replace(cached)

@@ -9,7 +9,7 @@
     │   ├── TokenizerError          the tokenizer is missing or unusable
     │   ├── ChatTemplateError       the chat template is missing or refuses the messages
     │   ├── ModelNotFoundError      no pack or catalogue entry of that name
-    │   └── PullError               the catalogue's package could not be fetched
+    │   └── PullError               a published model could not be fetched
     ├── PackError                   a pack on disk is damaged or of another version
     ├── DiskFullError               the disk cannot hold what is to be written
     ├── RequestError

@@ -17,6 +17,7 @@ from typing import Any
 import gguf
 import pytest
 
+from tests.unit.download.hub import TOKEN, FakeHub
 from tpid.pack.reader import Pack
 from tpid.pack.verify import verify_pack
 
@@ -314,12 +315,33 @@ def test_a_models_dir_that_cannot_be_made_is_named(one_layer_gguf: Path, models:
 
 
 def test_a_catalogue_entry_that_is_not_there_is_refused(models: Path) -> None:
-    command = [*COMMAND, "--pull", "gpt-5", "--target", str(models / "gpt-5")]
+    command = [*COMMAND, "--pull", "gpt-5", "--models-dir", str(models)]
     result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=TIMEOUT_S)
     outcome = Outcome(result.returncode, [json.loads(line) for line in result.stdout.splitlines()], result.stderr, 0)
     assert outcome.error["code"] == "model_not_found"
     assert "smollm2-135m" in outcome.error["hint"]
     assert list(models.iterdir()) == []
+
+
+def test_a_model_of_the_hub_is_pulled_once(one_layer_gguf: Path, models: Path) -> None:
+    hub = FakeHub(repos={"a/b": {"One-Layer-Q4_1.gguf": one_layer_gguf.read_bytes()}}, gated={"a/b"})
+    hub.start()
+    try:
+        command = [*COMMAND, "--pull", "hf.co/a/b:Q4_1", "--models-dir", str(models)]
+        environment = os.environ | {"HF_ENDPOINT": hub.url, "HF_TOKEN": TOKEN}
+        asked = 0
+        for already in (False, True):
+            result = subprocess.run(
+                command, env=environment, capture_output=True, text=True, check=True, timeout=TIMEOUT_S
+            )
+            pack = json.loads(result.stdout.splitlines()[-1])["pack"]
+            assert (pack["name"], pack["already"]) == ("one-layer-q4_1", already)
+            assert not already or len(hub.requests) == asked
+            asked = len(hub.requests)
+    finally:
+        hub.stop()
+    assert Pack(models / "one-layer-q4_1").spec.n_layers == 1
+    assert [path.name for path in models.iterdir()] == ["one-layer-q4_1"]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

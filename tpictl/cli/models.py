@@ -44,22 +44,28 @@ def models(json: JsonOption = False, socket: SocketOption = None) -> None:
 
 @app.command()
 def pull(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="A name that `tpictl models` lists.")],
+    model: Annotated[
+        str,
+        typer.Argument(metavar="MODEL", help="A name that `tpictl models` lists, hf.co/OWNER/REPO[:QUANT], or a URL."),
+    ],
+    *,
+    name: Annotated[str | None, typer.Option(metavar="NAME", help="What to call it. Default: as published.")] = None,
     format: FormatOption = None,
     replace: ReplaceOption = False,
     json: JsonOption = False,
     socket: SocketOption = None,
 ) -> None:
-    """Fetch a model of the catalogue onto this device.
+    """Fetch a model onto this device. Ctrl-C ends it; the same command goes on from there.
 
     \b
-    Example:
+    Examples:
       tpictl pull smollm2-135m
+      tpictl pull hf.co/bartowski/Llama-3.2-1B-Instruct-GGUF:Q4_K_M
     """
     with reporting(as_json=json):
         from tpictl.commands.importing import run_pull  # noqa: PLC0415
 
-        run_pull(client_at(socket), name, format=format, replace=replace, as_json=json)
+        run_pull(client_at(socket), model, name=name, format=format, replace=replace, as_json=json)
 
 
 @app.command("import")

@@ -230,8 +230,13 @@ class Model:
 
 @dataclass(frozen=True, slots=True)
 class CatalogueModel:
+    """`size_bytes` to fetch, `memory_bytes` of all devices together: about so much."""
+
     about: Line
     size_bytes: int
+    memory_bytes: int = 0
+    licence: Line = ""
+    quantization: Line = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,6 +245,7 @@ class Models:
 
     models: tuple[Model, ...]
     catalogue: dict[str, CatalogueModel]
+    default: str = "smollm2-135m"  # of the catalogue: what to begin with in this home
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,6 +271,7 @@ class Imported:
     name: Line
     size_bytes: int
     published_bytes: int = 0  # of the files that it was made of; an older daemon does not say it
+    already: bool = False  # it was here, and nothing was done
 
 
 @dataclass(frozen=True, slots=True)

@@ -120,8 +120,7 @@ def only_model(client: Client, command: str) -> str:
     answer = get_models(client)
     sound = [model.name for model in answer.models if model.damaged is None]
     if not sound:
-        example = min(answer.catalogue, default="smollm2-135m")
-        raise ModelNotFoundError("This device has no model yet.", hint=f"Fetch one: tpictl pull {example}")
+        raise ModelNotFoundError("This device has no model yet.", hint=f"Fetch one: tpictl pull {answer.default}")
     if len(sound) > 1:
         raise ModelNotFoundError(
             f"This device has {len(sound)} models: {', '.join(sound)}.", hint=f"Say which: tpictl {command} {sound[0]}"

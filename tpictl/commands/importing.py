@@ -1,9 +1,10 @@
 """`tpictl import` and `tpictl pull`: a model becomes a pack, with a bar for each stage."""
 
+import os
 import re
 import shlex
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 from tpictl.client.calls import OnNote, OnProgress, import_model, imported_of, pull_model
@@ -12,10 +13,10 @@ from tpictl.outcome import print_json
 from tpictl.printable import printable_line
 from tpictl.view.progress_bars import StageBars
 from tpictl.view.terminal import stderr_console
-from tpid.errors import ModelFileError
+from tpid.errors import ModelFileError, RequestError
 from tpid.size import shown_size
 
-_URL = re.compile(r"(https?|hf|ollama|file):/|(hf\.co|huggingface\.co|ollama\.com)/", re.IGNORECASE)
+_URL = re.compile(r"https?:/|(hf\.co|huggingface\.co)/", re.IGNORECASE)
 _PUBLISHED = re.compile(r"[A-Za-z0-9][\w-]*/[\w.-]+(:[\w.-]+)?")  # OWNER/MODEL
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]*")
 
@@ -34,15 +35,23 @@ def run_import(
 def _hint(path: str) -> str | None:
     """What is meant by a path that is none."""
     if _URL.match(path) or _PUBLISHED.fullmatch(path):
-        return "tpid fetches nothing from there: download the model, then give the path of its file or directory."
+        address = re.sub(r"^(https?):/(?!/)", r"\1://", path)  # as it was, before it was taken for a path
+        return f"Models that are elsewhere come by tpictl pull {address}."
     if _NAME.fullmatch(path):
         return f"Models of the catalogue come by name: tpictl pull {path}."
     return None
 
 
-def run_pull(client: Client, name: str, *, format: str | None, replace: bool, as_json: bool) -> None:
-    """Raises TpidError, and KeyboardInterrupt after saying how to go on."""
-    body: Mapping[str, object] = {"name": name, "format": format, "replace": replace}
+def run_pull(client: Client, model: str, *, name: str | None, format: str | None, replace: bool, as_json: bool) -> None:
+    """Raises TpidError, and KeyboardInterrupt after saying how to go on.
+
+    The account's token goes over the daemon's socket, which only its users may open.
+    """
+    if ("/" in model or model.endswith(".gguf")) and os.path.exists(model):
+        raise RequestError(f"{model} is on this device.", hint=f"Import it: tpictl import {shlex.quote(model)}.")
+    body = {"model": model, "name": name, "format": format, "replace": replace}
+    given = {"endpoint": os.environ.get("HF_ENDPOINT"), "token": os.environ.get("HF_TOKEN")}
+    body |= {key: value for key, value in given.items() if value}
     _run(lambda show, note: pull_model(client, body, show, note), as_json=as_json)
 
 
@@ -60,4 +69,5 @@ def _run(work: Callable[[OnProgress, OnNote], object], *, as_json: bool) -> None
         return
     pack = imported_of(answer)
     published = f", {shown_size(pack.published_bytes)} as published" if pack.published_bytes else ""
-    print(f"{pack.name} is ready ({shown_size(pack.size_bytes)}{published}). Talk to it: tpictl chat {pack.name}")
+    state = "was here already" if pack.already else "is ready"
+    print(f"{pack.name} {state} ({shown_size(pack.size_bytes)}{published}). Talk to it: tpictl chat {pack.name}")

@@ -4,7 +4,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from tpictl.client.answers import Model, Models
+from tpictl.client.answers import CatalogueModel, Model, Models
 from tpictl.client.calls import MODELS
 from tpictl.client.connection import Client
 from tpictl.client.decode import decode
@@ -31,11 +31,33 @@ def models_view(models: Models) -> RenderableType:
     for model in models.models:
         if model.damaged is not None:
             parts.append(Text(f"{model.name} is damaged: {model.damaged}", style="red"))
-    for name, entry in sorted(models.catalogue.items()):
-        if name not in here:
-            shown = printable_line(name)
-            parts.append(Text(f"tpictl pull {shown}  ({entry.about}; {shown_size(entry.size_bytes)})"))
+    others = {name: entry for name, entry in models.catalogue.items() if name not in here}
+    if others:
+        parts += [Text(""), _catalogue(others)]
+        parts.append(Text("Sizes and memory are about so much. Others: tpictl pull hf.co/OWNER/REPO[:QUANT]", "dim"))
+    if models.default in others:
+        parts.append(Text(f"For this home, to begin with: tpictl pull {printable_line(models.default)}"))
     return Group(*parts)
+
+
+def _catalogue(entries: dict[str, CatalogueModel]) -> Table:
+    table = columns_table()
+    table.add_column("to pull", overflow="fold")
+    table.add_column("what it is", overflow="fold")
+    table.add_column("quant")
+    table.add_column("size", justify="right")
+    table.add_column("memory", justify="right")
+    table.add_column("licence", overflow="fold")
+    for name, entry in entries.items():
+        table.add_row(
+            Text(printable_line(name)),
+            Text(entry.about),
+            Text(entry.quantization),
+            shown_size(entry.size_bytes),
+            shown_size(entry.memory_bytes) if entry.memory_bytes else "-",
+            Text(entry.licence),
+        )
+    return table
 
 
 def _packs(packs: list[Model]) -> Table:

@@ -6,10 +6,12 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
 from tpid.api.fields import shown
+from tpid.download.reference import MAX_REFERENCE_CHARS
 from tpid.size_field import Size
 
 MAX_NAME_CHARS = 255  # of a model; longer ones do not exist, but would be told again in an error
 MAX_PATH_CHARS = 4096
+MAX_TOKEN_CHARS = 512  # of an account at a hub
 
 ModelName = Annotated[str, Field(max_length=MAX_NAME_CHARS)]
 
@@ -72,9 +74,14 @@ class ImportBody(JsonBody):
 
 
 class PullBody(JsonBody):
-    """POST /tpid/pull"""
+    """POST /tpid/pull: a name of the catalogue, or a model elsewhere. `name` is for the pack."""
 
-    name: ModelName
+    model: Annotated[str, Field(min_length=1, max_length=MAX_REFERENCE_CHARS, pattern=r"^[^\x00-\x1f]*$")]
+    name: ModelName | None = None
+    endpoint: Annotated[str, Field(max_length=MAX_NAME_CHARS, pattern=r"^https?://[^\s/]+")] | None = None  # of a hub
+    token: Annotated[str, Field(max_length=MAX_TOKEN_CHARS, pattern=r"^[\x21-\x7e]+$")] | None = Field(
+        default=None, repr=False
+    )
     format: RoundedFormat | None = None
     replace: bool = False
 

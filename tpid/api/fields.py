@@ -78,7 +78,10 @@ def sampling_of(body: BaseModel) -> SamplingParams:
     """From those fields that a body has. Raises RequestError where a value is out of range."""
     given = {name: value for name in _SAMPLING if (value := getattr(body, name, None)) is not None}
     temperature: float | None = body.temperature  # type: ignore[attr-defined]
-    return SamplingParams(temperature=DEFAULT_TEMPERATURE if temperature is None else temperature, **given)
+    if temperature is not None:
+        given["temperature"] = temperature
+    unsaid = frozenset({"temperature", *_SAMPLING} - given.keys())
+    return SamplingParams(**{"temperature": DEFAULT_TEMPERATURE, **given}, unsaid=unsaid)
 
 
 def shown(value: object) -> str:

@@ -4,9 +4,10 @@ import asyncio
 import contextlib
 import json
 import logging
+import os
 import sys
-from collections.abc import AsyncGenerator, Sequence
-from pathlib import Path
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from tpid.errors import BusyError
@@ -18,12 +19,13 @@ MAX_LINE_BYTES = 1 << 16
 
 
 class Imports:
-    def __init__(self, models_dir: Path) -> None:
-        self._models_dir = models_dir
+    def __init__(self) -> None:
         self._running: str | None = None
 
-    async def run(self, name: str, arguments: Sequence[str]) -> AsyncGenerator[dict[str, Any], None]:
-        """Progress of one import; the last item has the key `pack` or `error`.
+    async def run(
+        self, name: str, arguments: Sequence[str], environment: Mapping[str, str] = MappingProxyType({})
+    ) -> AsyncGenerator[dict[str, Any], None]:
+        """Progress of one import; the last item has the key `pack` or `error`. `environment` adds to the daemon's.
 
         Closing the iterator ends the import, which can go on later from where it was. Raises BusyError.
         """
@@ -32,11 +34,13 @@ class Imports:
         self._running = name
         last: dict[str, Any] | None = None
         try:
-            command = ["-m", "tpid.pack.import_command", f"--target={self._models_dir / name}", *arguments]
             process = await asyncio.create_subprocess_exec(
-                sys.executable, *command, stdout=asyncio.subprocess.PIPE, limit=MAX_LINE_BYTES
+                *(sys.executable, "-m", "tpid.pack.import_command", *arguments),
+                stdout=asyncio.subprocess.PIPE,
+                limit=MAX_LINE_BYTES,
+                env={**os.environ, **environment},
             )
-            log.info("import_started name=%s pid=%d", name, process.pid)
+            log.info("import_started name=%r pid=%d", name, process.pid)
             try:
                 async for item in _lines(process):
                     if "pack" in item or "error" in item:
@@ -45,7 +49,7 @@ class Imports:
                         yield item
             finally:
                 await _end(process)
-                log.info("import_ended name=%s exit=%s", name, process.returncode)
+                log.info("import_ended name=%r exit=%s", name, process.returncode)
         finally:
             self._running = None
         # Told when the next import may begin: who reads it may ask for one at once.

@@ -2,10 +2,11 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import asdict
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final
 
 from aiohttp import web
@@ -17,9 +18,10 @@ from tpid.api.lines import stream_lines
 from tpid.api.request_body import parse
 from tpid.api.verification import Verifications
 from tpid.device import Role
+from tpid.download.reference import looks_remote, parse_reference
 from tpid.engine.engine import Engine
 from tpid.errors import NotCoordinatorError, RequestError, TpidError
-from tpid.model.catalogue import CATALOGUE
+from tpid.model.catalogue import CATALOGUE, CatalogueEntry, Package, default_model
 from tpid.pack.fetch import catalogue_entry
 from tpid.pack.reader import Pack
 from tpid.pack.store import Damaged, PackStore, check_name, name_from_path
@@ -30,8 +32,11 @@ log = logging.getLogger(__name__)
 
 
 class ModelEndpoints:
-    def __init__(self, engine: Engine, store: PackStore, imports: Imports, role: Role) -> None:
-        """`role`: of this device, which says whether it plans."""
+    def __init__(
+        self, engine: Engine, store: PackStore, imports: Imports, role: Role, home_bytes: Callable[[], int]
+    ) -> None:
+        """`role`: of this device, which says whether it plans. `home_bytes`: what all devices may take now."""
+        self._home_bytes = home_bytes
         self._role = role
         self._engine = engine
         self._store = store
@@ -40,8 +45,13 @@ class ModelEndpoints:
 
     async def list_packs(self, request: web.Request) -> web.Response:
         found = await asyncio.to_thread(self._store.scan)
-        available = {name: asdict(entry) for name, entry in CATALOGUE.items()}
-        return web.json_response({"models": [_describe(item) for item in found], "catalogue": available})
+        return web.json_response(
+            {
+                "models": [_describe(item) for item in found],
+                "catalogue": {name: describe_entry(entry) for name, entry in CATALOGUE.items()},
+                "default": default_model(self._home_bytes()),
+            }
+        )
 
     async def list_openai(self, request: web.Request) -> web.Response:
         packs = [item for item in await asyncio.to_thread(self._store.scan) if isinstance(item, Pack)]
@@ -54,12 +64,21 @@ class ModelEndpoints:
     async def import_(self, request: web.Request) -> web.StreamResponse:
         body = await parse(request, ImportBody)
         name = check_name(body.name) if body.name is not None else name_from_path(Path(body.path))
-        return await self._run(request, name, [f"--path={body.path}", *_options(body)])
+        target = f"--target={self._store.path(name)}"
+        return await self._run(request, name, [target, f"--path={body.path}", *_options(body)])
 
     async def pull(self, request: web.Request) -> web.StreamResponse:
         body = await parse(request, PullBody)
-        catalogue_entry(body.name)
-        return await self._run(request, check_name(body.name), [f"--pull={body.name}", *_options(body)])
+        shown = str(parse_reference(body.model)) if looks_remote(body.model) else check_name(body.model)
+        if not looks_remote(body.model):
+            catalogue_entry(body.model)
+        arguments = [f"--models-dir={self._store.directory}", f"--pull={body.model}", *_options(body)]
+        if body.name is not None:
+            arguments.append(f"--name={check_name(body.name)}")
+        # Not among the arguments, which every user of the machine can read.
+        environment = {"HF_ENDPOINT": body.endpoint, "HF_TOKEN": body.token}
+        given = {key: value for key, value in environment.items() if value is not None}
+        return await self._run(request, shown, arguments, given)
 
     async def load(self, request: web.Request) -> web.StreamResponse:
         """Lines of JSON: progress, then {"plan": …} or {"error": …}.
@@ -124,11 +143,19 @@ class ModelEndpoints:
         pack = await asyncio.to_thread(self._store.open, body.model)
         return await stream_lines(request, self._verifications.run(pack))
 
-    async def _run(self, request: web.Request, name: str, arguments: list[str]) -> web.StreamResponse:
-        return await stream_lines(request, self._import_lines(name, arguments))
+    async def _run(
+        self,
+        request: web.Request,
+        name: str,
+        arguments: list[str],
+        environment: Mapping[str, str] = MappingProxyType({}),
+    ) -> web.StreamResponse:
+        return await stream_lines(request, self._import_lines(name, arguments, environment))
 
-    async def _import_lines(self, name: str, arguments: list[str]) -> AsyncGenerator[dict[str, Any], None]:
-        async with aclosing(self._imports.run(name, arguments)) as lines:
+    async def _import_lines(
+        self, name: str, arguments: list[str], environment: Mapping[str, str]
+    ) -> AsyncGenerator[dict[str, Any], None]:
+        async with aclosing(self._imports.run(name, arguments, environment)) as lines:
             async for line in lines:
                 if "pack" in line:
                     await self._engine.tell_packs()
@@ -144,6 +171,18 @@ def _fetch_line(fetches: Mapping[str, tuple[int, int]]) -> dict[str, Any]:
 def _options(body: ImportBody | PullBody) -> list[str]:
     options = ["--format", body.format] if body.format is not None else []
     return [*options, "--replace"] if body.replace else options
+
+
+def describe_entry(entry: CatalogueEntry) -> dict[str, Any]:
+    """Sizes are estimates but for packages, of which the registry tells them."""
+    return {
+        "about": entry.about,
+        "licence": entry.licence,
+        "quantization": entry.quantization,
+        "size_bytes": entry.size_bytes,
+        "memory_bytes": entry.memory_bytes,
+        "source": None if isinstance(entry.source, Package) else entry.source,
+    }
 
 
 def _openai(pack: Pack) -> dict[str, Any]:

@@ -50,3 +50,8 @@ class ClusterStatus:
     failed: tuple[FailedDial, ...]
     n_other_clusters: int  # devices of other homes in this network
     n_unreadable: int  # announcements that no tpid can have made
+
+    @property
+    def budget_bytes(self) -> int:
+        """What tpid may take of all connected devices together."""
+        return sum(device.profile.budget_bytes for device in self.devices)

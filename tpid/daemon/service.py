@@ -81,7 +81,7 @@ async def _serve(config: Config, home: Home, parts: Parts, stop: asyncio.Event) 
     endpoints = Endpoints(
         ChatEndpoint(engine),
         CompletionEndpoint(engine),
-        ModelEndpoints(engine, store, Imports(store.directory), profile.role),
+        ModelEndpoints(engine, store, Imports(), profile.role, lambda: cluster.status().budget_bytes),
         status,
         KeyEndpoints(parts.keys),
         DeviceEndpoints(cluster, home, moved.set),

@@ -152,6 +152,7 @@ class Engine:
         with self._tally.request() as running:
             async with self._turn_of(model, no_progress, request.size_bytes) as runner:
                 queue_s = time.perf_counter() - asked
+                request = replace(request, sampling=runner.pack.sampling_defaults.fill(request.sampling))
                 async with aclosing(self._answers(runner, request)) as events:
                     async for index, event in events:
                         if not isinstance(event, Finished):

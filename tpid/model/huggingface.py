@@ -19,6 +19,7 @@ from tpid.model.jsonfile import read_json_object
 from tpid.model.limits import check_spec
 from tpid.model.mistaken import START_BYTES, found_instead
 from tpid.model.published import Names, Place, ordered_rows, places, read_ordered, row_order, tensor_shapes
+from tpid.model.sampling_defaults import SamplingDefaults, of_generation_config
 from tpid.model.source import TokenizerFiles
 from tpid.model.spec import ModelSpec
 from tpid.model.tensorfile import MAX_TENSORS, TensorEntry, read_header
@@ -28,6 +29,7 @@ from tpid.model.weightfile import U8, WeightFile, fingerprint
 from tpid.model.weights import F32, Format, HalfMatrix, Matrix, quantize
 
 CONFIG_NAME = "config.json"
+GENERATION_NAME = "generation_config.json"
 MAX_CONFIG_BYTES = 4 << 20
 
 OWN_HEAD_NOTICE = (
@@ -148,6 +150,10 @@ class HuggingFaceSource:
     def tokenizer(self) -> TokenizerFiles:
         files = tokenizer_files_from_directory(self._directory)
         return with_rows_only(files, self.spec.vocab_size, str(self._directory))
+
+    def sampling_defaults(self) -> SamplingDefaults:
+        path = self._directory / GENERATION_NAME
+        return of_generation_config(read_json_object(path, MAX_CONFIG_BYTES)) if path.is_file() else SamplingDefaults()
 
     def close(self) -> None:
         self._files.close()

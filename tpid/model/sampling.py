@@ -38,6 +38,8 @@ class SamplingParams:
     presence_penalty: float = 0.0  # taken off once, if the answer has it
     logit_bias: Mapping[int, float] = field(default_factory=dict)  # added to the logits of these ids
     seed: int | None = None  # the same seed gives the same tokens, None a new one each time
+    # Names of the fields above that nobody has asked for: where the model's publisher says something, that counts.
+    unsaid: frozenset[str] = field(default=frozenset(), compare=False)
 
     def __post_init__(self) -> None:
         if self.temperature != 0:

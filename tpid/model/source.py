@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from tpid.model.sampling_defaults import SamplingDefaults
 from tpid.model.spec import ModelSpec
 from tpid.model.weights import F32, Format, Matrix
 
@@ -66,6 +67,10 @@ class WeightSource(Protocol):
 
     def tokenizer(self) -> TokenizerFiles:
         """Raises TokenizerError where the model has none or an unknown one."""
+        ...
+
+    def sampling_defaults(self) -> SamplingDefaults:
+        """What its publisher says of sampling. Raises ModelFileError where that cannot be read."""
         ...
 
     def close(self) -> None: ...

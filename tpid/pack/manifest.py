@@ -46,6 +46,7 @@ PACK_VERSION: Final = 1
 MANIFEST_NAME = "model.json"
 TOKENIZER_NAME = "tokenizer.json"
 TEMPLATE_NAME = "chat_template.jinja"
+SAMPLING_NAME = "sampling.json"  # what the publisher says of it; no part of the pack's id
 EMBED_NAME = "embed.safetensors"
 HEAD_NAME = "head.safetensors"
 MAX_MANIFEST_BYTES = 16 << 20  # a 70B model needs about 1 MB

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from tpid.errors import ModelFileError, PackError, TpidError
+from tpid.model.sampling_defaults import MAX_BYTES, SamplingDefaults, load
 from tpid.model.tensorfile import TensorEntry, read_header
 from tpid.model.weightfile import WeightFile
 from tpid.model.weights import F32
@@ -17,6 +18,7 @@ from tpid.pack.layout import FileLayout, embed_layout, head_layout, layer_layout
 from tpid.pack.manifest import (
     EMBED_NAME,
     HEAD_NAME,
+    SAMPLING_NAME,
     TEMPLATE_NAME,
     TOKENIZER_NAME,
     layer_path,
@@ -55,6 +57,15 @@ class Pack:
         """Of tokenizer.json; 0 where it is not there, which a device that only helps may do without."""
         path = self.directory / TOKENIZER_NAME
         return path.stat().st_size if path.is_file() else 0
+
+    @cached_property
+    def sampling_defaults(self) -> SamplingDefaults:
+        """None are there in packs of earlier versions."""
+        try:
+            with (self.directory / SAMPLING_NAME).open("rb") as file:
+                return load(file.read(MAX_BYTES))
+        except OSError:
+            return SamplingDefaults()
 
     def geometry(self, block: Block) -> UnitGeometry:
         return self.manifest.geometry(block)

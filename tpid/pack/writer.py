@@ -17,6 +17,7 @@ from pydantic import BaseModel, ValidationError
 
 from tpid.errors import DiskFullError, UnsupportedModelError
 from tpid.model.inventory import matrix_shapes
+from tpid.model.sampling_defaults import dump
 from tpid.model.source import TokenizerFiles, WeightSource
 from tpid.model.spec import ModelSpec
 from tpid.model.tensorfile import build_header
@@ -29,6 +30,7 @@ from tpid.pack.manifest import (
     HEAD_NAME,
     MANIFEST_NAME,
     PACK_VERSION,
+    SAMPLING_NAME,
     TEMPLATE_NAME,
     TOKENIZER_NAME,
     BlockEntry,
@@ -137,6 +139,9 @@ class _Writer:
         write_whole(self._staging / TOKENIZER_NAME, tokenizer.tokenizer_json)
         if template is not None:
             write_whole(self._staging / TEMPLATE_NAME, template)
+        sampling = self._source.sampling_defaults()
+        if sampling.as_json():
+            write_whole(self._staging / SAMPLING_NAME, dump(sampling))
         return Manifest(
             pack_version=PACK_VERSION,
             spec=spec,

@@ -56,7 +56,7 @@ def make_endpoints(
         )
         home = Home.load(tmp_path_factory.mktemp("state"), "desk")
         store = PackStore(models_dir)
-        models = ModelEndpoints(of_engine, store, imports or Imports(models_dir), role)
+        models = ModelEndpoints(of_engine, store, imports or Imports(), role, lambda: 4 * 10**9)
         chat, completions = ChatEndpoint(of_engine), CompletionEndpoint(of_engine)
         doctor = DoctorEndpoint(of_engine, cluster, "avx2", allowed_bytes=2**30, allowed_cores=1.0)
         devices = DeviceEndpoints(cluster, home, lambda: None)

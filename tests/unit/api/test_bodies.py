@@ -36,5 +36,5 @@ def test_a_context_that_no_plan_has(tokens: int) -> None:
 
 
 def test_formats_are_those_of_packs() -> None:
-    assert PullBody.model_validate_json('{"name": "m", "format": "w4"}').format == "w4"
-    assert fault(PullBody, {"name": "m", "format": "q4"}).startswith("format: ")
+    assert PullBody.model_validate_json('{"model": "m", "format": "w4"}').format == "w4"
+    assert fault(PullBody, {"model": "m", "format": "q4"}).startswith("format: ")

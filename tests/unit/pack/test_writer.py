@@ -11,9 +11,11 @@ from safetensors import safe_open
 from tpid.errors import DiskFullError, ModelFileError, PackError, UnsupportedModelError
 from tpid.model.huggingface import HuggingFaceSource
 from tpid.model.inventory import matrix_shapes
+from tpid.model.sampling_defaults import SamplingDefaults
 from tpid.model.source import TokenizerFiles
 from tpid.model.spec import LayerSpec, Norms, Rope
 from tpid.model.weights import CODINGS, F32, ROUNDED_TO, Format, convert
+from tpid.pack.manifest import SAMPLING_NAME
 from tpid.pack.reader import Pack
 from tpid.pack.verify import Progress, verify_pack
 from tpid.pack.writer import import_pack
@@ -102,7 +104,7 @@ def test_the_files_are_plain_safetensors_and_units_start_at_pages(source: Any, t
     names = {f"layers/{layer:03d}.safetensors" for layer in range(source.spec.n_layers)} | {"embed.safetensors"}
     names |= set() if source.spec.tied_head else {"head.safetensors"}
     found = {str(path.relative_to(pack.directory)) for path in pack.directory.rglob("*") if path.is_file()}
-    assert found == names | {"model.json", "tokenizer.json", "chat_template.jinja"}
+    assert found == names | {"model.json", "tokenizer.json", "chat_template.jinja", "sampling.json"}
     for name in names:
         path = pack.directory / name
         starts = _data_offsets(path)
@@ -272,3 +274,11 @@ def test_a_model_that_would_be_mostly_padding_is_refused(source_of: Sources, tmp
     with pytest.raises(UnsupportedModelError, match=r"has 655\d\d\d weights, but in pieces so small .* take 33\d MB"):
         import_pack(source, tmp_path / "pack")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_publishers_sampling_is_kept_and_is_no_part_of_the_id(source_of: Sources, tmp_path: Path) -> None:
+    pack = import_pack(source_of(), tmp_path / "pack")
+    assert pack.sampling_defaults == SamplingDefaults(temperature=0.6, top_k=20)
+    (pack.directory / SAMPLING_NAME).unlink()
+    again = Pack(pack.directory)
+    assert (again.id, again.sampling_defaults) == (pack.id, SamplingDefaults())

@@ -14,6 +14,7 @@ from aiohttp import web
 
 from tpid.api.bodies import ImportBody, KeyBody, LoadBody, PlanBody, PullBody, VerifyBody
 from tpid.api.chat_body import ChatBody
+from tpid.api.models import describe_entry
 from tpid.cluster.status import ClusterStatus, DeviceStatus, FailedDial, SightedDevice
 from tpid.device import DeviceId, DeviceProfile, Role
 from tpid.model.catalogue import CATALOGUE
@@ -341,7 +342,8 @@ def models_json() -> dict[str, Any]:
         "formats": ["w4"],
         "size_bytes": 98 * MB,
     }
-    return {"models": [sound], "catalogue": {name: asdict(entry) for name, entry in CATALOGUE.items()}}
+    catalogue = {name: describe_entry(entry) for name, entry in CATALOGUE.items()}
+    return {"models": [sound], "catalogue": catalogue, "default": "smollm2-135m"}
 
 
 @pytest.fixture

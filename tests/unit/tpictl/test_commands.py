@@ -231,8 +231,8 @@ def test_an_import_says_what_it_had_to_guess(daemon: Any, run: Run, short_direct
 def test_import_of_nothing(run: Run) -> None:
     assert run("import", "none.gguf").stderr == "tpictl: There is no file or directory none.gguf.\n"
     for path, hint in {
-        "https://hf.co/Qwen/Qwen3-8B-GGUF": "tpid fetches nothing from there",
-        "Qwen/Qwen3-8B-GGUF:Q4_K_M": "tpid fetches nothing from there",
+        "https://hf.co/Qwen/Qwen3-8B-GGUF": "tpictl pull https://hf.co/Qwen/Qwen3-8B-GGUF.",
+        "Qwen/Qwen3-8B-GGUF:Q4_K_M": "tpictl pull Qwen/Qwen3-8B-GGUF:Q4_K_M.",
         "smollm2-135m": "tpictl pull smollm2-135m",
     }.items():
         assert hint in run("import", path).stderr
@@ -243,7 +243,23 @@ def test_pull_as_json(daemon: Any, run: Run) -> None:
     daemon.import_lines = [{"stage": "fetch", "done_bytes": 0, "total_bytes": 1}, {"pack": pack}]
     result = run("pull", "smollm2-135m", "--format", "f16", "--json")
     assert json.loads(result.stdout) == {"pack": pack}
-    assert daemon.body("/tpid/pull") == {"name": "smollm2-135m", "format": "f16", "replace": False}
+    expected = {"model": "smollm2-135m", "name": None, "format": "f16", "replace": False}
+    assert daemon.body("/tpid/pull") == expected
+
+
+def test_pull_takes_the_hub_and_the_token_of_who_types_it(
+    daemon: Any, run: Run, environment: dict[str, str], tmp_path: Path
+) -> None:
+    daemon.import_lines = [{"pack": {"name": "m", "id": "0", "size_bytes": 3 * 10**6, "already": True}}]
+    environment |= {"HF_ENDPOINT": "https://mirror.example", "HF_TOKEN": "hf_secret"}
+    result = run("pull", "hf.co/a/b:Q8_0", "--name", "m")
+    assert result.stdout == "m was here already (3.00 MB). Talk to it: tpictl chat m\n"
+    assert "hf_secret" not in result.stderr
+    body = daemon.body("/tpid/pull")
+    assert body["endpoint"] == "https://mirror.example"
+    assert (body["token"], body["name"], body["model"]) == ("hf_secret", "m", "hf.co/a/b:Q8_0")
+    (tmp_path / "x.gguf").touch()
+    assert "tpictl import" in run("pull", str(tmp_path / "x.gguf")).stderr
 
 
 def test_status_and_models_as_json_are_what_the_daemon_said(daemon: Any, run: Run) -> None:

@@ -18,6 +18,7 @@ from tpid.model.halffit import HalfFits
 from tpid.model.inventory import check_inventory, vector_shapes
 from tpid.model.limits import MAX_HEAD_DIM, check_spec
 from tpid.model.published import Names, Place, ordered_rows, places, read_ordered, row_order, tensor_shapes
+from tpid.model.sampling_defaults import SamplingDefaults, of_gguf
 from tpid.model.source import TokenizerFiles
 from tpid.model.spec import ModelSpec
 from tpid.model.token_rows import with_rows_only
@@ -106,6 +107,9 @@ class GgufSource:
     def tokenizer(self) -> TokenizerFiles:
         files = tokenizer_files_from_gguf(self._model.metadata)
         return with_rows_only(files, self.spec.vocab_size, "The GGUF file")
+
+    def sampling_defaults(self) -> SamplingDefaults:
+        return of_gguf(self._model.metadata)
 
     def close(self) -> None:
         self._files.close()

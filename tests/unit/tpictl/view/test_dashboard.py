@@ -146,12 +146,25 @@ def test_a_daemon_that_never_was_there_is_said_so(daemon: Any) -> None:
 
 def test_models(models_json: dict[str, Any]) -> None:
     models_json["models"].append({"name": "broken", "damaged": "layer 3 is cut short."})
-    models_json["catalogue"]["other"] = {"about": "another", "size_bytes": 10**9}
+    models_json["catalogue"] = {
+        "smollm2-135m": {"about": "here", "size_bytes": 1},
+        "big": {
+            **{"about": "another", "size_bytes": 10**9, "memory_bytes": 2 * 10**9},
+            **{"licence": "Apache-2.0", "quantization": "Q8_0"},
+        },
+        "odd": {"about": "an older daemon's", "size_bytes": 10**8},
+    }
+    models_json["default"] = "big"
     assert _shown(models_view(decode(Models, models_json))) == (
         "name          architecture  layers  formats     size  context\n"
         "smollm2-135m  llama             30  w4       98.0 MB     8192\n"
         "broken is damaged: layer 3 is cut short.\n"
-        "tpictl pull other  (another; 1.00 GB)"
+        "\n"
+        "to pull  what it is         quant     size   memory  licence\n"
+        "big      another            Q8_0   1.00 GB  2.00 GB  Apache-2.0\n"
+        "odd      an older daemon's          100 MB        -\n"
+        "Sizes and memory are about so much. Others: tpictl pull hf.co/OWNER/REPO[:QUANT]\n"
+        "For this home, to begin with: tpictl pull big"
     )
 
 
