@@ -93,7 +93,7 @@ def _is_at(status: dict[str, Any], address: str) -> bool:
 
 
 def test_a_home_of_ipv6_alone(permitted: None, models: Path) -> None:
-    with running(IPV6, models, **SMALL) as home:
+    with running(IPV6, models, use_all_devices=True, **SMALL) as home:
         user, helper = home.hosts
         answer = user.daemon.ask("smollm2-135m", PROMPT, 24)
         assert "Paris" in answer.text

@@ -327,6 +327,26 @@ def test_somebody_is_there_and_says_nothing(run: Run) -> None:
     run(test())
 
 
+def test_of_two_ways_the_quicker_one_is_taken_whichever_is_named_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test() -> None:
+        loop = asyncio.get_running_loop()
+        connect = loop.sock_connect
+
+        async def over_the_air_slowly(sock: socket.socket, address: tuple[str, int]) -> None:
+            if address[1] == air.port:
+                await asyncio.sleep(0.05)
+            await connect(sock, address)
+
+        async with home() as air, home() as wire:
+            monkeypatch.setattr(loop, "sock_connect", over_the_air_slowly)
+            connection = await dial([(HOST, air.port), (HOST, wire.port)], lambda: hello_of(2), SETTINGS)
+            assert connection.peer_address == f"{HOST}:{wire.port}"
+            connection.set_receiver(Recorder())
+            await connection.close("done")
+
+    asyncio.run(test())
+
+
 def test_dialling_may_be_cancelled(run: Run) -> None:
     gone = asyncio.Event()
 

@@ -5,13 +5,15 @@ from tpid.comm.frames import MAX_HEADER_BYTES, PREFIX, decode_header, encode_mes
 from tpid.comm.messages import Kind, Message
 from tpid.errors import RemoteProtocolError
 
-_KINDS = list(Kind)
+_KINDS = {kind.value: kind for kind in Kind}
 
 
 def fuzz(data: bytes) -> None:
     if not data:
         return
-    kind, packed = _KINDS[data[0] % len(_KINDS)], stretched(data[1:])[:MAX_HEADER_BYTES]
+    kind, packed = _KINDS.get(data[0]), stretched(data[1:])[:MAX_HEADER_BYTES]
+    if kind is None:
+        return
     try:
         header = decode_header(kind, packed)
     except RemoteProtocolError as error:
