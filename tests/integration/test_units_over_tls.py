@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import itertools
 import shutil
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import AsyncExitStack
@@ -165,6 +166,20 @@ def test_several_sources_give_at_once_and_each_byte_comes_once(
         assert [source.giver.given_bytes for source in sources] == given
 
     scenario(homes, sources, tmp_path, test)
+
+
+def test_a_source_that_begins_and_ends_to_compute_goes_on_giving(
+    homes: dict[str, Home], pack: Pack, tmp_path: Path
+) -> None:
+    source = Source(homes["desk"], pack)
+    turns = itertools.cycle([True, True, False])
+    source.giver = Giver(source._find, lambda _: True, lambda: next(turns))
+
+    async def test(receiver: Receiver) -> None:
+        check_whole(await receiver.complete(pack.id), pack)
+        assert receiver.fetcher.avoided == {}
+
+    scenario(homes, [source], tmp_path, test)
 
 
 def test_where_a_source_dies_half_way_another_gives_the_rest(

@@ -246,7 +246,7 @@ class Coordinator:
             share,
             workers=links,
             elsewhere=elsewhere,
-            speeds={device.id: device.read_bytes_s for device in (me, *workers)},
+            speeds={device.id: device.read_bytes_s for device in (me, *workers) if device.id not in plans.late},
             calls=self._calls,
             check=self._check_ranks,
             blame=self._cluster.blame,

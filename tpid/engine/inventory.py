@@ -8,7 +8,7 @@ from tpid.pack.reader import Pack
 from tpid.pack.store import PackStore
 from tpid.transfer.units import Units
 
-_STEP_BYTES: Final = 1 << 28  # what is told changes by so much, so that not every file is news for the home
+_STEP_BYTES: Final = 1 << 26  # what is told changes by so much, so that not every file is news for the home
 
 
 def inventory(store: PackStore, units: Units | None) -> dict[str, Any]:

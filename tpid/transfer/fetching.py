@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -71,8 +71,12 @@ class Fetcher:
         """Names of the devices of which nothing is asked now, and why."""
         return {name: why for until, name, why in self._avoided.values() if until > time.monotonic()}
 
-    async def complete(self, pack: PackId, share: Share, progress: Progress) -> HoledPack:
+    async def complete(
+        self, pack: PackId, share: Share, progress: Progress, keep: Collection[PackId] = ()
+    ) -> HoledPack:
         """The pack with all that a worker with `share` reads. What came stays, however this ends.
+
+        Of other packs' units, those of `keep` do not go where room is wanted.
 
         Raises DiskFullError, LoadError where nobody gives what is missing, PackError where another writes into it.
         """
@@ -83,6 +87,8 @@ class Fetcher:
             missing = await asyncio.to_thread(held.missing, share)
             if missing:
                 with held.held():
+                    gone = await asyncio.to_thread(self._store.make_room, sum(missing.values()), {held.id, *keep})
+                    log.info("fetching pack=%s pieces=%d removed=%d", held.id[:12], len(missing), len(gone))
                     await self._get(lines, held, missing, progress)
         held.touch()
         return held
@@ -116,9 +122,6 @@ class Fetcher:
             await asyncio.sleep(TICK_S)
 
     async def _get(self, lines: "_Lines", held: HoledPack, missing: Mapping[Piece, int], progress: Progress) -> None:
-        total_bytes = sum(missing.values())
-        gone = await asyncio.to_thread(self._store.make_room, total_bytes, {held.id})
-        log.info("fetching pack=%s pieces=%d bytes=%d removed=%d", held.id[:12], len(missing), total_bytes, len(gone))
         self._now = _Fetch(lines, held, missing, progress)
         try:
             await self._now.run()

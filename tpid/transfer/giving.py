@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import socket
+import struct
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
@@ -79,6 +80,8 @@ class Giver:
             pass
         except (TpidError, OSError) as error:
             log.info("giving_ended peer=%s reason=%r", member[:12], str(error))
+        except Exception:  # a fault of ours: the asker has others to ask
+            log.exception("giving_failed peer=%s", member[:12])
         finally:
             asker.close()
 
@@ -158,7 +161,7 @@ class _Asker:
         """The system spreads what is sent, so that it never stands in a row before a partial. Where it can."""
         if busy != self._paced:
             self._paced = busy
-            rate = int(BUSY_BYTES_S) if busy else _NO_PACING
+            rate = struct.pack("=I", int(BUSY_BYTES_S) if busy else _NO_PACING)
             with suppress(OSError):
                 self._stream.sock.setsockopt(socket.SOL_SOCKET, _SO_MAX_PACING_RATE, rate)
 

@@ -13,7 +13,7 @@ from tpid.comm.tls_channel import TlsChannel
 from tpid.device import DeviceId, HeldUnits
 from tpid.errors import DeviceLostError, LoadError, ModelNotFoundError, TpidError
 from tpid.pack.geometry import Share
-from tpid.pack.manifest import PackId
+from tpid.pack.manifest import MANIFEST_NAME, PackId
 from tpid.pack.reader import Pack
 from tpid.pack.store import PackStore
 from tpid.pack.unit_store import UnitStore
@@ -36,6 +36,8 @@ class Units:
         self._settings = CommSettings()
         self._fetcher = Fetcher(self._store, lambda: [line.peer for line in cluster.peers.values()], self._dial)
         self._giver = Giver(self._find, lambda id: id in home.members, self._is_busy)
+        self._used: frozenset[PackId] = frozenset()  # what was wanted last, and may be computed with
+        self._whole: dict[PackId, tuple[Pack, int]] = {}  # whole packs that were asked for, and their manifests' times
         self._turn = asyncio.Lock()  # the fetcher gets one share at a time
         self._begun: asyncio.Task[None] | None = None
         cluster.on_units = self._giver.serve
@@ -58,7 +60,9 @@ class Units:
         """
         await self._end_begun()
         async with self._turn:
-            return (await self._fetcher.complete(pack, share, progress)).pack
+            held = await self._fetcher.complete(pack, share, progress)
+            self._used = frozenset({pack})
+            return held.pack
 
     def held(self) -> tuple[HeldUnits, ...]:
         """Of packs that are not whole. Looks at the disk: not for the event loop."""
@@ -73,7 +77,7 @@ class Units:
             while True:
                 try:
                     async with self._turn:
-                        await self._fetcher.complete(pack, share, lambda done, total: None)
+                        await self._fetcher.complete(pack, share, lambda done, total: None, keep=self._used)
                         return
                 except LoadError as error:  # nobody gives it now; what has come stays
                     log.warning("units_not_here pack=%s again_s=%.0f reason=%r", pack[:12], AGAIN_S, str(error))
@@ -93,11 +97,16 @@ class Units:
             await asyncio.wait([begun])
 
     def _find(self, id: PackId) -> Held | None:
+        """Finding a whole pack means reading all manifests, so it is remembered."""
         try:
-            return self._packs.find(id), None
+            if id not in self._whole or self._whole[id][1] != _changed_ns(self._whole[id][0]):
+                pack = self._packs.find(id)
+                self._whole[id] = pack, _changed_ns(pack)
+            return self._whole[id][0], None
         except ModelNotFoundError:
-            held = self._store.find(id)
-            return (held.pack, held.presence) if held is not None else None
+            self._whole.pop(id, None)
+        held = self._store.find(id)
+        return (held.pack, held.presence) if held is not None else None
 
     def _is_busy(self) -> bool:
         return self.is_busy()
@@ -107,3 +116,11 @@ class Units:
         if not endpoints:
             raise DeviceLostError("where it listens is not known")
         return await dial_for_units(endpoints, self._home, device, self._settings)
+
+
+def _changed_ns(pack: Pack) -> int:
+    """-1 where it is gone."""
+    try:
+        return (pack.directory / MANIFEST_NAME).stat().st_mtime_ns
+    except OSError:
+        return -1
