@@ -13,6 +13,7 @@ from tpid.model.gguf.architecture import read_spec
 from tpid.model.gguf.blocks import NATURAL_FORMAT, U8, blocks_to_matrix, dequantize_blocks
 from tpid.model.gguf.container import GgufTensor
 from tpid.model.gguf.parts import GgufModel, open_gguf
+from tpid.model.gguf.rounded import ROUNDED_FORMAT, Roundings, dequantize_rounded, round_values
 from tpid.model.gguf.tokenizer import tokenizer_files_from_gguf
 from tpid.model.gguf.types import GgmlType
 from tpid.model.halffit import HalfFits
@@ -60,18 +61,20 @@ class GgufSource:
             self.spec = _checked_spec(str(path), self._model)
             self.fingerprint = fingerprint(self._model.parts)
             self.published_bytes = sum(file.size_bytes for file, _ in self._model.parts)
-            self._half_fits = HalfFits()
+            self._half_fits, self._roundings = HalfFits(), Roundings()
             self._files = stack.pop_all()
         # llama.cpp's converter interleaves the halves of each head for its own RoPE, for this family only.
         self._interleaved = self.spec.architecture is Architecture.LLAMA
 
     @property
     def notes(self) -> list[str]:
-        return self._half_fits.notes()
+        return self._half_fits.notes() + self._roundings.notes()
 
     def natural_format(self, name: str) -> Format:
         """For F32 this reads the whole matrix once, in pieces."""
         tensor = self._tensor(name)
+        if tensor.type in ROUNDED_FORMAT:
+            return ROUNDED_FORMAT[tensor.type]
         if tensor.type is not GgmlType.F32:
             return NATURAL_FORMAT[tensor.type]
         return self._half_fits.format_of(
@@ -89,8 +92,24 @@ class GgufSource:
             raw = self._half_split_rows(tensor, start_row, stop_row)
         else:
             raw = self._rows(tensor, start_row, stop_row)
+        if tensor.type in ROUNDED_FORMAT:
+            return self._rounded(tensor, raw, start_row)
         matrix = blocks_to_matrix(tensor.type, raw, self.natural_format(name))
         require_finite(matrix, self._where(tensor), start_row)
+        return matrix
+
+    def _rounded(self, tensor: GgufTensor, raw: U8, start_row: int) -> Matrix:
+        values = dequantize_rounded(tensor.type, raw)
+        require_finite_values(values, self._where(tensor), start_row)
+        matrix = round_values(tensor.type, values)
+        try:
+            require_finite(matrix, self._where(tensor), start_row)
+        except ModelFileError as error:
+            raise UnsupportedModelError(
+                f"{self._where(tensor)} has weights beyond what {matrix.format} can hold.",
+                hint="Take another quantization of the same model, such as Q4_K_M or Q8_0.",
+            ) from error
+        self._roundings.add(tensor.type, values, matrix)
         return matrix
 
     def vector(self, name: str) -> F32:
