@@ -1,8 +1,8 @@
 /* Runs the native kernels without Python, for processors and compilers that Python does not run with here: built by
-   tests/native/driver.py for ARM, and with sanitizers.
+   tests/native/conftest.py for ARM, and with sanitizers.
 
    check_kernels CASES [REPETITIONS]: a file of cases in the order of the readers below, little-endian int32 and fp32
-   as driver.py writes them. Each case is computed by every set of kernels that the processor has, and must be as near
+   as cases.py writes them. Each case is computed by every set of kernels that the processor has, and must be as near
    to what is expected as the case allows. Prints one line a set: its name, how many numbers it was judged by, and the
    largest error as a part of what was allowed. */
 #include <math.h>

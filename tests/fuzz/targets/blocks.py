@@ -4,12 +4,13 @@ import numpy as np
 
 from tpid.errors import ModelFileError
 from tpid.model.finite import require_finite
-from tpid.model.gguf.blocks import NATURAL_FORMAT, blocks_to_matrix
+from tpid.model.gguf.blocks import NATURAL_FORMAT, U8, blocks_to_matrix
+from tpid.model.gguf.rounded import ROUNDED_FORMAT, dequantize_rounded, round_values
 from tpid.model.gguf.types import GgmlType
-from tpid.model.weights import GROUP
+from tpid.model.weights import GROUP, Matrix
 from tpid.pack.tiles import dequantize_tiles, pack_tiles
 
-_TYPES = tuple(NATURAL_FORMAT)
+_TYPES = (*NATURAL_FORMAT, *ROUNDED_FORMAT)
 _MAX_BYTES = 1 << 16
 
 
@@ -21,7 +22,7 @@ def fuzz(data: bytes) -> None:
     row_bytes = _blocks_of_groups(type, blocks) * type.block_bytes
     raw = np.frombuffer(data[2 : 2 + _MAX_BYTES], np.uint8)
     rows = raw.size // row_bytes
-    matrix = blocks_to_matrix(type, raw[: rows * row_bytes].reshape(rows, row_bytes), NATURAL_FORMAT[type])
+    matrix = _matrix(type, raw[: rows * row_bytes].reshape(rows, row_bytes))
     with np.errstate(all="ignore"):
         values = matrix.dequantize()
         found = dequantize_tiles(pack_tiles(matrix), rows, matrix.shape[1], matrix.format)
@@ -32,6 +33,12 @@ def fuzz(data: bytes) -> None:
         assert len(str(error)) < 10_000
     else:
         assert np.isfinite(values).all()
+
+
+def _matrix(type: GgmlType, raw: U8) -> Matrix:
+    if type in ROUNDED_FORMAT:
+        return round_values(type, dequantize_rounded(type, raw))
+    return blocks_to_matrix(type, raw, NATURAL_FORMAT[type])
 
 
 def _blocks_of_groups(type: GgmlType, blocks: int) -> int:

@@ -178,7 +178,7 @@ def test_refuses_unsound_files(case: str, read_bytes: ReadBytes) -> None:
         (raw_file(version=1), "version 1"),
         (raw_file(version=4), "version 4"),
         (b"GGUF" + struct.pack(">IQQ", 3, 0, 0), "big-endian"),
-        (raw_file((), (tensor("a", (256,), type=18),)), "tensor a as IQ3_XXS"),
+        (raw_file((), (tensor("a", (256,), type=15),)), "tensor a as Q8_K"),
         (raw_file((), (tensor("a", (256,), type=999),)), "GGML type 999"),
     ],
 )

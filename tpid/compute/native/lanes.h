@@ -10,7 +10,9 @@
 #include <math.h>
 #include <string.h>
 
+#ifndef INLINE /* what is constant in a call is so in its code: a function for each format and size of a group */
 #define INLINE static inline __attribute__((always_inline))
+#endif
 
 typedef uint32_t vecu __attribute__((vector_size(4 * LANES)));
 typedef int8_t vecb __attribute__((vector_size(LANES)));

@@ -256,7 +256,7 @@ INLINE void int8_rows(const int format, const uint8_t *tile, int n_tiles, const 
                       const int first, const int n, const int planes, float *out, ptrdiff_t stride, int accumulate)
 {
     const int bytes = tile_bytes(format), run = run_tiles(format, n_tiles);
-    __m256 sum[TOGETHER], factors[2];
+    __m256 sum[TOGETHER], factors[2] = {_mm256_setzero_ps(), _mm256_setzero_ps()};
     for (int t = 0; t < n; t++)
         sum[t] = _mm256_setzero_ps();
     for (int left = n_tiles; left > 0; left -= run) {

@@ -12,6 +12,7 @@ from tpid.model.gguf.architecture import read_spec
 from tpid.model.gguf.blocks import NATURAL_FORMAT, U8, blocks_to_matrix, dequantize_blocks
 from tpid.model.gguf.container import GgufTensor
 from tpid.model.gguf.parts import GgufModel, open_gguf
+from tpid.model.gguf.rounded import ROUNDED_FORMAT, Roundings, dequantize_rounded, round_values
 from tpid.model.gguf.tokenizer import tokenizer_files_from_gguf
 from tpid.model.gguf.types import GgmlType
 from tpid.model.halffit import HalfFits
@@ -67,16 +68,18 @@ class GgufSource:
             self._places = places(self.spec, NAMES.with_family(family.gguf_names))
             self.fingerprint = fingerprint(self._model.parts)
             self.published_bytes = sum(file.size_bytes for file, _ in self._model.parts)
-            self._half_fits = HalfFits()
+            self._half_fits, self._roundings = HalfFits(), Roundings()
             self._files = stack.pop_all()
 
     @property
     def notes(self) -> list[str]:
-        return self._half_fits.notes()
+        return self._half_fits.notes() + self._roundings.notes()
 
     def natural_format(self, name: str) -> Format:
         """For F32 this reads the whole matrix once, in pieces."""
         tensor = self._tensor(name)
+        if tensor.type in ROUNDED_FORMAT:
+            return ROUNDED_FORMAT[tensor.type]
         if tensor.type is not GgmlType.F32:
             return NATURAL_FORMAT[tensor.type]
         return self._half_fits.format_of(
@@ -92,8 +95,24 @@ class GgufSource:
             raise ValueError(f"rows {start_row}…{stop_row} of {name} with {place.shape[0]} rows")
         order = row_order(self.spec, name, self._order)
         raw = read_ordered(lambda start, stop: self._rows(tensor, start, stop), place, order, start_row, stop_row)
+        if tensor.type in ROUNDED_FORMAT:
+            return self._rounded(tensor, raw, place.first_row + start_row)
         matrix = blocks_to_matrix(tensor.type, raw, self.natural_format(name))
         require_finite(matrix, self._where(tensor), place.first_row + start_row)
+        return matrix
+
+    def _rounded(self, tensor: GgufTensor, raw: U8, start_row: int) -> Matrix:
+        values = dequantize_rounded(tensor.type, raw)
+        require_finite_values(values, self._where(tensor), start_row)
+        matrix = round_values(tensor.type, values)
+        try:
+            require_finite(matrix, self._where(tensor), start_row)
+        except ModelFileError as error:
+            raise UnsupportedModelError(
+                f"{self._where(tensor)} has weights beyond what {matrix.format} can hold.",
+                hint="Take another quantization of the same model, such as Q4_K_M or Q8_0.",
+            ) from error
+        self._roundings.add(tensor.type, values, matrix)
         return matrix
 
     def vector(self, name: str) -> F32:
