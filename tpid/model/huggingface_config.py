@@ -18,6 +18,7 @@ _REFUSED: Mapping[str, str] = {
     "num_local_experts": "a mixture of experts",
     "num_experts": "a mixture of experts",
     "use_mrope": "positions of several dimensions",
+    "use_bidirectional_attention": "attention that sees what comes later",
 }
 _OTHER_PARTS = ("vision_config", "audio_config", "text_config")
 _OTHER_TASKS = (

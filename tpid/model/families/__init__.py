@@ -2,12 +2,13 @@
 
 from collections.abc import Mapping
 
-from tpid.model.families import llama, mistral, qwen2, qwen3
+from tpid.model.families import gemma2, gemma3, glm4, granite, llama, mistral, phi3, qwen2, qwen3, smollm3
 from tpid.model.families.family import Family
 from tpid.model.spec import Architecture
 
 FAMILIES: Mapping[Architecture, Family] = {
-    module.FAMILY.architecture: module.FAMILY for module in (llama, mistral, qwen2, qwen3)
+    module.FAMILY.architecture: module.FAMILY
+    for module in (llama, mistral, qwen2, qwen3, gemma2, gemma3, phi3, smollm3, granite, glm4)
 }
 BY_MODEL_TYPE: Mapping[str, Family] = {name: family for family in FAMILIES.values() for name in family.model_types}
 BY_GGUF_TYPE: Mapping[str, Family] = {name: family for family in FAMILIES.values() for name in family.gguf_types}
