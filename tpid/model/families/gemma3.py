@@ -51,9 +51,7 @@ def _ropes(config: Config) -> dict[str, Rope]:
 
 def _from_gguf(gguf: Metadata) -> Features:
     scaled_by = gguf.hidden_size / gguf.n_heads if gguf.n_layers == _LAYERS_OF_27B else gguf.head_dim
-    local = Rope(
-        gguf.fields.number("rope.freq_base_swa", limits.MIN_ROPE_THETA, limits.MAX_ROPE_THETA, _LOCAL_THETA)
-    )
+    local = Rope(gguf.fields.number("rope.freq_base_swa", limits.MIN_ROPE_THETA, limits.MAX_ROPE_THETA, _LOCAL_THETA))
     pattern = gguf.fields.size("attention.sliding_window_pattern", limits.MAX_LAYERS, _PATTERN)
     sliding = [bool((layer + 1) % pattern) for layer in range(gguf.n_layers)]
     layers = tuple(

@@ -36,9 +36,7 @@ def _turns(config: Config) -> list[bool]:
         interval = config.fields.size("no_rope_layer_interval", limits.MAX_LAYERS, _INTERVAL)
         return [bool((layer + 1) % interval) for layer in range(config.n_layers)]
     if not isinstance(listed, list) or len(listed) != config.n_layers or any(value not in (0, 1) for value in listed):
-        raise ModelFileError(
-            f"{config.fields.where} says no_rope_layers that are not {config.n_layers} times 0 or 1."
-        )
+        raise ModelFileError(f"{config.fields.where} says no_rope_layers that are not {config.n_layers} times 0 or 1.")
     return [bool(value) for value in listed]
 
 
