@@ -7,6 +7,8 @@ import numpy as np
 from tpid.compute.backend import BlockBytes
 from tpid.compute.forward import forward
 from tpid.compute.lockstep import run_lockstep
+from tpid.compute.native.library import Cores
+from tpid.compute.native_backend import NativeBackend, NativeHead
 from tpid.compute.torch_backend import TorchBackend, TorchHead
 from tpid.model.batch import Segment
 from tpid.model.weights import F32
@@ -57,6 +59,33 @@ class Ranks:
 def torch_ranks(pack: Pack, shares: list[Share], n_slots: int = 1) -> Ranks:
     backends = [TorchBackend(pack.spec, share, n_slots=n_slots, context_tokens=CONTEXT_TOKENS) for share in shares]
     return Ranks(pack, shares, backends, TorchHead(pack.spec, pack.manifest.head_geometry, pack.final_norm()))
+
+
+def native_ranks(
+    pack: Pack,
+    shares: list[Share],
+    *,
+    n_slots: int = 1,
+    kernels: str | None = None,
+    n_threads: int = 2,
+    planes: int = 2,
+    int8_cache: bool = False,
+) -> Ranks:
+    """`kernels`: the best by default."""
+    cores = Cores(n_threads, kernels, planes=planes)
+    backends = [
+        NativeBackend(
+            cores,
+            pack.spec,
+            share,
+            n_slots=n_slots,
+            context_tokens=CONTEXT_TOKENS,
+            max_pass_tokens=40,
+            int8_cache=int8_cache,
+        )
+        for share in shares
+    ]
+    return Ranks(pack, shares, backends, NativeHead(cores, pack.spec, pack.manifest.head_geometry, pack.final_norm()))
 
 
 def even_shares(pack: Pack, world_size: int) -> list[Share]:

@@ -113,7 +113,7 @@ def _block(rng: np.random.Generator, half: Half) -> bytes:
         passes.append(_segment_bytes(spec, segments) + _floats(x, expected, allowed))
     head = _numbers(_KINDS[half], planes, n_threads) + bytes(native_shape(spec, share, **LIMITS, int8_cache=int8_cache))
     frequencies = key_frequencies(spec, share, LIMITS["context_tokens"]) if int8_cache else None
-    head += _numbers(0) if frequencies is None else _numbers(len(frequencies)) + _floats(frequencies)
+    head += _numbers(0) if frequencies is None else _numbers(frequencies.size) + _floats(frequencies)
     return head + _block_bytes(spec, geometry, block.block, data) + _numbers(len(passes)) + b"".join(passes)
 
 

@@ -15,7 +15,7 @@ from tpid.compute.backend import BlockBytes, Output, finished_logits, output_of
 from tpid.compute.native.library import Block, Cores, Matrix, Shape, matrix_of
 from tpid.errors import LoadError
 from tpid.model.batch import Segment
-from tpid.model.rope import angle_tables, inverse_frequencies
+from tpid.model.rope import angle_tables, inverse_frequencies, magnitudes
 from tpid.model.spec import Gate, ModelSpec
 from tpid.model.weights import F32
 from tpid.pack.geometry import ATTN_MATRICES, COLUMN_SPLIT, FFN_MATRICES, Half, Share, UnitGeometry, ffn_unit_columns
@@ -187,9 +187,13 @@ def native_shape(
 
 
 def key_frequencies(spec: ModelSpec, share: Share, context_tokens: int) -> F32 | None:
-    """What keys' biases are rotated by, for an int8 cache that keys lie in without them; None: nothing is left out."""
+    """What keys' biases are rotated and multiplied by, [2, head_dim / 2], for an int8 cache that keys lie in without
+    them; None: nothing is left out."""
     rope = spec.key_bias_rope
-    return inverse_frequencies(rope, spec.head_dim, context_tokens) if rope is not None and len(share.attn) else None
+    if rope is None or not len(share.attn):
+        return None
+    frequencies = inverse_frequencies(rope, spec.head_dim, context_tokens)
+    return np.stack([frequencies, magnitudes(rope, frequencies)])
 
 
 def _vectors(block: BlockBytes) -> Mapping[str, F32]:

@@ -7,9 +7,10 @@ from collections.abc import Mapping
 
 from tpid.errors import ModelFileError, UnsupportedModelError
 from tpid.model import limits
-from tpid.model.families import BY_MODEL_TYPE, FAMILIES
+from tpid.model.families import BY_MODEL_TYPE, unknown_family
 from tpid.model.families.config import Config
 from tpid.model.families.family import Family
+from tpid.model.families.missing import MISSING
 from tpid.model.fields import Fields
 from tpid.model.mistaken import adapter_error
 from tpid.model.spec import ModelSpec, shortest_pattern
@@ -18,6 +19,7 @@ _REFUSED: Mapping[str, str] = {
     "num_local_experts": "a mixture of experts",
     "num_experts": "a mixture of experts",
     "use_mrope": "positions of several dimensions",
+    "use_bidirectional_attention": "attention that sees what comes later",
 }
 _OTHER_PARTS = ("vision_config", "audio_config", "text_config")
 _OTHER_TASKS = (
@@ -27,7 +29,7 @@ _OTHER_TASKS = (
     "ForMaskedLM",
     "ForRewardModel",
 )
-_FAMILIES = "Choose a model of one of these families; the same one as GGUF would not run either."
+_FAMILIES = "Choose a model of a family that tpid runs; the same one as GGUF would not run either."
 
 
 def read_spec(config: Mapping[str, object], where: str) -> ModelSpec:
@@ -67,8 +69,7 @@ def _family(fields: Fields) -> Family:
     name = fields.text("model_type")
     family = BY_MODEL_TYPE.get(name)
     if family is None:
-        known = ", ".join(family.title for family in FAMILIES.values())
-        raise UnsupportedModelError(f"{fields.where} is of type {name[:60]!r}; tpid runs {known}.", hint=_FAMILIES)
+        raise unknown_family(fields.where, "type", name, _FAMILIES)
     return family
 
 
@@ -85,10 +86,14 @@ def _refuse_other_kinds(fields: Fields) -> None:
     if parts:
         text = fields.raw("text_config")
         inner = text.get("model_type") if isinstance(text, dict) else None
+        if isinstance(inner, str) and inner in MISSING:
+            raise unknown_family(fields.where, "type", inner, _FAMILIES)
         of_type = f"; its text part is of type {str(inner)[:40]!r}" if inner else ""
         raise UnsupportedModelError(
             f"{fields.where} is of a model of several parts ({', '.join(parts)}), which also sees or hears{of_type}.",
-            hint="tpid runs models of text alone: take the text model that this one was made from.",
+            hint="tpid runs models of text alone: take a GGUF file of it, which holds the text alone, or the text model."
+            if inner in BY_MODEL_TYPE
+            else "tpid runs models of text alone: take the text model that this one was made from.",
         )
     if fields.has("peft_type"):
         raise adapter_error(fields.where)

@@ -24,14 +24,19 @@ def inverse_frequencies(rope: Rope, head_dim: int, context_tokens: int) -> F32:
     return frequencies
 
 
+def magnitudes(rope: Rope, frequencies: F32) -> F32:
+    """What the dimensions of a pair are multiplied by when they turn, [head_dim / 2] fp32; 1 for those that do not."""
+    return np.where(frequencies > 0, np.float32(rope.magnitude), np.float32(1))
+
+
 def angle_tables(ropes: Sequence[Rope], frequencies: Sequence[F32], positions: F32) -> tuple[F32, F32]:
     """Cosines and sines by which heads turn, each [ropes, positions, head_dim / 2] fp32."""
     if not ropes:
         empty = np.empty((0, len(positions), 0), np.float32)
         return empty, empty
     angles = np.stack([np.outer(positions, each) for each in frequencies])
-    magnitudes = np.array([rope.magnitude for rope in ropes], np.float32)[:, None, None]
-    return np.cos(angles) * magnitudes, np.sin(angles) * magnitudes
+    sizes = np.stack([magnitudes(rope, each) for rope, each in zip(ropes, frequencies, strict=True)])[:, None]
+    return np.cos(angles) * sizes, np.sin(angles) * sizes
 
 
 def linear_factors(rotary_dims: int, factor: float) -> tuple[float, ...]:

@@ -11,6 +11,12 @@ class Architecture(StrEnum):
     MISTRAL = "mistral"
     QWEN2 = "qwen2"  # Qwen2, Qwen2.5
     QWEN3 = "qwen3"
+    GEMMA2 = "gemma2"
+    GEMMA3 = "gemma3"
+    PHI3 = "phi3"  # Phi-3, Phi-3.5, Phi-4, Phi-4-mini
+    SMOLLM3 = "smollm3"
+    GRANITE = "granite"  # Granite 3 and 4, the dense ones
+    GLM4 = "glm4"
 
 
 class Norms(StrEnum):
@@ -39,7 +45,7 @@ class Rope:
     theta: float
     factors: tuple[float, ...] | None = None
     rotary_dims: int | None = None
-    magnitude: float = 1.0  # cosines and sines are multiplied by it
+    magnitude: float = 1.0  # what turns is multiplied by it
     long_factors: tuple[float, ...] | None = None  # LongRoPE: instead of `factors`, for a context that is longer than
     original_tokens: int | None = None  # this
 

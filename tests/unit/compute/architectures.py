@@ -11,6 +11,8 @@ import transformers
 from tpid.model.weights import F32
 
 N_TOKENS = 24
+F16_TOLERANCE = 2e-3  # f16 weights meet fp32 activations: only the native backend's fp16 KV cache rounds
+INT8_CACHE_TOLERANCE = 4e-2  # keys and values of one int8, as activations of one
 LLAMA3_SCALING = {
     "rope_type": "llama3",
     "rope_theta": 10000.0,
@@ -19,7 +21,27 @@ LLAMA3_SCALING = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 32,
 }
+YARN_SCALING = {
+    "rope_type": "yarn",
+    "rope_theta": 10000.0,
+    "factor": 4.0,
+    "original_max_position_embeddings": 16,
+    "beta_fast": 4.0,
+}
+LONGROPE_SCALING = {
+    "rope_type": "longrope",
+    "rope_theta": 10000.0,
+    "partial_rotary_factor": 0.75,
+    "short_factor": [1.0, 1.1, 1.3, 1.5, 1.9, 2.3],
+    "long_factor": [1.0, 1.5, 2.5, 4.0, 8.0, 16.0],
+}
 LINEAR_SCALING = {"rope_type": "linear", "rope_theta": 10000.0, "factor": 4.0}
+MIXED = ["sliding_attention", "full_attention", "sliding_attention"]
+ODD_TOKENS = {
+    "pad_token_id": None,
+    "bos_token_id": None,
+    "eos_token_id": None,
+}  # the defaults lie beyond the vocabulary
 ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
     "llama2": ("llama", {"tie_word_embeddings": False, "num_attention_heads": 3, "num_key_value_heads": 3}),
     "llama3": ("llama", {"tie_word_embeddings": False, "rope_parameters": {"rope_theta": 5e5, "rope_type": "default"}}),
@@ -34,6 +56,27 @@ ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen2": ("qwen2", {"tie_word_embeddings": True}),
     "qwen2-window": ("qwen2", {"use_sliding_window": True, "sliding_window": 5, "max_window_layers": 1}),
     "qwen3": ("qwen3", {"tie_word_embeddings": False, "head_dim": 32}),
+    "llama-yarn": ("llama", {"rope_parameters": YARN_SCALING}),
+    "qwen2-yarn": ("qwen2", {"rope_parameters": YARN_SCALING}),
+    "gemma2": ("gemma2", {"sliding_window": 7, "query_pre_attn_scalar": 20, **ODD_TOKENS}),
+    "gemma3": ("gemma3", {"sliding_window": 7, "query_pre_attn_scalar": 20, "layer_types": MIXED, **ODD_TOKENS}),
+    "phi3-short": (
+        "phi3",
+        {"original_max_position_embeddings": 128, "rope_parameters": LONGROPE_SCALING, **ODD_TOKENS},
+    ),
+    "phi3-long": ("phi3", {"original_max_position_embeddings": 8, "rope_parameters": LONGROPE_SCALING, **ODD_TOKENS}),
+    "smollm3": ("smollm3", {"no_rope_layers": [1, 0, 1], **ODD_TOKENS}),
+    "granite": (
+        "granite",
+        {
+            "attention_multiplier": 0.3,
+            "embedding_multiplier": 3.0,
+            "residual_multiplier": 0.4,
+            "logits_scaling": 5.0,
+            "tie_word_embeddings": True,
+        },
+    ),
+    "glm4": ("glm4", {"tie_word_embeddings": False, **ODD_TOKENS}),
 }
 WAYS: dict[str, list[int]] = {
     "prefill at once": [N_TOKENS],
@@ -52,7 +95,9 @@ def judge(architecture: str, random_model: Callable[..., Path]) -> tuple[Path, l
 
 def judge_directory(directory: Path, n_tokens: int) -> tuple[list[int], F32]:
     """Random ids, and their logits in fp32 by transformers, [n_tokens, vocab]."""
-    model = transformers.AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
+    model = transformers.AutoModelForCausalLM.from_pretrained(
+        directory, dtype=torch.float32, attn_implementation="eager"
+    ).eval()  # other ways to attend leave out what Gemma 2 does to scores
     ids = torch.randint(0, 600, (1, n_tokens), generator=torch.Generator().manual_seed(3))
     with torch.no_grad():
         logits: F32 = model(ids).logits[0].numpy()

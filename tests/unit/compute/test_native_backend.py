@@ -11,24 +11,29 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch.nn import functional
 
-from tests.ranks import CONTEXT_TOKENS, Ranks, even_shares, torch_ranks, uneven_shares
-from tests.unit.compute.architectures import N_TOKENS, WAYS, judge, judge_directory, relative_error
-from tpid.compute.native.library import Cores, kernel_names, load
-from tpid.compute.native_backend import NativeBackend, NativeHead
+from tests.ranks import CONTEXT_TOKENS, even_shares, native_ranks, torch_ranks, uneven_shares
+from tests.unit.compute.architectures import (
+    F16_TOLERANCE,
+    INT8_CACHE_TOLERANCE,
+    N_TOKENS,
+    WAYS,
+    judge,
+    judge_directory,
+    relative_error,
+)
+from tpid.compute.native.library import kernel_names, load
 from tpid.model.batch import Segment
 from tpid.model.weights import Format
-from tpid.pack.geometry import Block, Half, Share
+from tpid.pack.geometry import Block, Half
 from tpid.pack.reader import Pack
 
 LIBRARY = load()
 if LIBRARY is None:
     pytest.skip("the native kernels are not built", allow_module_level=True)
 
-F16_TOLERANCE = 2e-3  # f16 weights meet fp32 activations: only the fp16 KV cache rounds
 # By planes: activations of one int8, in a random model whose sums have 96 terms only; two lose less than the cache.
 INT8_TOLERANCES = {1: 4e-2, 2: F16_TOLERANCE}
 KEY_BIAS_LOSS = 3e-3  # of perplexity, with keys and values of int8
-INT8_CACHE_TOLERANCE = 4e-2  # keys and values of one int8, as activations of one
 ROUNDED_TOLERANCE = 4e-3  # against fp32 with the same rounding: where the fp16 cache tips it, the neighbour's step
 ARCHITECTURES_HERE = (
     "llama2", "llama3.1", "llama-biases", "smollm2", "odd sizes", "mistral-window", "qwen2", "qwen2-window", "qwen3"
@@ -169,30 +174,3 @@ def test_a_position_that_is_written_again_forgets_what_was_there(judged: Any) ->
     ranks.step([(0, 0, [*ids[:12], *([1] * 8)])])
     hidden = ranks.step([(0, 12, ids[12:])])
     assert relative_error(ranks.head_logits(hidden), expected[12:]) <= F16_TOLERANCE
-
-
-def native_ranks(
-    pack: Pack,
-    shares: list[Share],
-    *,
-    n_slots: int = 1,
-    kernels: str | None = None,
-    n_threads: int = 2,
-    planes: int = 2,
-    int8_cache: bool = False,
-) -> Ranks:
-    """`kernels`: the best by default."""
-    cores = Cores(n_threads, kernels, planes=planes)
-    backends = [
-        NativeBackend(
-            cores,
-            pack.spec,
-            share,
-            n_slots=n_slots,
-            context_tokens=CONTEXT_TOKENS,
-            max_pass_tokens=40,
-            int8_cache=int8_cache,
-        )
-        for share in shares
-    ]
-    return Ranks(pack, shares, backends, NativeHead(cores, pack.spec, pack.manifest.head_geometry, pack.final_norm()))

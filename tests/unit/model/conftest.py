@@ -25,6 +25,12 @@ _CLASSES = {
     "mistral": (transformers.MistralConfig, transformers.MistralForCausalLM),
     "qwen2": (transformers.Qwen2Config, transformers.Qwen2ForCausalLM),
     "qwen3": (transformers.Qwen3Config, transformers.Qwen3ForCausalLM),
+    "gemma2": (transformers.Gemma2Config, transformers.Gemma2ForCausalLM),
+    "gemma3": (transformers.Gemma3TextConfig, transformers.Gemma3ForCausalLM),
+    "phi3": (transformers.Phi3Config, transformers.Phi3ForCausalLM),
+    "smollm3": (transformers.SmolLM3Config, transformers.SmolLM3ForCausalLM),
+    "granite": (transformers.GraniteConfig, transformers.GraniteForCausalLM),
+    "glm4": (transformers.Glm4Config, transformers.Glm4ForCausalLM),
 }
 _IN_LAYER = {
     "q": "self_attn.q_proj.weight",
@@ -95,6 +101,10 @@ def write_gguf(tmp_path: Path) -> Callable[..., Path]:
     return write
 
 
+_GGUF_TYPES = {"mistral": "llama", "gemma3_text": "gemma3"}
+_INTERLEAVED = ("llama", "smollm3", "granite")  # whose Q and K llama.cpp's converter brings into its own order
+
+
 def _write_gguf(
     path: Path,
     model: Model,
@@ -110,7 +120,7 @@ def _write_gguf(
     `types` gives a tensor's type by a part of its name, F32 by default; `metadata` and `extra` tensors are added.
     """
     config = model.config
-    arch = "llama" if config.model_type == "mistral" else config.model_type
+    arch = _GGUF_TYPES.get(config.model_type, config.model_type)
     writer = gguf.GGUFWriter(path, arch, split_max_tensors=split_max_tensors)
     writer.add_block_count(config.num_hidden_layers)
     writer.add_context_length(config.max_position_embeddings)
@@ -119,7 +129,7 @@ def _write_gguf(
     writer.add_head_count(config.num_attention_heads)
     writer.add_head_count_kv(config.num_key_value_heads)
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
-    writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
+    writer.add_rope_freq_base(config.rope_parameters.get("full_attention", config.rope_parameters)["rope_theta"])
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     writer.add_key_length(head_dim)
     writer.add_value_length(head_dim)
@@ -146,7 +156,9 @@ def _gguf_state(model: Model, arch: str) -> State:
         if published == "lm_head.weight" and model.config.tie_word_embeddings:
             continue
         values = tensor.float().numpy()
-        if arch == "llama" and ("q_proj" in published or "k_proj" in published):
+        if arch.startswith("gemma") and "norm" in published:
+            values = values + 1
+        if arch in _INTERLEAVED and ("q_proj" in published or "k_proj" in published):
             config = model.config
             values = _interleave(
                 values, config.num_attention_heads if "q_proj" in published else config.num_key_value_heads

@@ -150,12 +150,23 @@ def test_refuses_kinds_that_it_cannot_run(
         GgufSource(path)
 
 
-def test_refuses_other_architectures(tmp_path: Path) -> None:
-    writer = gguf.GGUFWriter(tmp_path / "a.gguf", "gemma2")
+@pytest.mark.parametrize(
+    ("architecture", "message"),
+    [
+        ("gpt2", "'gpt2'; tpid runs Llama 2 to 3.2, SmolLM2, Mistral, .*, Gemma 3, "),
+        ("llama4", "experts and attention in chunks"),
+        ("qwen35", "Gated DeltaNet"),
+        ("deepseek2", "latent attention"),
+        ("qwen3moe", "mixture of experts"),
+        ("olmo2", "width of all heads"),
+    ],
+)
+def test_refuses_other_architectures(architecture: str, message: str, tmp_path: Path) -> None:
+    writer = gguf.GGUFWriter(tmp_path / "a.gguf", architecture)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.close()
-    with pytest.raises(UnsupportedModelError, match="'gemma2'"):
+    with pytest.raises(UnsupportedModelError, match=message):
         GgufSource(tmp_path / "a.gguf")
 
 

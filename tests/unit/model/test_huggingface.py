@@ -227,9 +227,13 @@ def test_reads_sliding_windows(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model_type": "gemma2"}, "'gemma2'"),
-        ({"model_type": "mixtral"}, "'mixtral'"),
-        ({"model_type": "phi3"}, "'phi3'"),
+        ({"model_type": "gpt2"}, "'gpt2'; tpid runs Llama"),
+        ({"model_type": "mixtral"}, "'mixtral', which has a mixture of experts"),
+        ({"model_type": "qwen3_next"}, "Gated DeltaNet"),
+        ({"model_type": "qwen3_5", "text_config": {"model_type": "qwen3_5_text"}}, "Gated DeltaNet"),
+        ({"model_type": "llama4", "text_config": {"model_type": "llama4_text"}}, "attention in chunks"),
+        ({"model_type": "deepseek_v3"}, "latent attention"),
+        ({"model_type": "gemma3_text", "use_bidirectional_attention": True}, "sees what comes later"),
         ({"hidden_act": "gelu"}, "'gelu'"),
         ({"num_local_experts": 8}, "mixture of experts"),
         ({"quantization_config": {"quant_method": "gptq"}}, "weights quantized by gptq"),

@@ -100,8 +100,8 @@ def test_one_file_of_a_directory(published: Path) -> None:
         ({"quantization": {"bits": 4}, "quantization_config": {"bits": 4}}, "by MLX", "a GGUF file of it"),
         ({"text_config": {"model_type": "llama"}, "vision_config": {}}, "text part is of type 'llama'", "text model"),
         ({"model_type": "llava", "vision_config": {"depth": 2}}, "also sees or hears", "text model"),
-        ({"model_type": "gemma2"}, "tpid runs llama, mistral, qwen2, qwen3", "as GGUF would not run either"),
-        ({"model_type": "gemma2", "quantization_config": {"quant_method": "awq"}}, "'gemma2'", "would not run either"),
+        ({"model_type": "gpt2"}, "tpid runs Llama 2 to 3.2, SmolLM2, Mistral", "as GGUF would not run either"),
+        ({"model_type": "gpt2", "quantization_config": {"quant_method": "awq"}}, "'gpt2'", "would not run either"),
         ({"model_type": None}, "does not say model_type", "right file"),
         ({"architectures": ["LlamaForSequenceClassification"]}, "judges text", "ForCausalLM"),
         ({"hidden_size": 32}, "has shape", "do not belong together"),
@@ -210,7 +210,7 @@ def test_a_gguf_file_that_is_cut(tiny_model: Make, write_gguf: Make, tmp_path: P
         ("llama", "adapter", "an adapter"),
         ("llama", "imatrix", "importance matrix"),
         ("llama", None, "no weights"),
-        ("gemma3", None, "tpid runs llama, qwen2, qwen3"),
+        ("gpt2", None, "tpid runs Llama 2 to 3.2, SmolLM2, Mistral"),
     ],
 )
 def test_gguf_files_of_other_things(architecture: str, kind: str | None, message: str, tmp_path: Path) -> None:

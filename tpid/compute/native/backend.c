@@ -28,12 +28,14 @@ API void tpid_backend_free(struct backend *backend)
 }
 
 /* In double: rounded to fp32 once, a product of two of them stays as exact as the angles that keys are rotated by. */
-static void write_turns(float *cos_at, float *sin_at, size_t stride, const float *frequencies, int half, int position)
+static void write_turns(float *cos_at, float *sin_at, size_t stride, const float *frequencies, const float *sizes,
+                        int half, int position)
 {
     for (int i = 0; i < half; i++) {
         const double angle = (double)position * (double)frequencies[i];
-        cos_at[(size_t)i * stride] = (float)cos(angle);
-        sin_at[(size_t)i * stride] = (float)sin(angle);
+        const double size = sizes ? (double)sizes[i] : 1.0;
+        cos_at[(size_t)i * stride] = (float)(size * cos(angle));
+        sin_at[(size_t)i * stride] = (float)(size * sin(angle));
     }
 }
 
@@ -48,15 +50,15 @@ static int make_turns(struct backend *backend, const float *frequencies)
     float *places = backend->turns_memory, *at = places + in_places;
     backend->turns = (struct turns){.blocks = at, .places = places};
     for (int place = 0; place < KEY_BLOCK; place++)
-        write_turns(places + place, places + KEY_BLOCK + place, 2 * KEY_BLOCK, frequencies, half, place);
+        write_turns(places + place, places + KEY_BLOCK + place, 2 * KEY_BLOCK, frequencies, NULL, half, place);
     for (int block = 0; block < blocks; block++, at += 2 * half)
-        write_turns(at, at + half, 1, frequencies, half, block * KEY_BLOCK);
+        write_turns(at, at + half, 1, frequencies, frequencies + half, half, block * KEY_BLOCK);
     return 1;
 }
 
 /* Takes all memory that any pass will need; the system gives it page by page as it is written. NULL if there is not
-   enough. With key_frequencies [head_dim / 2], the radians a position by which heads are rotated, keys lie in an int8
-   cache without their biases; NULL: with them. */
+   enough. With key_frequencies [2][head_dim / 2], the radians a position by which heads are rotated and what they are
+   multiplied by, keys lie in an int8 cache without their biases; NULL: with them. */
 API struct backend *tpid_backend_create(struct cores *cores, const struct shape *shape, const float *key_frequencies)
 {
     struct backend *backend = calloc(1, sizeof *backend);

@@ -76,7 +76,8 @@ class Config:
         """`parameters` stand for `rope_parameters`; `theta` is the default."""
         # Someone who adds the old key to a new config means it: so does transformers.
         fields = self.fields
-        parameters = parameters or fields.raw("rope_scaling") or fields.raw("rope_parameters") or {}
+        if parameters is None:
+            parameters = fields.raw("rope_scaling") or fields.raw("rope_parameters") or {}
         if not isinstance(parameters, dict):
             raise ModelFileError(f"{fields.where} says rope parameters that are not an object.")
         if any(isinstance(value, dict) for value in parameters.values()):
@@ -121,10 +122,11 @@ class Config:
         return Llama3Scaling(_factor(scaling, "factor"), low, high, self._original_tokens(scaling))
 
     def _yarn(self, rope: Rope, rotary_dims: int, scaling: Fields) -> Rope:
-        factor = _factor(scaling, "factor")
+        original = self._original_tokens(scaling, self.context_tokens)
+        factor = _factor(scaling, "factor") if scaling.has("factor") else self.context_tokens / original
         yarn = YarnScaling(
             factor,
-            self._original_tokens(scaling, self.context_tokens),
+            original,
             scaling.number("beta_fast", limits.MIN_SCALE, limits.MAX_SCALE, 32.0),
             scaling.number("beta_slow", limits.MIN_SCALE, limits.MAX_SCALE, 1.0),
             scaling.flag("truncate", True),
@@ -138,14 +140,14 @@ class Config:
 
     def _longrope(self, rope: Rope, scaling: Fields) -> Rope:
         original = self._original_tokens(scaling, self.context_tokens)
-        factor = self.context_tokens / original
+        factor = _factor(scaling, "factor") if scaling.has("factor") else self.context_tokens / original
         magnitude = math.sqrt(1 + math.log(factor) / math.log(original)) if factor > 1 and original > 1 else 1.0
         magnitude = scaling.number("attention_factor", limits.MIN_SCALE, limits.MAX_SCALE, magnitude)
         short, long = (_numbers(scaling, key) for key in ("short_factor", "long_factor"))
         return Rope(rope.theta, short, rope.rotary_dims, magnitude, long, original)
 
     def _original_tokens(self, scaling: Fields, default: int | None = None) -> int:
-        holder = scaling if scaling.has(_ORIGINAL) else self.fields
+        holder = self.fields if self.fields.has(_ORIGINAL) else scaling  # as transformers has it
         return holder.size(_ORIGINAL, limits.MAX_CONTEXT_TOKENS, default)
 
 

@@ -39,9 +39,9 @@ class Metadata:
     def ffn_bias(self) -> bool:
         return "blk.0.ffn_gate.bias" in self.tensors
 
-    def window(self) -> int | None:
-        """In tokens; 0 and absence mean none."""
-        return self.fields.count("attention.sliding_window", 0) or None
+    def window(self, default: int = 0) -> int | None:
+        """In tokens; 0 means none."""
+        return self.fields.count("attention.sliding_window", default) or None
 
     def scale(self, key: str, default: float = 1.0) -> float:
         """0 stands for absence."""

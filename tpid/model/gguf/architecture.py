@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from tpid.errors import ModelFileError, UnsupportedModelError
 from tpid.model import limits
-from tpid.model.families import BY_GGUF_TYPE, FAMILIES
+from tpid.model.families import BY_GGUF_TYPE, unknown_family
 from tpid.model.families.family import Family
 from tpid.model.families.metadata import Metadata
 from tpid.model.fields import Fields
@@ -36,11 +36,8 @@ def read_spec(
     name = Fields(metadata, where).text("general.architecture")
     family = BY_GGUF_TYPE.get(name)
     if family is None:
-        known = ", ".join(family.title for family in FAMILIES.values())
-        raise UnsupportedModelError(
-            f"{where} is of architecture {name[:60]!r}; tpid runs {known}.",
-            hint="Choose a model of one of these families, or what was made of one.",
-        )
+        hint = "Choose a model of one of the families that tpid runs, or what was made of one."
+        raise unknown_family(where, "architecture", name, hint)
     fields = Fields(metadata, where, f"{name}.")
     _refuse_unknown_kinds(fields, family)
     hidden_size = fields.size("embedding_length", limits.MAX_HIDDEN)
