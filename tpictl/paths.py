@@ -33,3 +33,8 @@ def socket_path(option: Path | None, environment: Mapping[str, str]) -> Path:
 def history_path(environment: Mapping[str, str]) -> Path:
     """What was typed in chats."""
     return state_dir(environment) / "chat_history"
+
+
+def log_path(environment: Mapping[str, str]) -> Path:
+    """Of a daemon that tpictl has started itself."""
+    return state_dir(environment) / "tpid.log"
