@@ -3,11 +3,19 @@
 import sys
 from io import TextIOWrapper
 
-from tpictl.cli import home, keys, models, talking
+from tpictl.cli import about, home, keys, loaded, models, stored, talking
 from tpictl.cli.app import app
 from tpictl.outcome import open_standard_streams
 
-for commands in (talking.app, models.app, home.app, keys.app):  # as --help lists them
+for commands in (
+    talking.app,
+    loaded.app,
+    models.app,
+    stored.app,
+    home.app,
+    keys.app,
+    about.app,
+):  # as --help lists them
     app.add_typer(commands)
 
 

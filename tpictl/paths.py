@@ -38,3 +38,8 @@ def history_path(environment: Mapping[str, str]) -> Path:
 def chats_path(environment: Mapping[str, str]) -> Path:
     """The directory of the chats that are kept."""
     return state_dir(environment) / "chats"
+
+
+def log_path(environment: Mapping[str, str]) -> Path:
+    """Of a daemon that tpictl has started itself."""
+    return state_dir(environment) / "tpid.log"

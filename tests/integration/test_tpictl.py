@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 
+from tests.unit.download.hub import TOKEN, FakeHub
+
 Home = Any  # of conftest.py
 
 
@@ -25,6 +27,32 @@ def test_a_model_is_imported_listed_and_chatted_with(home: Home, smollm2_gguf: P
     assert "small is there already" in again.stderr
     replaced = home.tpictl(user, "import", str(smollm2_gguf), "--name", "small", "--replace", "--json")
     assert replaced.returncode == 0, replaced.stderr
+
+
+def test_a_model_from_its_pull_to_its_end(home: Home, smollm2_gguf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (user,) = home.start("user")
+    hub = FakeHub(repos={"a/Small-GGUF": {"Small-Q4_1.gguf": smollm2_gguf.read_bytes()}}, gated={"a/Small-GGUF"})
+    hub.start()
+    try:
+        monkeypatch.setenv("HF_ENDPOINT", hub.url)
+        refused = home.tpictl(user, "pull", "hf.co/a/Small-GGUF:Q8_0")
+        assert refused.stderr.endswith("tpictl: hf.co/a/Small-GGUF has no Q8_0. It has Q4_1.\n")
+        monkeypatch.setenv("HF_TOKEN", TOKEN)
+        pulled = home.tpictl(user, "pull", "hf.co/a/Small-GGUF", "--name", "small")
+        assert pulled.stdout.startswith("small is ready ("), pulled.stderr
+    finally:
+        hub.stop()
+    assert home.tpictl(user, "pull", "hf.co/a/Small-GGUF").stdout.startswith("small was here already (")
+    assert home.tpictl(user, "cp", "small", "greedy").returncode == 0
+    (directory,) = home.directory.rglob("greedy")
+    (directory / "sampling.json").write_text('{"temperature": 0}')
+    answer = home.tpictl(user, "run", "greedy", "What is the capital of France?")
+    assert answer.stdout.strip() == "The capital of France is Paris.", answer.stderr
+    assert json.loads(home.tpictl(user, "ps", "--json").stdout)["loaded"][0]["model"] == "greedy"
+    assert home.tpictl(user, "rm", "greedy").returncode == 0
+    assert user.status()["plan"] is None
+    assert json.loads(home.tpictl(user, "unload", "--json").stdout) == {"unloaded": None}
+    assert [model["name"] for model in json.loads(home.tpictl(user, "models", "--json").stdout)["models"]] == ["small"]
 
 
 def test_a_model_imported_by_one_daemon_is_known_to_the_other(home: Home, smollm2_gguf: Path) -> None:

@@ -44,6 +44,8 @@ def chat(
 ) -> None:
     """Chat with a model; from a pipe, answer what is on standard input.
 
+    On a terminal it starts a daemon where none runs, and offers a model where there is none.
+
     \b
     Examples:
       tpictl chat smollm2-135m --temperature 0.2
@@ -52,10 +54,12 @@ def chat(
     """
     with reporting(as_json=json):
         from tpictl.commands.chat import ChatOptions, run_chat  # noqa: PLC0415
+        from tpictl.commands.first_start import ready  # noqa: PLC0415
         from tpictl.commands.sampling import Sampling  # noqa: PLC0415
 
         sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty, seed, max_tokens, tuple(stop or ()))
-        run_chat(client_at(socket), ChatOptions(model, system, sampling, stats, json, goes_on, private))
+        client, model = ready(socket, model)
+        run_chat(client, ChatOptions(model, system, sampling, stats, json, goes_on, private))
 
 
 @app.command()

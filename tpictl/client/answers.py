@@ -275,6 +275,41 @@ class Imported:
 
 
 @dataclass(frozen=True, slots=True)
+class Shown:
+    """POST /tpid/models/show"""
+
+    name: Line
+    id: Line
+    architecture: Line
+    parameters: int
+    layers: int
+    hidden_size: int
+    heads: int
+    kv_heads: int
+    vocabulary: int
+    context_tokens: int
+    formats: tuple[Line, ...]
+    size_bytes: int
+    source: Line | None
+    sampling: dict[str, float]
+    chat_template: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Removed:
+    """POST /tpid/models/remove"""
+
+    freed_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Unloaded:
+    """POST /tpid/unload"""
+
+    unloaded: Line | None
+
+
+@dataclass(frozen=True, slots=True)
 class Verified:
     """The last line of a verification."""
 

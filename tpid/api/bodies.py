@@ -86,6 +86,29 @@ class PullBody(JsonBody):
     replace: bool = False
 
 
+class ShowBody(JsonBody):
+    """POST /tpid/models/show"""
+
+    model: ModelName
+
+
+class CopyBody(JsonBody):
+    """POST /tpid/models/copy"""
+
+    model: ModelName
+    name: ModelName
+
+
+class RemoveModelBody(JsonBody):
+    """POST /tpid/models/remove"""
+
+    model: Annotated[str, Field(min_length=1, max_length=MAX_REFERENCE_CHARS, pattern=r"^[^\x00-\x1f]*$")]
+
+
+class UnloadBody(JsonBody):
+    """POST /tpid/unload"""
+
+
 class LoadBody(JsonBody):
     """POST /tpid/load"""
 

@@ -16,6 +16,7 @@ from tpid.api.faults import INTERNAL_FAULT, describe
 from tpid.api.imports import Imports
 from tpid.api.lines import stream_lines
 from tpid.api.request_body import parse
+from tpid.api.stored_models import StoredModelEndpoints
 from tpid.api.verification import Verifications
 from tpid.device import Role
 from tpid.download.reference import looks_remote, parse_reference
@@ -42,6 +43,7 @@ class ModelEndpoints:
         self._store = store
         self._imports = imports
         self._verifications = Verifications()
+        self.stored = StoredModelEndpoints(engine, store)
 
     async def list_packs(self, request: web.Request) -> web.Response:
         found = await asyncio.to_thread(self._store.scan)

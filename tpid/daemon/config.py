@@ -55,6 +55,16 @@ def default_socket(state_dir: Path) -> Path:
     return Path(runtime) / "tpid" / "tpid.sock" if runtime else state_dir / "tpid.sock"
 
 
+def default_config() -> Path | None:
+    """The owner's own file, where there is one; a system service names its file."""
+    home = os.environ.get("XDG_CONFIG_HOME")
+    try:
+        path = (Path(home) if home else Path.home() / ".config") / "tpid" / "tpid.toml"
+        return path if path.is_file() else None
+    except (OSError, RuntimeError):  # no home, or one that may not be entered
+        return None
+
+
 def default_name() -> str:
     return device_name(platform.node()) or "device"
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import uvloop
 
 from tpid import __version__
-from tpid.daemon.config import Config, load_config
+from tpid.daemon.config import Config, default_config, load_config
 from tpid.errors import TpidError
 from tpid.log_limit import RepetitionFilter
 
@@ -17,7 +17,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="tpid", description="Serves large language models together with the other devices of this home."
     )
-    parser.add_argument("--config", type=Path, metavar="FILE", help="a TOML file; see docs/configuration.md")
+    parser.add_argument("--config", type=Path, metavar="FILE", help="a TOML file; default: ~/.config/tpid/tpid.toml")
     parser.add_argument(
         "--memory",
         metavar="SIZE",
@@ -27,7 +27,7 @@ def main() -> None:
     arguments = parser.parse_args()
     try:
         overrides = {} if arguments.memory is None else {"memory_budget": arguments.memory}
-        config = load_config(arguments.config, overrides)
+        config = load_config(arguments.config or default_config(), overrides)
         _set_up_logging(config)
         # Imported here, so that --help and a faulty configuration do not wait for torch.
         from tpid.daemon.service import run  # noqa: PLC0415

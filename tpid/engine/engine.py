@@ -135,6 +135,18 @@ class Engine:
         async with self._turn_of(model, progress) as runner:
             return (await runner.executor()).plan
 
+    async def unload(self) -> str | None:
+        """Let go of the model that this device coordinates; gives its name. Raises BusyError while it answers."""
+        if self._turn.locked():
+            raise BusyError("A request runs at this moment.", hint="Wait until it has ended, or end it.")
+        async with self._turn:
+            plan = self.status().plan
+            self._coordinator.drop("its owner asked for it")
+            if self._text is not None:
+                (_, text), self._text = self._text, None
+                await text.close()
+            return plan.model if plan is not None else None
+
     async def preview(self, model: str, memory_bytes: int | None, context_tokens: int | None) -> Preview:
         """What a request to `model` would be planned with over the devices that are connected; loads nothing.
 

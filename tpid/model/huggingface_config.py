@@ -91,7 +91,7 @@ def _refuse_other_kinds(fields: Fields) -> None:
         of_type = f"; its text part is of type {str(inner)[:40]!r}" if inner else ""
         raise UnsupportedModelError(
             f"{fields.where} is of a model of several parts ({', '.join(parts)}), which also sees or hears{of_type}.",
-            hint="tpid runs models of text alone: take a GGUF file of it, which holds the text alone, or the text model."
+            hint="tpid runs models of text alone: take a GGUF file of it, which holds only the text, or the text model."
             if inner in BY_MODEL_TYPE
             else "tpid runs models of text alone: take the text model that this one was made from.",
         )

@@ -27,6 +27,7 @@ from tpid.model.weightfile import OPEN_HINT
 from tpid.model.weights import ROUNDED_TO, Format
 from tpid.pack.fetch import catalogue_entry, fetch
 from tpid.pack.manifest import MANIFEST_NAME
+from tpid.pack.pulled import pulled_before, remember_source
 from tpid.pack.reader import Pack
 from tpid.pack.staging import disk_full, is_full
 from tpid.pack.store import check_name
@@ -122,7 +123,7 @@ def _pull(arguments: argparse.Namespace) -> None:
 
 def _pull_remote(reference: Reference, name: str | None, arguments: argparse.Namespace) -> None:
     # Imported here: an import from a disk needs no network.
-    from tpid.pack.pull import PullOptions, fetched, pulled_before, remember_source  # noqa: PLC0415
+    from tpid.pack.pull import PullOptions, fetched  # noqa: PLC0415
 
     models_dir: Path = arguments.models_dir
     before = None if arguments.replace else pulled_before(models_dir, str(reference), arguments.format)

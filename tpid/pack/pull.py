@@ -3,8 +3,6 @@
 import asyncio
 import contextlib
 import fcntl
-import hashlib
-import json
 import os
 import shutil
 import signal
@@ -22,14 +20,11 @@ from tpid.download.reference import HubModel, Reference, WebFile
 from tpid.download.transfer import OnBytes, Source, Transfer
 from tpid.download.web import Web, is_private_way, open_web
 from tpid.errors import DiskFullError, ModelError, PackError, PullError, TpidError
-from tpid.model.weights import Format
-from tpid.pack.reader import Pack
-from tpid.pack.staging import FREE_SPACE_HINT, is_full, write_whole
+from tpid.pack.pulled import fetch_directory
+from tpid.pack.staging import FREE_SPACE_HINT, is_full
 from tpid.pack.store import name_from_path
 from tpid.size import shown_size
 
-SOURCE_NAME = "source.json"  # in a pack: where it came from
-MAX_SOURCE_BYTES = 1 << 14
 PACK_FRACTION = 1.1  # of the published files, at most: what the pack takes while they are still there
 
 Report = Callable[[str, int, int], None]  # stage, done bytes, total bytes
@@ -59,22 +54,6 @@ class _File:
     size_bytes: int
 
 
-def pulled_before(models_dir: Path, reference: str, format: Format | None) -> Pack | None:
-    """The pack that this very reference has become. Nothing is asked of its source."""
-    wanted = _source(reference, format)
-    for path in sorted(models_dir.glob(f"[a-z0-9]*/{SOURCE_NAME}")):
-        with contextlib.suppress(OSError, ValueError, RecursionError, PackError):
-            if path.stat().st_size <= MAX_SOURCE_BYTES and json.loads(path.read_bytes()) == wanted:
-                return Pack(path.parent)
-    return None
-
-
-def remember_source(pack: Pack, reference: str, format: Format | None) -> None:
-    """For `pulled_before`; a pack without it is as good."""
-    with contextlib.suppress(OSError):
-        write_whole(pack.directory / SOURCE_NAME, json.dumps(_source(reference, format), indent=1).encode())
-
-
 @contextlib.contextmanager
 def fetched(
     reference: Reference, options: PullOptions, report: Report, tell: Callable[[str], None]
@@ -83,7 +62,7 @@ def fetched(
 
     Raises PullError, DiskFullError, and PackError where its name is taken or another pull of it goes on.
     """
-    directory = options.models_dir / f".fetch-{hashlib.sha256(str(reference).encode()).hexdigest()[:16]}"
+    directory = fetch_directory(options.models_dir, str(reference))
     with _held(directory, str(reference)):
         try:
             yield _run(_fetch(reference, options, directory, report, tell))
@@ -242,7 +221,3 @@ def _run(work: "Awaitable[Fetched]") -> Fetched:
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
-
-
-def _source(reference: str, format: Format | None) -> dict[str, str | None]:
-    return {"reference": reference, "format": None if format is None else str(format)}

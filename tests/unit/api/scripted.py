@@ -4,7 +4,7 @@ import asyncio
 import json
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ class ScriptedEngine:
     models: list[str] = field(default_factory=list)
     previews: list[tuple[str, int | None, int | None]] = field(default_factory=list)
     told_packs: int = 0
+    n_unloaded: int = 0
     running: int = 0
     ended: asyncio.Event = field(default_factory=asyncio.Event)  # when no answer runs any more
     status_: EngineStatus = field(default_factory=lambda: EngineStatus(None, None, False, 0, None, {}))
@@ -66,6 +67,11 @@ class ScriptedEngine:
             else:
                 progress(*item)
         return plan_of(model)
+
+    async def unload(self) -> str | None:
+        plan, self.status_ = self.status_.plan, replace(self.status_, plan=None)
+        self.n_unloaded += 1
+        return plan.model if plan is not None else None
 
     async def preview(self, model: str, memory_bytes: int | None, context_tokens: int | None) -> Any:
         self.previews.append((model, memory_bytes, context_tokens))

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from tpid.daemon.config import Config, load_config
+from tpid.daemon.config import Config, default_config, load_config
 from tpid.device import Role
 from tpid.errors import ConfigError
 from tpid.size import parse_size
@@ -329,3 +329,14 @@ def test_the_host_name_becomes_a_name_that_fits(
 def test_cores_are_counted_where_physical_ones_are_not_known(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(psutil, "cpu_count", lambda logical=True: 4 if logical else None)
     assert load("").threads == 4
+
+
+def test_the_owners_own_file_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("XDG_CONFIG_HOME", raising=False)
+    assert default_config() is None
+    for directory in (tmp_path / ".config", tmp_path / "elsewhere"):
+        (directory / "tpid").mkdir(parents=True)
+        (directory / "tpid" / "tpid.toml").touch()
+    assert default_config() == tmp_path / ".config" / "tpid" / "tpid.toml"
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "elsewhere"))
+    assert default_config() == tmp_path / "elsewhere" / "tpid" / "tpid.toml"

@@ -17,7 +17,8 @@ from tpid.download.reference import parse_reference
 from tpid.errors import DiskFullError, ModelFileError, PackError, PullError
 from tpid.model.weights import Format
 from tpid.pack import pull
-from tpid.pack.pull import Fetched, PullOptions, fetched, pulled_before, remember_source
+from tpid.pack.pull import Fetched, PullOptions, fetched
+from tpid.pack.pulled import pulled_before, remember_source, source_of
 from tpid.pack.reader import Pack
 
 GGUF = b"GGUF" + bytes(range(200)) * 20
@@ -239,9 +240,10 @@ def test_a_second_pull_is_known_without_the_hub(
     remember_source(pack, "hf.co/a/b", Format.W8)
     found = pulled_before(pack.directory.parent, "hf.co/a/b", Format.W8)
     assert found is not None
-    assert found.name == pack.name
+    assert (found.name, source_of(found)) == (pack.name, "hf.co/a/b")
     assert pulled_before(pack.directory.parent, "hf.co/a/b", None) is None
     (pack.directory / "source.json").write_bytes(b"[" * 10_000)
     assert pulled_before(pack.directory.parent, "hf.co/a/b", Format.W8) is None
     (pack.directory / "source.json").write_text(json.dumps({}))
     assert pulled_before(tmp_path / "none", "hf.co/a/b", None) is None
+    assert source_of(pack) is None

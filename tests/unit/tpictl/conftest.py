@@ -12,7 +12,18 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from tpid.api.bodies import ImportBody, KeyBody, LoadBody, PlanBody, PullBody, VerifyBody
+from tpid.api.bodies import (
+    CopyBody,
+    ImportBody,
+    KeyBody,
+    LoadBody,
+    PlanBody,
+    PullBody,
+    RemoveModelBody,
+    ShowBody,
+    UnloadBody,
+    VerifyBody,
+)
 from tpid.api.chat_body import ChatBody
 from tpid.api.models import describe_entry
 from tpid.cluster.status import ClusterStatus, DeviceStatus, FailedDial, SightedDevice
@@ -42,6 +53,8 @@ class FakeDaemon:
     import_lines: list[dict[str, Any]] = field(default_factory=list)
     verify_lines: list[dict[str, Any]] = field(default_factory=list)
     keys: list[str] = field(default_factory=list)
+    shown: dict[str, Any] = field(default_factory=dict)
+    unloaded: str | None = None
     refusal: tuple[int, bytes] | None = None  # of everything: status and body
     tokens_a_word: int | None = None  # of a prompt, behind 10 of the template; without it all prompts have 34 tokens
     hang_after: int | None = None  # pieces; then nothing until the client is gone
@@ -86,6 +99,10 @@ class FakeDaemon:
         app.router.add_post("/tpid/verify", self._verify)
         app.router.add_post("/tpid/import", self._import)
         app.router.add_post("/tpid/pull", self._pull)
+        app.router.add_post("/tpid/models/show", self._show)
+        app.router.add_post("/tpid/models/copy", self._copy)
+        app.router.add_post("/tpid/models/remove", self._remove)
+        app.router.add_post("/tpid/unload", self._unload)
         app.router.add_get("/tpid/keys", self._list_keys)
         app.router.add_post("/tpid/keys/create", self._create_key)
         app.router.add_post("/tpid/keys/revoke", self._revoke_key)
@@ -111,6 +128,22 @@ class FakeDaemon:
 
     async def _models(self, request: web.Request) -> web.Response:
         return web.json_response(self.models)
+
+    async def _show(self, request: web.Request) -> web.Response:
+        await self._take(request, ShowBody)
+        return web.json_response(self.shown)
+
+    async def _copy(self, request: web.Request) -> web.Response:
+        body = await self._take(request, CopyBody)
+        return web.json_response({"name": body.name, "id": "0"})
+
+    async def _remove(self, request: web.Request) -> web.Response:
+        body = await self._take(request, RemoveModelBody)
+        return web.json_response({"name": body.model, "freed_bytes": 98 * 10**6})
+
+    async def _unload(self, request: web.Request) -> web.Response:
+        await self._take(request, UnloadBody)
+        return web.json_response({"unloaded": self.unloaded})
 
     async def _list_keys(self, request: web.Request) -> web.Response:
         return web.json_response({"keys": [{"name": name, "created_s": 1_700_000_000} for name in self.keys]})

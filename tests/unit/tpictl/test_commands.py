@@ -351,7 +351,7 @@ def test_version() -> None:
     "command",
     [
         *("chat", "status", "bench", "models", "pull", "import", "plan", "verify"),
-        *("key create", "key list", "key revoke"),
+        *("key create", "key list", "key revoke", "show", "cp", "rm", "run", "ps", "load", "unload", "version"),
     ],
 )
 def test_help_has_an_example(command: str) -> None:
