@@ -317,12 +317,37 @@ class Timings:
 
 
 @dataclass(frozen=True, slots=True)
+class Stage:
+    """What is done of a request now."""
+
+    stage: Line  # queue, load, prefill, decode
+    ahead: int = 0  # requests that come first
+    done_bytes: int = 0
+    total_bytes: int = 0
+    done_tokens: int = 0
+    total_tokens: int = 0
+    tokens: int = 0  # of the answer
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceEvent:
+    number: int
+    time_s: float  # Unix time of the daemon
+    kind: Line  # joined, lost, failed, recovered
+    device: Line
+    in_plan: bool
+    reason: Line
+
+
+@dataclass(frozen=True, slots=True)
 class Chunk:
     """An event of POST /v1/chat/completions; the last one has usage and timings."""
 
     choices: tuple[Choice, ...]
     usage: Usage | None = None
     timings: Timings | None = None
+    progress: Stage | None = None
+    event: DeviceEvent | None = None
 
 
 # --- the home

@@ -14,10 +14,11 @@ from tpid.comm.messages import Abort, Device, DiskUse, Failed, Kind, Links, Load
 from tpid.comm.tensors import StartHeader, TensorHeader
 from tpid.compute.select import Compute
 from tpid.device import DeviceId
-from tpid.engine.authority import COORDINATOR_KINDS, WORKER_KINDS, Phase, permits
+from tpid.engine.authority import COORDINATOR_KINDS, WORKER_KINDS, Phase, Standing, permits
 from tpid.engine.compute_calls import ComputeCalls
 from tpid.engine.coordinator import Coordinator
 from tpid.engine.generation import Event, Finished, GenerationRequest, GenerationStats, generate
+from tpid.engine.journal import Journal
 from tpid.engine.link_book import LinkBook
 from tpid.engine.pace import Pace
 from tpid.engine.planning import Preview, preview, with_memory
@@ -26,6 +27,7 @@ from tpid.engine.settings import EngineSettings
 from tpid.engine.speed_keeper import SpeedKeeper
 from tpid.engine.text_owner import ModelText, text_source
 from tpid.engine.weight_use import WeightUse
+from tpid.engine.work import Work
 from tpid.engine.worker import Holding, Worker
 from tpid.errors import BusyError, TpidError
 from tpid.memory.weights import LoadProgress
@@ -48,6 +50,8 @@ class EngineStatus:
     waiting_requests: int
     last: GenerationStats | None
     weights: Mapping[DeviceId, WeightUse]  # of the plan's ranks
+    work: Work | None = None  # whose turn it is
+    written_tokens: int = 0  # since the daemon began
 
 
 def no_progress(done_bytes: int, total_bytes: int) -> None:
@@ -75,11 +79,13 @@ class Engine:
         self._link_book = link_book or LinkBook(cluster.me.id, lambda: cluster.peers, self._is_idle)
         self._coordinator = Coordinator(cluster, compute, self._calls, settings, self._link_book)
         self._turn = asyncio.Lock()
-        self._requests = 0  # running and waiting
+        self._line: list[Work] = []  # running and waiting, in the order in which they came
         self._held_bytes = 0  # of their prompts
         self._pace = Pace()
+        self._written_tokens = 0  # for requests that have ended
         self._text: tuple[str, ModelText] | None = None
         self._last: GenerationStats | None = None
+        self.journal = Journal()
         self._rescan = asyncio.Event()
 
     async def run(self) -> None:
@@ -98,7 +104,13 @@ class Engine:
 
     async def load(self, model: str, progress: LoadProgress = no_progress) -> Plan:
         """Have `model` ready on the cluster. Raises TpidError."""
-        async with self._turn_of(model, progress) as runner:
+        work = Work(model)
+
+        def loaded(done_bytes: int, total_bytes: int) -> None:
+            work.loading(done_bytes, total_bytes)
+            progress(done_bytes, total_bytes)
+
+        async with self._turn_of(work, loaded) as runner:
             return (await runner.executor()).plan
 
     async def preview(self, model: str, memory_bytes: int | None, context_tokens: int | None) -> Preview:
@@ -112,15 +124,21 @@ class Engine:
         me = with_memory(self._cluster.me, memory_bytes)
         return await asyncio.to_thread(preview, pack, settings, me, peers, self._link_book.network)
 
-    async def answer(self, model: str, request: GenerationRequest) -> AsyncGenerator[Event, None]:
-        """All answers to a request, each to its Finished. Close the iterator to cancel. Raises TpidError."""
+    async def answer(
+        self, model: str, request: GenerationRequest, work: Work | None = None
+    ) -> AsyncGenerator[Event, None]:
+        """All answers to a request, each to its Finished; `work` is told how far it is. Close the iterator to cancel.
+
+        Raises TpidError.
+        """
         asked = time.perf_counter()
-        async with self._turn_of(model, no_progress, request.size_bytes) as runner:
+        work = work or Work(model)
+        async with self._turn_of(work, work.loading, request.size_bytes) as runner:
             queue_s = time.perf_counter() - asked
             text_model = await self._text_model(runner.pack)
             context_tokens = (await runner.executor()).plan.context_tokens
             for index in range(request.n):
-                events = generate(runner, text_model, request.choice(index), context_tokens)
+                events = generate(runner, text_model, request.choice(index), context_tokens, work)
                 async with aclosing(events):
                     async for event in events:
                         if isinstance(event, Finished):
@@ -148,9 +166,11 @@ class Engine:
             plan=executor.plan if executor is not None else None,
             holding=self._worker.holding,
             busy=self._turn.locked(),
-            waiting_requests=max(self._requests - 1, 0),
+            waiting_requests=max(len(self._line) - 1, 0),
             last=self._last,
             weights=executor.weight_use if executor is not None else {},
+            work=self._line[0] if self._line else None,
+            written_tokens=self._written_tokens + sum(work.n_written for work in self._line),
         )
 
     # --- handler of the cluster's frames
@@ -194,9 +214,12 @@ class Engine:
                 self._rescan.set()
 
     def peer_joined(self, connection: Connection) -> None:
+        self.journal.joined(connection.peer.id, connection.peer.name)
         self._link_book.joined(connection)
 
     def peer_lost(self, connection: Connection, error: TpidError) -> None:
+        in_plan = self._coordinator.standing(connection) is Standing.RANK
+        self.journal.lost(connection.peer.id, connection.peer.name, error.message, in_plan=in_plan)
         self._link_book.lost(connection.peer.id)
         self._worker.peer_lost(connection, error)
         self._coordinator.peer_lost(connection, error)
@@ -228,29 +251,40 @@ class Engine:
         return False
 
     @asynccontextmanager
-    async def _turn_of(self, model: str, progress: LoadProgress, size_bytes: int = 0) -> AsyncIterator[Runner]:
+    async def _turn_of(self, work: Work, progress: LoadProgress, size_bytes: int = 0) -> AsyncIterator[Runner]:
         """This device's turn: nobody else's request runs meanwhile, and the lease stays here."""
-        pack = self._store.open(model)
-        is_full = self._requests > self._settings.max_waiting_requests
-        if is_full or (self._requests and self._held_bytes + size_bytes > MAX_HELD_BYTES):
-            after_s = self._pace.until_free_s(self._requests)
+        pack = self._store.open(work.model)
+        n_requests = len(self._line)
+        is_full = n_requests > self._settings.max_waiting_requests
+        if is_full or (n_requests and self._held_bytes + size_bytes > MAX_HELD_BYTES):
+            after_s = self._pace.until_free_s(n_requests)
             raise BusyError(
-                f"{self._requests} requests are waiting already.",
+                f"{n_requests} requests are waiting already.",
                 hint=f"Try again in {after_s} s.",
                 retry_after_s=after_s,
             )
-        self._requests += 1
+        work.queued(n_requests)
+        self._line.append(work)
         self._held_bytes += size_bytes
         try:
             async with self._turn, self._pace.one_request():
                 await self._cluster.acquire("prompt", self._settings.cluster_wait_s)
+                work.loading()
                 try:  # busy: the lease stays here until the request has ended
-                    yield Runner(self._coordinator, pack, progress)
+                    yield Runner(self._coordinator, pack, progress, self.journal)
                 finally:
                     self._cluster.set_busy(False)
         finally:
-            self._requests -= 1
+            self._leave_line(work)
             self._held_bytes -= size_bytes
+
+    def _leave_line(self, work: Work) -> None:
+        """Those behind it move up."""
+        place = self._line.index(work)
+        del self._line[place]
+        self._written_tokens += work.n_written
+        for ahead, waiting in enumerate(self._line[place:], start=place):
+            waiting.queued(ahead)
 
     async def _keep_packs_known(self) -> None:
         while True:

@@ -36,13 +36,14 @@ class FakeDaemon:
     models: dict[str, Any]
     plan: dict[str, Any]
     preview: dict[str, Any]
-    pieces: list[str] = field(default_factory=lambda: ["Hel", "lö, ", "world."])
+    pieces: list[Any] = field(default_factory=lambda: ["Hel", "lö, ", "world."])
     load_lines: list[dict[str, Any]] = field(default_factory=list)
     import_lines: list[dict[str, Any]] = field(default_factory=list)
     verify_lines: list[dict[str, Any]] = field(default_factory=list)
     keys: list[str] = field(default_factory=list)
     refusal: tuple[int, bytes] | None = None  # of everything: status and body
     tokens_a_word: int | None = None  # of a prompt, behind 10 of the template; without it all prompts have 34 tokens
+    progress: list[dict[str, Any]] = field(default_factory=list)  # chunks before the answer, where they are asked for
     hang_after: int | None = None  # pieces; then nothing until the client is gone
     hang_in_chat: int | None = None  # hang_after is for this chat alone, counted from 0
     die_after: int | None = None  # pieces; then the connection is cut
@@ -147,6 +148,8 @@ class FakeDaemon:
         assert body.stream
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
         await response.prepare(request)
+        for told in self.progress if body.progress_is_told else []:
+            await self._event(response, {"choices": [], **told})
         await self._event(response, {"choices": [_choice({"role": "assistant", "content": ""})]})
         n_chats = sum(target == request.path for target, _ in self.requests)
         hangs = self.hang_in_chat in (None, n_chats - 1)
@@ -160,7 +163,9 @@ class FakeDaemon:
                 fault = {"code": "device_lost", "message": "desktop is gone.", "hint": "Switch it on."}
                 await self._event(response, {"error": fault})
                 return response
-            if piece is not None:
+            if isinstance(piece, dict):
+                await self._event(response, {"choices": [], **piece})
+            elif piece is not None:
                 await self._event(response, {"choices": [_choice({"content": piece})]})
         words = body.messages[-1].content.split()
         prompt_tokens = 34 if self.tokens_a_word is None else 10 + len(words) * self.tokens_a_word
