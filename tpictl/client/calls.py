@@ -55,6 +55,11 @@ def revoke_key(client: Client, name: str) -> object:
     return client.post("/tpid/keys/revoke", {"name": name})
 
 
+def remove_device(client: Client, name: str) -> object:
+    """Put it out of the home."""
+    return client.post("/tpid/devices/remove", {"name": name})
+
+
 def plan_of(data: object) -> Plan:
     return decode(Plan, data)
 

@@ -44,6 +44,7 @@ class Away:
 class Journal:
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
+        self.began_s = clock()
         self._events: deque[DeviceEvent] = deque(maxlen=MAX_EVENTS)
         self._away: dict[DeviceId, Away] = {}
         self._here: dict[DeviceId, float] = {}

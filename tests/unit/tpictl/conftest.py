@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from tpid.api.bodies import ImportBody, KeyBody, LoadBody, PlanBody, PullBody, VerifyBody
+from tpid.api.bodies import ImportBody, KeyBody, LoadBody, PlanBody, PullBody, RemoveBody, VerifyBody
 from tpid.api.chat_body import ChatBody
 from tpid.cluster.status import ClusterStatus, DeviceStatus, FailedDial, SightedDevice
 from tpid.device import DeviceId, DeviceProfile, Role
@@ -45,11 +45,13 @@ class FakeDaemon:
     tokens_a_word: int | None = None  # of a prompt, behind 10 of the template; without it all prompts have 34 tokens
     progress: list[dict[str, Any]] = field(default_factory=list)  # chunks before the answer, where they are asked for
     hang_after: int | None = None  # pieces; then nothing until the client is gone
+    hang_in_status: bool = False
     hang_in_chat: int | None = None  # hang_after is for this chat alone, counted from 0
     die_after: int | None = None  # pieces; then the connection is cut
     fail_after: int | None = None  # pieces; then an error
     write_bytes: int | None = None  # how much of an answer is written at once
     requests: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
+    asked: threading.Event = field(default_factory=threading.Event)  # for the status
     hanging: threading.Event = field(default_factory=threading.Event)
     client_gone: threading.Event = field(default_factory=threading.Event)
 
@@ -71,6 +73,12 @@ class FakeDaemon:
         self._thread.join()
         self._loop.close()
 
+    def wait_for_status(self, times: int) -> None:
+        """Until the status was asked for so many times more."""
+        for _ in range(times):
+            self.asked.clear()
+            assert self.asked.wait(START_TIMEOUT_S)
+
     def resume(self) -> None:
         """Go on with what hangs."""
         assert self.hanging.wait(START_TIMEOUT_S)
@@ -86,6 +94,7 @@ class FakeDaemon:
         app.router.add_post("/tpid/verify", self._verify)
         app.router.add_post("/tpid/import", self._import)
         app.router.add_post("/tpid/pull", self._pull)
+        app.router.add_post("/tpid/devices/remove", self._remove)
         app.router.add_get("/tpid/keys", self._list_keys)
         app.router.add_post("/tpid/keys/create", self._create_key)
         app.router.add_post("/tpid/keys/revoke", self._revoke_key)
@@ -107,10 +116,17 @@ class FakeDaemon:
         return await handler(request)
 
     async def _status(self, request: web.Request) -> web.Response:
+        if self.hang_in_status:
+            await self._hang()
+        self.asked.set()
         return web.json_response(self.status)
 
     async def _models(self, request: web.Request) -> web.Response:
         return web.json_response(self.models)
+
+    async def _remove(self, request: web.Request) -> web.Response:
+        body = await self._take(request, RemoveBody)
+        return web.json_response({"removed": {"name": body.name}})
 
     async def _list_keys(self, request: web.Request) -> web.Response:
         return web.json_response({"keys": [{"name": name, "created_s": 1_700_000_000} for name in self.keys]})
@@ -324,6 +340,7 @@ def status_json(plan_json: dict[str, Any]) -> dict[str, Any]:
     return _as_sent(
         {
             "cluster": asdict(cluster),
+            "time_s": 1_000_000.0,
             "plan": plan_json,
             "holding": None,
             "busy": True,

@@ -303,13 +303,3 @@ def test_json_wants_its_prompt_from_a_pipe(tpictl: Callable[..., Terminal]) -> N
     opened = tpictl("chat", "--json", columns=200)
     opened.wait_for('"message": "With --json the prompt comes on standard input."')
     assert opened.exit_code() == 1
-
-
-def test_watching_the_cluster(daemon: Any, tpictl: Callable[..., Terminal]) -> None:
-    opened = tpictl("status", "--watch")
-    opened.wait_for("smollm2-135m on 2 devices")
-    daemon.refusal = (500, b'{"error": {"code": "internal", "message": "Something is wrong."}}')
-    opened.wait_for("Something is wrong.")
-    opened.wait_for("The last that was known:")
-    opened.type(CTRL_C)
-    assert opened.exit_code() == 0
