@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 
-from tpictl.client.answers import Timings, Usage
+from tpictl.client.answers import DeviceEvent, Stage, Timings, Usage
 from tpictl.client.calls import chat
 from tpictl.client.connection import Client
 from tpid.errors import TpidError
@@ -30,15 +30,23 @@ def stream_answer(client: Client, body: Mapping[str, object], on_text: Callable[
     return answer
 
 
-def stream_what_comes(client: Client, body: Mapping[str, object], on_text: Callable[[str], None]) -> Answer:
+def stream_what_comes(
+    client: Client,
+    body: Mapping[str, object],
+    on_text: Callable[[str], None],
+    on_progress: Callable[[Stage | DeviceEvent], None] | None = None,
+) -> Answer:
     """The answer as far as it came: Ctrl-C ends it at once, here and in the daemon, and so does an error."""
     pieces: list[str] = []
     finish_reason: str | None = None
     usage: Usage | None = None
     timings: Timings | None = None
     try:
-        with closing(chat(client, body)) as chunks:
+        with closing(chat(client, body, with_progress=on_progress is not None)) as chunks:
             for chunk in chunks:
+                for told in (chunk.progress, chunk.event):
+                    if told is not None and on_progress is not None:
+                        on_progress(told)
                 for choice in chunk.choices:
                     finish_reason = choice.finish_reason or finish_reason
                     if choice.delta.content:

@@ -125,6 +125,8 @@ class Device:
     is_me: bool
     coordinates: bool
     granted: bool
+    since_s: float | None = None  # Unix time of the daemon, as all times here
+    sits_out: Line | None = None  # why
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,6 +199,49 @@ class Fetching:
 
 
 @dataclass(frozen=True, slots=True)
+class Away:
+    """A device that was connected once."""
+
+    id: str
+    name: Line
+    since_s: float
+    reason: Line
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """This device, whatever runs on it."""
+
+    load: float  # of all its cores
+    available_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """What is done of a request now."""
+
+    stage: Line  # queue, load, prefill, decode
+    ahead: int = 0  # requests that come first
+    done_bytes: int = 0
+    total_bytes: int = 0
+    done_tokens: int = 0
+    total_tokens: int = 0
+    tokens: int = 0  # of the answer
+    model: Line = ""
+    came_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceEvent:
+    number: int
+    time_s: float
+    kind: Line  # joined, lost, failed, recovered
+    device: Line
+    in_plan: bool
+    reason: Line
+
+
+@dataclass(frozen=True, slots=True)
 class Status:
     """GET /tpid/status"""
 
@@ -210,6 +255,12 @@ class Status:
     weights: dict[str, WeightUse] = field(default_factory=dict)  # by device
     fetching: Fetching | None = None
     fetches: dict[str, Amount] = field(default_factory=dict)  # by name: devices that get units for the plan
+    time_s: float = 0.0
+    work: Stage | None = None  # of the request that runs
+    written_tokens: int = 0
+    events: tuple[DeviceEvent, ...] = ()
+    away: tuple[Away, ...] = ()
+    host: Host | None = None
 
 
 # --- models
@@ -384,113 +435,5 @@ class Chunk:
     choices: tuple[Choice, ...]
     usage: Usage | None = None
     timings: Timings | None = None
-
-
-# --- the home
-
-
-@dataclass(frozen=True, slots=True)
-class HomeDevice:
-    """A member of the home."""
-
-    name: Line
-    short_fingerprint: Line
-    role: Line
-    is_me: bool
-    connected: bool
-    addresses: tuple[Line, ...]
-    rtt_s: float | None
-    last_seen: float | None  # seconds of the daemon's clock
-
-
-@dataclass(frozen=True, slots=True)
-class Stranger:
-    """A device in this network that is not of the home."""
-
-    name: Line
-    address: Line
-    home: Line
-
-
-@dataclass(frozen=True, slots=True)
-class Devices:
-    """GET /tpid/devices"""
-
-    home: Line
-    devices: tuple[HomeDevice, ...]
-    strangers: tuple[Stranger, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Named:
-    name: Line
-    fingerprint: Line
-
-
-@dataclass(frozen=True, slots=True)
-class Opened:
-    """POST /tpid/invite, the first line"""
-
-    code: Line
-    valid_s: float
-    role: Line
-    device: Named
-    addresses: tuple[Line, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Tried:
-    address: Line
-    tries_left: int
-
-
-@dataclass(frozen=True, slots=True)
-class Invited:
-    name: Line
-    fingerprint: Line
-    role: Line
-    acknowledged: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Looking:
-    """POST /tpid/join: while it looks for the device that invites"""
-
-    seen: tuple[Line, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    name: Line
-    address: Line
-
-
-@dataclass(frozen=True, slots=True)
-class Waiting:
-    name: Line
-
-
-@dataclass(frozen=True, slots=True)
-class Joined:
-    name: Line
-    fingerprint: Line
-    role: Line
-    inviter: Line
-    inviter_fingerprint: Line
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    level: Line
-    what: Line
-    why: Line
-    do: Line
-
-
-@dataclass(frozen=True, slots=True)
-class Diagnosis:
-    """GET /tpid/doctor"""
-
-    device: Line
-    worst: Line
-    findings: tuple[Finding, ...]
+    progress: Stage | None = None
+    event: DeviceEvent | None = None

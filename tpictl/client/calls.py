@@ -37,9 +37,10 @@ def pull_model(client: Client, body: Mapping[str, object], on_progress: OnProgre
     return _work(client, "/tpid/pull", body, "pack", on_progress, on_note=on_note)
 
 
-def chat(client: Client, body: Mapping[str, object]) -> Generator[Chunk, None, None]:
+def chat(client: Client, body: Mapping[str, object], *, with_progress: bool) -> Generator[Chunk, None, None]:
     """Close the iterator to end the answer."""
-    streamed = {**body, "stream": True, "stream_options": {"include_usage": True}}
+    options = {"include_usage": True, **({"include_progress": True} if with_progress else {})}
+    streamed = {**body, "stream": True, "stream_options": options}
     with closing(client.events("/v1/chat/completions", streamed)) as events:
         for event in events:
             yield decode(Chunk, event)
@@ -52,6 +53,11 @@ def create_key(client: Client, name: str) -> object:
 
 def revoke_key(client: Client, name: str) -> object:
     return client.post("/tpid/keys/revoke", {"name": name})
+
+
+def remove_device(client: Client, name: str) -> object:
+    """Put it out of the home."""
+    return client.post("/tpid/devices/remove", {"name": name})
 
 
 def plan_of(data: object) -> Plan:

@@ -5,7 +5,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tpictl.client.answering import Answer, stream_what_comes
-from tpictl.client.answers import Plan
+from tpictl.client.answers import DeviceEvent, Plan, Stage
 from tpictl.client.calls import get_models, load_model, plan_of
 from tpictl.client.connection import Client
 from tpictl.commands.attachments import with_files
@@ -38,6 +38,7 @@ from tpictl.printable import printable_text
 from tpictl.view.answer_view import answer_view
 from tpictl.view.plan_table import answer_line, plan_title
 from tpictl.view.progress_bars import StageBars
+from tpictl.view.progress_lines import event_line, stage_line
 from tpictl.view.terminal import stdout_console
 from tpid.errors import RequestError, TpidError
 
@@ -128,8 +129,15 @@ class ChatLoop:
 
     def _answer(self, prompt: Prompt) -> None:
         with answer_view(stdout_console(), self._console) as view:
-            view.tell("reading the prompt")
-            answer = stream_what_comes(self._client, self._conversation.request(prompt.sent), view.write)
+
+            def show(told: Stage | DeviceEvent) -> None:
+                if isinstance(told, Stage):
+                    view.tell(stage_line(told))
+                else:
+                    view.note(event_line(told))
+
+            view.tell("waiting")
+            answer = stream_what_comes(self._client, self._conversation.request(prompt.sent), view.write, show)
         self._conversation.add(prompt, answer.text)
         if answer.text:
             self._keep()

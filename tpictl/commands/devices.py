@@ -5,10 +5,10 @@ import datetime
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from tpictl.client.answers import Devices, HomeDevice
-from tpictl.client.calls import DEVICES
+from tpictl.client.calls import DEVICES, remove_device
 from tpictl.client.connection import Client
 from tpictl.client.decode import decode
+from tpictl.client.home_answers import Devices, HomeDevice
 from tpictl.outcome import print_json
 from tpictl.view.plan_table import columns_table
 from tpictl.view.terminal import stdout_console
@@ -25,7 +25,7 @@ def run_devices(client: Client, *, as_json: bool) -> None:
 
 def run_remove(client: Client, name: str, *, as_json: bool) -> None:
     """Raises TpidError."""
-    answer = client.post("/tpid/devices/remove", {"name": name})
+    answer = remove_device(client, name)
     if as_json:
         print_json(answer)
     else:

@@ -6,9 +6,9 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from tpictl.client.answers import Diagnosis, Finding
 from tpictl.client.connection import Client
 from tpictl.client.decode import decode
+from tpictl.client.home_answers import Diagnosis, Finding
 from tpictl.outcome import EXIT_ERROR, print_json
 from tpictl.view.terminal import stdout_console
 

@@ -8,10 +8,10 @@ from typing import Any, Final, TypeVar
 from rich.console import Console
 from rich.status import Status
 
-from tpictl.client.answers import Devices, Found, Invited, Joined, Looking, Opened, Tried, Waiting
 from tpictl.client.calls import DEVICES
 from tpictl.client.connection import Client
 from tpictl.client.decode import decode
+from tpictl.client.home_answers import Devices, Found, Invited, Joined, Looking, Opened, Tried, Waiting
 from tpictl.outcome import print_json
 from tpictl.view.terminal import stderr_console, stdout_console
 from tpid.errors import DaemonUnreachableError, TpidError

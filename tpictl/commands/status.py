@@ -3,8 +3,7 @@
 import time
 from collections.abc import Callable
 
-from rich.console import Console, Group, RenderableType
-from rich.live import Live
+from rich.console import Group, RenderableType
 from rich.text import Text
 
 from tpictl.client.answers import Status
@@ -15,14 +14,14 @@ from tpictl.errors import describe
 from tpictl.outcome import print_json
 from tpictl.printable import printable_line
 from tpictl.view.dashboard import dashboard
-from tpictl.view.terminal import stdout_console
+from tpictl.view.terminal import can_be_repainted, stdout_console
 from tpid.errors import TpidError
 
 REFRESH_S = 1.0
 
 
 def run_status(client: Client, *, watch: bool, as_json: bool) -> None:
-    """Raises TpidError; with `watch` nothing but Ctrl-C ends it, which is no error."""
+    """Raises TpidError; with `watch` nothing but Ctrl-C, or q, ends it, which is no error."""
     console = stdout_console()
     if not watch:
         answer = client.get(STATUS)
@@ -34,8 +33,10 @@ def run_status(client: Client, *, watch: bool, as_json: bool) -> None:
     try:
         if as_json:
             _repeat(lambda: print_json(_json_now(client)))
-        elif console.is_terminal:
-            _watch_on_screen(client, console)
+        elif can_be_repainted(console):
+            from tpictl.commands.watching import watch_on_screen  # noqa: PLC0415 (only a watch needs it)
+
+            watch_on_screen(client, console)
         else:
             screen = Screen(client)
             _repeat(lambda: console.print(screen.now()))
@@ -59,12 +60,6 @@ class Screen:
                 return trouble
             return Group(trouble, Text("The last that was known:", style="dim"), dashboard(self._last))
         return dashboard(self._last)
-
-
-def _watch_on_screen(client: Client, console: Console) -> None:
-    screen = Screen(client)
-    with Live(console=console, screen=True, auto_refresh=False, vertical_overflow="crop") as live:
-        _repeat(lambda: live.update(screen.now(), refresh=True))
 
 
 def _json_now(client: Client) -> object:

@@ -19,7 +19,7 @@ def dashboard(status: Status) -> RenderableType:
         parts += ["", plan_table(status.plan)]
         if any(use.streamed_bytes for use in status.weights.values()):
             parts += ["", _weights_table(status.plan, status.weights)]
-    if notes := _notes(status):
+    if notes := notes_of(status):
         parts += ["", *notes]
     return Group(*parts)
 
@@ -133,7 +133,7 @@ def _device_table(cluster: Cluster) -> Table:
     return table
 
 
-def _notes(status: Status) -> list[Text]:
+def notes_of(status: Status) -> list[Text]:
     """What is not as it could be, one line each."""
     cluster, plan = status.cluster, status.plan
     notes = _fetch_notes(status)

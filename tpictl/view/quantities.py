@@ -15,5 +15,13 @@ def format_duration(duration_s: float) -> str:
     return f"{duration_s / 60:.0f} min"
 
 
+def format_age(age_s: float) -> str:
+    """0 s, 59 s, 12 min, 5 h, 3 d: whole units, of what has gone on for long."""
+    for unit_s, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if age_s >= 2 * unit_s:
+            return f"{age_s / unit_s:.0f} {unit}"
+    return f"{max(age_s, 0.0):.0f} s"
+
+
 def format_rate(tokens_s: float) -> str:
     return f"{tokens_s:.3g} tok/s" if tokens_s < 99.95 else f"{tokens_s:.0f} tok/s"

@@ -13,10 +13,12 @@ from tpid.api.asked import generation_request
 from tpid.api.chat_body import ChatBody
 from tpid.api.event_stream import EventStream, begun, event_stream
 from tpid.api.logprobs import logprobs_of
+from tpid.api.progress import telling
 from tpid.api.request_body import parse
 from tpid.api.usage import usage_of
 from tpid.engine.engine import Engine
 from tpid.engine.generation import Event, Finished, GenerationStats, Text, TokenLogprob
+from tpid.engine.work import Work
 from tpid.model.tool_calls import ToolCall
 
 
@@ -27,12 +29,19 @@ class ChatEndpoint:
     async def post(self, request: web.Request) -> web.StreamResponse:
         """The client ends an answer by closing the connection: aiohttp then cancels this handler."""
         body = await parse(request, ChatBody)
-        async with aclosing(self._engine.answer(body.model, generation_request(body))) as events:
+        work = Work(body.model)
+        async with aclosing(self._engine.answer(body.model, generation_request(body), work)) as events:
             if not body.stream:
                 return web.json_response(_whole(body, await collect(events)))
-            coming = await begun(events)
+            coming = events if body.progress_is_told else await begun(events)
+            head = _head(body, "chat.completion.chunk")
             async with event_stream(request, body.model) as stream:
-                await _stream(stream, body, coming)
+                if body.progress_is_told:
+                    async with telling(stream, head, work, self._engine.journal):
+                        await _stream(stream, head, body, coming)
+                else:
+                    await _stream(stream, head, body, coming)
+                await stream.done()
             return stream.response
 
 
@@ -58,8 +67,7 @@ def _message(answer: Answer) -> dict[str, Any]:
     return message
 
 
-async def _stream(stream: EventStream, body: ChatBody, events: AsyncIterator[Event]) -> None:
-    head = _head(body, "chat.completion.chunk")
+async def _stream(stream: EventStream, head: dict[str, Any], body: ChatBody, events: AsyncIterator[Event]) -> None:
     if body.usage_is_told:
         head["usage"] = None
     ends: list[GenerationStats] = []
@@ -85,7 +93,6 @@ async def _stream(stream: EventStream, body: ChatBody, events: AsyncIterator[Eve
             ends.append(event.stats)
     if body.usage_is_told:
         await stream.send({**head, "choices": [], **usage_of(ends)})
-    await stream.done()
 
 
 def _head(body: ChatBody, kind: str) -> dict[str, Any]:

@@ -72,6 +72,7 @@ class ChatMessage(JsonBody):
 
 class StreamOptions(JsonBody):
     include_usage: Switch = False
+    include_progress: Switch = False  # not OpenAI's
     include_obfuscation: Opaque = None
 
 
@@ -144,6 +145,11 @@ class ChatBody(PromptBody):
     def usage_is_told(self) -> bool:
         """At the end of a stream."""
         return self.stream_options is not None and self.stream_options.include_usage
+
+    @property
+    def progress_is_told(self) -> bool:
+        """In chunks of their own."""
+        return self.stream_options is not None and self.stream_options.include_progress
 
     @property
     def sampling(self) -> SamplingParams:

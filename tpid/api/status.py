@@ -1,12 +1,10 @@
 """GET /tpid/status: the cluster as this device sees it; GET /health: whether the daemon is up."""
 
-from dataclasses import asdict
-from typing import Any
-
 import psutil
 from aiohttp import web
 
 from tpid.api.listen_address import TcpState
+from tpid.api.status_body import status_body
 from tpid.cluster.cluster import Cluster
 from tpid.engine.engine import Engine
 
@@ -22,23 +20,10 @@ class StatusEndpoint:
         return web.json_response({"status": "ok"})
 
     async def get(self, request: web.Request) -> web.Response:
-        engine = self._engine.status()
-        status: dict[str, Any] = {
-            "cluster": asdict(self._cluster.status()),
-            "plan": asdict(engine.plan) if engine.plan is not None else None,
-            "weights": {device: asdict(use) for device, use in engine.weights.items()},
-            "holding": asdict(engine.holding) if engine.holding is not None else None,
-            "fetching": asdict(engine.fetching) if engine.fetching is not None else None,
-            "fetches": {
-                name: {"done_bytes": done, "total_bytes": total} for name, (done, total) in engine.fetches.items()
-            },
-            "busy": engine.busy,
-            "waiting_requests": engine.waiting_requests,
-            "last": None,
-            "api": asdict(self.tcp),
-            "memory_bytes": self._process.memory_info().rss,
-        }
-        if engine.last is not None:
-            last = engine.last
-            status["last"] = asdict(last) | {"tpot_s": last.tpot_s, "tokens_s": last.tokens_s}
-        return web.json_response(status)
+        engine, cluster = self._engine.status(), self._cluster.status()
+        journal = self._engine.journal
+        away = [device for device in journal.away if self._cluster.counts(device.device)]
+        body = status_body(
+            engine=engine, cluster=cluster, journal=journal, away=away, tcp=self.tcp, process=self._process
+        )
+        return web.json_response(body)

@@ -213,6 +213,10 @@ class Cluster:
         """The devices in this network that are announced and do not belong to this home."""
         return self._report.strangers()
 
+    def counts(self, device: DeviceId) -> bool:
+        """Whether the device belongs to this home."""
+        return self._membership.counts(device)
+
     def tell(self, statements: Sequence[Statement]) -> None:
         """This device has said something about its home: the others hear of it at once."""
         if self._news is not None:

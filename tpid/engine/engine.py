@@ -27,11 +27,12 @@ from tpid.comm.messages import (
 from tpid.comm.tensors import StartHeader, TensorHeader
 from tpid.compute.select import Compute
 from tpid.device import DeviceId
-from tpid.engine.authority import COORDINATOR_KINDS, WORKER_KINDS, Phase, permits
+from tpid.engine.authority import COORDINATOR_KINDS, WORKER_KINDS, Phase, Standing, permits
 from tpid.engine.compute_calls import ComputeCalls
 from tpid.engine.coordinator import Coordinator
 from tpid.engine.generation import Event, Finished, GenerationRequest, GenerationStats, generate
 from tpid.engine.inventory import inventory
+from tpid.engine.journal import Journal
 from tpid.engine.link_book import LinkBook
 from tpid.engine.pace import Pace
 from tpid.engine.pack_source import PackSource
@@ -42,6 +43,7 @@ from tpid.engine.speed_keeper import SpeedKeeper
 from tpid.engine.tally import Tally
 from tpid.engine.text_owner import ModelText, text_source
 from tpid.engine.weight_use import WeightUse
+from tpid.engine.work import Work
 from tpid.engine.worker import Holding, Worker
 from tpid.errors import BusyError, TpidError
 from tpid.memory.weights import LoadProgress
@@ -66,6 +68,8 @@ class EngineStatus:
     waiting_requests: int
     last: GenerationStats | None
     weights: Mapping[DeviceId, WeightUse]  # of the plan's ranks
+    work: Work | None = None  # whose turn it is
+    written_tokens: int = 0  # since the daemon began
     tally: Tally = field(default_factory=Tally)  # goes on counting
     streamed_bytes: int = 0  # of weights that this device has read from disk for passes, so far
     fetching: Fetching | None = None  # what this device gets from others now
@@ -104,12 +108,14 @@ class Engine:
         self._link_book = link_book or LinkBook(cluster.me.id, lambda: cluster.peers, self._is_idle)
         self._coordinator = Coordinator(cluster, compute, self._calls, settings, self._link_book)
         self._turn = asyncio.Lock()
-        self._requests = 0  # running and waiting
+        self._line: list[Work] = []  # running and waiting, in the order in which they came
         self._held_bytes = 0  # of their prompts
         self._pace = Pace()
+        self._written_tokens = 0  # for requests that have ended
         self._text: tuple[str, ModelText] | None = None
         self._last: GenerationStats | None = None
         self._tally = Tally()
+        self.journal = Journal()
         if units is not None:
             units.is_busy = self._computes
 
@@ -132,7 +138,13 @@ class Engine:
 
     async def load(self, model: str, progress: LoadProgress = no_progress) -> Plan:
         """Have `model` ready on the cluster. Raises TpidError."""
-        async with self._turn_of(model, progress) as runner:
+        work = Work(model)
+
+        def loaded(done_bytes: int, total_bytes: int) -> None:
+            work.loading(done_bytes, total_bytes)
+            progress(done_bytes, total_bytes)
+
+        async with self._turn_of(work, loaded) as runner:
             return (await runner.executor()).plan
 
     async def unload(self) -> str | None:
@@ -158,14 +170,20 @@ class Engine:
         me = with_memory(self._cluster.me, memory_bytes)
         return await asyncio.to_thread(preview, pack, settings, me, peers, self._link_book.network)
 
-    async def answer(self, model: str, request: GenerationRequest) -> AsyncGenerator[Event, None]:
-        """All answers to a request, each to its Finished. Close the iterator to cancel. Raises TpidError."""
+    async def answer(
+        self, model: str, request: GenerationRequest, work: Work | None = None
+    ) -> AsyncGenerator[Event, None]:
+        """All answers to a request, each to its Finished; `work` is told how far it is. Close the iterator to cancel.
+
+        Raises TpidError.
+        """
         asked = time.perf_counter()
+        work = work or Work(model)
         with self._tally.request() as running:
-            async with self._turn_of(model, no_progress, request.size_bytes) as runner:
+            async with self._turn_of(work, work.loading, request.size_bytes) as runner:
                 queue_s = time.perf_counter() - asked
                 request = replace(request, sampling=runner.pack.sampling_defaults.fill(request.sampling))
-                async with aclosing(self._answers(runner, request)) as events:
+                async with aclosing(self._answers(runner, request, work)) as events:
                     async for index, event in events:
                         if not isinstance(event, Finished):
                             yield event
@@ -175,12 +193,14 @@ class Engine:
                         running.answered = index == request.n - 1
                         yield replace(event, stats=self._last)
 
-    async def _answers(self, runner: Runner, request: GenerationRequest) -> AsyncGenerator[tuple[int, Event], None]:
+    async def _answers(
+        self, runner: Runner, request: GenerationRequest, work: Work
+    ) -> AsyncGenerator[tuple[int, Event], None]:
         """What is said, and in which of the request's answers."""
         text_model = await self._text_model(runner.pack)
         context_tokens = (await runner.executor()).plan.context_tokens
         for index in range(request.n):
-            async with aclosing(generate(runner, text_model, request.choice(index), context_tokens)) as events:
+            async with aclosing(generate(runner, text_model, request.choice(index), context_tokens, work)) as events:
                 async for event in events:
                     yield index, event
 
@@ -202,13 +222,15 @@ class Engine:
             plan=executor.plan if executor is not None else None,
             holding=self._worker.holding,
             busy=self._turn.locked(),
-            waiting_requests=max(self._requests - 1, 0),
+            waiting_requests=max(len(self._line) - 1, 0),
             last=self._last,
             weights=executor.weight_use if executor is not None else {},
             tally=self._tally,
             streamed_bytes=self._calls.streamed_bytes,
             fetching=self._units.fetching if self._units is not None else None,
             fetches=self._coordinator.fetches,
+            work=self._line[0] if self._line else None,
+            written_tokens=self._written_tokens + sum(work.n_written for work in self._line),
         )
 
     # --- handler of the cluster's frames
@@ -254,9 +276,12 @@ class Engine:
                 self._rescan.set()
 
     def peer_joined(self, connection: Connection) -> None:
+        self.journal.joined(connection.peer.id, connection.peer.name)
         self._link_book.joined(connection)
 
     def peer_lost(self, connection: Connection, error: TpidError) -> None:
+        in_plan = self._coordinator.standing(connection) is Standing.RANK
+        self.journal.lost(connection.peer.id, connection.peer.name, error.message, in_plan=in_plan)
         self._link_book.lost(connection.peer.id)
         self._worker.peer_lost(connection, error)
         self._coordinator.peer_lost(connection, error)
@@ -299,29 +324,40 @@ class Engine:
         return False
 
     @asynccontextmanager
-    async def _turn_of(self, model: str, progress: LoadProgress, size_bytes: int = 0) -> AsyncIterator[Runner]:
+    async def _turn_of(self, work: Work, progress: LoadProgress, size_bytes: int = 0) -> AsyncIterator[Runner]:
         """This device's turn: nobody else's request runs meanwhile, and the lease stays here."""
-        pack = self._store.open(model)
-        is_full = self._requests > self._settings.max_waiting_requests
-        if is_full or (self._requests and self._held_bytes + size_bytes > MAX_HELD_BYTES):
-            after_s = self._pace.until_free_s(self._requests)
+        pack = self._store.open(work.model)
+        n_requests = len(self._line)
+        is_full = n_requests > self._settings.max_waiting_requests
+        if is_full or (n_requests and self._held_bytes + size_bytes > MAX_HELD_BYTES):
+            after_s = self._pace.until_free_s(n_requests)
             raise BusyError(
-                f"{self._requests} requests are waiting already.",
+                f"{n_requests} requests are waiting already.",
                 hint=f"Try again in {after_s} s.",
                 retry_after_s=after_s,
             )
-        self._requests += 1
+        work.queued(n_requests)
+        self._line.append(work)
         self._held_bytes += size_bytes
         try:
             async with self._turn, self._pace.one_request():
                 await self._cluster.acquire("prompt", self._settings.cluster_wait_s)
+                work.loading()
                 try:  # busy: the lease stays here until the request has ended
-                    yield Runner(self._coordinator, pack, progress)
+                    yield Runner(self._coordinator, pack, progress, self.journal)
                 finally:
                     self._cluster.set_busy(False)
         finally:
-            self._requests -= 1
+            self._leave_line(work)
             self._held_bytes -= size_bytes
+
+    def _leave_line(self, work: Work) -> None:
+        """Those behind it move up."""
+        place = self._line.index(work)
+        del self._line[place]
+        self._written_tokens += work.n_written
+        for ahead, waiting in enumerate(self._line[place:], start=place):
+            waiting.queued(ahead)
 
     async def _keep_packs_known(self) -> None:
         while True:

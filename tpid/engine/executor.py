@@ -97,7 +97,7 @@ class Executor:
             if ours != theirs:
                 break
             common += 1
-        sequence.n_computed = common
+        sequence.computed(common)
 
     async def advance(self, sequence: TokenSequence) -> F32:
         """Compute what is not computed; logits [vocab] fp32 after the last token.
@@ -110,7 +110,7 @@ class Executor:
             del self._cached_ids[sequence.n_computed :]  # overwritten by what comes now
             hidden = await self._pass(chunk)
             self._cached_ids += chunk
-            sequence.n_computed += len(chunk)
+            sequence.computed(sequence.n_computed + len(chunk))
         logits = await self._share.logits(hidden[-1:], self._calls)
         if not is_finite(logits):
             self._cached_ids.clear()

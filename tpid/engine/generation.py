@@ -11,6 +11,7 @@ from tpid.engine.prompt import Prompt
 from tpid.engine.sequence import TokenSequence
 from tpid.engine.text_owner import ModelText
 from tpid.engine.tool_use import grammar_with_tools, parser_for_tools, prompt_with_tools, shown_tokens
+from tpid.engine.work import Work
 from tpid.errors import ContextOverflowError, RequestError
 from tpid.model.answer_text import AnswerText
 from tpid.model.detokenizer import Tokens
@@ -109,9 +110,9 @@ class Computes(Protocol):
 
 
 async def generate(
-    runner: Computes, text_model: ModelText, request: GenerationRequest, context_tokens: int
+    runner: Computes, text_model: ModelText, request: GenerationRequest, context_tokens: int, work: Work | None = None
 ) -> AsyncGenerator[Event, None]:
-    """Yields text as it becomes final, calls of tools, and Finished at the end.
+    """Yields text as it becomes final, calls of tools, and Finished at the end; `work` is told how far it is.
 
     Raises ChatTemplateError, RequestError, ContextOverflowError, and what `Runner.advance` raises.
     """
@@ -122,6 +123,8 @@ async def generate(
     constraint = None if grammar is None else await text_model.constrain(grammar)
     try:
         sequence = TokenSequence(prompt)
+        if work is not None:
+            work.answers(sequence)
         events = _decode(runner, text_model, request, sequence=sequence, constraint=constraint, budget=budget)
         async with aclosing(events):
             async for event in events:

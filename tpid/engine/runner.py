@@ -9,6 +9,7 @@ from typing import Final
 
 from tpid.engine.coordinator import Coordinator
 from tpid.engine.executor import Executor
+from tpid.engine.journal import Journal
 from tpid.engine.sequence import TokenSequence
 from tpid.errors import DeviceLostError, MemoryPlanError, RankFailedError, TpidError
 from tpid.memory.weights import LoadProgress
@@ -23,8 +24,9 @@ MAX_FAILURES: Final = 5  # one after the other without a token between them: the
 class Runner:
     """For one request; the lease stays here meanwhile."""
 
-    def __init__(self, coordinator: Coordinator, pack: Pack, progress: LoadProgress) -> None:
+    def __init__(self, coordinator: Coordinator, pack: Pack, progress: LoadProgress, journal: Journal) -> None:
         self.pack = pack
+        self._journal = journal
         self._coordinator = coordinator
         self._progress = progress
         self._executor: Executor | None = None  # of the plan at hand
@@ -65,6 +67,7 @@ class Runner:
             if executor is not self._attached:  # its plan broke
                 await self.attach(sequence)
                 log.info("recovered model=%s tokens=%d", self.pack.name, len(sequence.ids))
+                self._journal.recovered([rank.name for rank in (await self.executor()).plan.ranks])
             try:
                 logits = await executor.advance(sequence)
             except (DeviceLostError, RankFailedError) as error:
@@ -79,5 +82,7 @@ class Runner:
         self._failures += 1
         self._failure = error.again()
         log.warning("rank_failed model=%s failures=%d reason=%r", self.pack.name, self._failures, error.message)
+        if isinstance(error, RankFailedError):  # one that is gone is in the journal already
+            self._journal.failed(error.message)
         if self._failures >= MAX_FAILURES:
             raise error

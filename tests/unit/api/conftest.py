@@ -52,7 +52,11 @@ def make_endpoints(
     def make(role: Role = Role.USER, imports: Any = None) -> Endpoints:
         of_engine: Any = engine
         cluster: Any = SimpleNamespace(
-            status=cluster_status, peers={}, strangers=lambda: [], addresses=lambda: ["127.0.0.1:7474"]
+            status=cluster_status,
+            counts=lambda device: device != "stranger",
+            peers={},
+            strangers=lambda: [],
+            addresses=lambda: ["127.0.0.1:7474"],
         )
         home = Home.load(tmp_path_factory.mktemp("state"), "desk")
         store = PackStore(models_dir)

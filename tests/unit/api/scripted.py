@@ -13,6 +13,8 @@ import aiohttp
 from tpid.cluster.status import ClusterStatus
 from tpid.engine.engine import EngineStatus
 from tpid.engine.generation import Finished, GenerationRequest, GenerationStats, Text
+from tpid.engine.journal import Journal
+from tpid.engine.work import Work
 from tpid.pack.manifest import PackId
 from tpid.plan.plan import Plan
 
@@ -22,7 +24,7 @@ ANSWER = (Text("Hel"), Text("lo"), Finished("stop", STATS))
 
 @dataclass
 class ScriptedEngine:
-    """Yields the script; an exception in it is raised there, and an event waited for."""
+    """Yields the script; an exception in it is raised there, an event waited for, a function called with the work."""
 
     script: list[Any] = field(default_factory=lambda: list(ANSWER))
     load_script: list[Any] = field(default_factory=list)
@@ -33,11 +35,14 @@ class ScriptedEngine:
     previews: list[tuple[str, int | None, int | None]] = field(default_factory=list)
     told_packs: int = 0
     n_unloaded: int = 0
+    journal: Journal = field(default_factory=Journal)
     running: int = 0
     ended: asyncio.Event = field(default_factory=asyncio.Event)  # when no answer runs any more
     status_: EngineStatus = field(default_factory=lambda: EngineStatus(None, None, False, 0, None, {}))
 
-    async def answer(self, model: str, request: GenerationRequest) -> AsyncGenerator[Text | Finished, None]:
+    async def answer(
+        self, model: str, request: GenerationRequest, work: Work | None = None
+    ) -> AsyncGenerator[Text | Finished, None]:
         self.models.append(model)
         self.requests.append(request)
         self.running += 1
@@ -51,6 +56,8 @@ class ScriptedEngine:
                     raise item
                 if isinstance(item, asyncio.Event):
                     await item.wait()
+                elif callable(item):
+                    item(work)
                 else:
                     yield item
         finally:

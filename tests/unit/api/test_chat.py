@@ -7,7 +7,9 @@ import pytest
 import uvloop
 
 from tests.unit.api.scripted import ANSWER, ScriptedEngine, Serve
+from tpid.device import DeviceId
 from tpid.engine.generation import Finished, GenerationStats, Text, TokenLogprob, TokenText
+from tpid.engine.work import Work
 from tpid.errors import BusyError, ContextOverflowError, DeviceLostError, ModelNotFoundError
 from tpid.model.sampling import SamplingParams
 
@@ -73,6 +75,35 @@ def test_a_streamed_answer(serve: Serve) -> None:
     ]
     assert [choice["finish_reason"] for choice in choices] == [None, None, None, "stop"]
     assert not any("usage" in chunk or "timings" in chunk for chunk in chunks)
+
+
+def test_how_far_it_is_comes_in_chunks_without_choices(serve: Serve, engine: ScriptedEngine) -> None:
+    told = asyncio.Event()
+
+    def lose(work: Work) -> None:
+        engine.journal.lost(DeviceId("ab"), "desktop", "It has been silent for 2.5 s.", in_plan=True)
+        work.changed.notify()
+        asyncio.get_running_loop().call_later(0.2, told.set)
+
+    engine.journal.joined(DeviceId("ab"), "desktop")  # before the answer: not told
+    engine.script = [lambda work: work.queued(1), asyncio.Event(), lose, told, *ANSWER]
+    engine.script[1].set()
+    *chunks, done = streamed(serve, stream_options={"include_progress": True, "include_usage": True})
+    assert done == "[DONE]"
+    assert len({chunk["id"] for chunk in chunks}) == 1
+    assert [chunk["progress"] for chunk in chunks if "progress" in chunk] == [{"stage": "queue", "ahead": 1}]
+    (event,) = [chunk["event"] for chunk in chunks if "event" in chunk]
+    assert (event["kind"], event["device"], event["in_plan"]) == ("lost", "desktop", True)
+    assert event["reason"] == "It has been silent for 2.5 s."
+    texts = [choice["delta"].get("content") for chunk in chunks for choice in chunk["choices"]]
+    assert texts == ["", "Hel", "lo", None]
+    assert chunks[-1]["usage"] == USAGE
+
+
+def test_an_error_comes_in_the_stream_where_progress_is_asked_for(serve: Serve, engine: ScriptedEngine) -> None:
+    engine.script = [ModelNotFoundError("There is no model m.")]
+    *_, last = streamed(serve, stream_options={"include_progress": True})
+    assert last["error"]["code"] == "model_not_found"
 
 
 def test_usage_comes_in_a_chunk_of_its_own_where_it_is_asked_for(serve: Serve) -> None:

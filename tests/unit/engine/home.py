@@ -262,7 +262,7 @@ class Home:
     ) -> list[int]:
         """Greedy; `after_token` is called with the number of tokens so far."""
         coordinator = self.user.engine._coordinator
-        runner = Runner(coordinator, self.pack, lambda done, total: None)
+        runner = Runner(coordinator, self.pack, lambda done, total: None, self.user.engine.journal)
         sampler, sequence = Sampler(SamplingParams(temperature=0.0)), TokenSequence(prompt)
         await runner.attach(sequence)
         while sequence.n_answer < n_tokens:

@@ -19,6 +19,7 @@ from tpid.api.bodies import (
     LoadBody,
     PlanBody,
     PullBody,
+    RemoveBody,
     RemoveModelBody,
     ShowBody,
     UnloadBody,
@@ -48,7 +49,7 @@ class FakeDaemon:
     models: dict[str, Any]
     plan: dict[str, Any]
     preview: dict[str, Any]
-    pieces: list[str] = field(default_factory=lambda: ["Hel", "lö, ", "world."])
+    pieces: list[Any] = field(default_factory=lambda: ["Hel", "lö, ", "world."])
     load_lines: list[dict[str, Any]] = field(default_factory=list)
     import_lines: list[dict[str, Any]] = field(default_factory=list)
     verify_lines: list[dict[str, Any]] = field(default_factory=list)
@@ -57,12 +58,15 @@ class FakeDaemon:
     unloaded: str | None = None
     refusal: tuple[int, bytes] | None = None  # of everything: status and body
     tokens_a_word: int | None = None  # of a prompt, behind 10 of the template; without it all prompts have 34 tokens
+    progress: list[dict[str, Any]] = field(default_factory=list)  # chunks before the answer, where they are asked for
     hang_after: int | None = None  # pieces; then nothing until the client is gone
+    hang_in_status: bool = False
     hang_in_chat: int | None = None  # hang_after is for this chat alone, counted from 0
     die_after: int | None = None  # pieces; then the connection is cut
     fail_after: int | None = None  # pieces; then an error
     write_bytes: int | None = None  # how much of an answer is written at once
     requests: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
+    asked: threading.Event = field(default_factory=threading.Event)  # for the status
     hanging: threading.Event = field(default_factory=threading.Event)
     client_gone: threading.Event = field(default_factory=threading.Event)
 
@@ -84,6 +88,12 @@ class FakeDaemon:
         self._thread.join()
         self._loop.close()
 
+    def wait_for_status(self, times: int) -> None:
+        """Until the status was asked for so many times more."""
+        for _ in range(times):
+            self.asked.clear()
+            assert self.asked.wait(START_TIMEOUT_S)
+
     def resume(self) -> None:
         """Go on with what hangs."""
         assert self.hanging.wait(START_TIMEOUT_S)
@@ -101,8 +111,9 @@ class FakeDaemon:
         app.router.add_post("/tpid/pull", self._pull)
         app.router.add_post("/tpid/models/show", self._show)
         app.router.add_post("/tpid/models/copy", self._copy)
-        app.router.add_post("/tpid/models/remove", self._remove)
+        app.router.add_post("/tpid/models/remove", self._remove_model)
         app.router.add_post("/tpid/unload", self._unload)
+        app.router.add_post("/tpid/devices/remove", self._remove_device)
         app.router.add_get("/tpid/keys", self._list_keys)
         app.router.add_post("/tpid/keys/create", self._create_key)
         app.router.add_post("/tpid/keys/revoke", self._revoke_key)
@@ -124,6 +135,9 @@ class FakeDaemon:
         return await handler(request)
 
     async def _status(self, request: web.Request) -> web.Response:
+        if self.hang_in_status:
+            await self._hang()
+        self.asked.set()
         return web.json_response(self.status)
 
     async def _models(self, request: web.Request) -> web.Response:
@@ -137,13 +151,17 @@ class FakeDaemon:
         body = await self._take(request, CopyBody)
         return web.json_response({"name": body.name, "id": "0"})
 
-    async def _remove(self, request: web.Request) -> web.Response:
+    async def _remove_model(self, request: web.Request) -> web.Response:
         body = await self._take(request, RemoveModelBody)
         return web.json_response({"name": body.model, "freed_bytes": 98 * 10**6})
 
     async def _unload(self, request: web.Request) -> web.Response:
         await self._take(request, UnloadBody)
         return web.json_response({"unloaded": self.unloaded})
+
+    async def _remove_device(self, request: web.Request) -> web.Response:
+        body = await self._take(request, RemoveBody)
+        return web.json_response({"removed": {"name": body.name}})
 
     async def _list_keys(self, request: web.Request) -> web.Response:
         return web.json_response({"keys": [{"name": name, "created_s": 1_700_000_000} for name in self.keys]})
@@ -181,6 +199,8 @@ class FakeDaemon:
         assert body.stream
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
         await response.prepare(request)
+        for told in self.progress if body.progress_is_told else []:
+            await self._event(response, {"choices": [], **told})
         await self._event(response, {"choices": [_choice({"role": "assistant", "content": ""})]})
         n_chats = sum(target == request.path for target, _ in self.requests)
         hangs = self.hang_in_chat in (None, n_chats - 1)
@@ -194,7 +214,9 @@ class FakeDaemon:
                 fault = {"code": "device_lost", "message": "desktop is gone.", "hint": "Switch it on."}
                 await self._event(response, {"error": fault})
                 return response
-            if piece is not None:
+            if isinstance(piece, dict):
+                await self._event(response, {"choices": [], **piece})
+            elif piece is not None:
                 await self._event(response, {"choices": [_choice({"content": piece})]})
         words = body.messages[-1].content.split()
         prompt_tokens = 34 if self.tokens_a_word is None else 10 + len(words) * self.tokens_a_word
@@ -353,6 +375,7 @@ def status_json(plan_json: dict[str, Any]) -> dict[str, Any]:
     return _as_sent(
         {
             "cluster": asdict(cluster),
+            "time_s": 1_000_000.0,
             "plan": plan_json,
             "holding": None,
             "busy": True,

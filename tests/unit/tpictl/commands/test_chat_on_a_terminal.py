@@ -5,6 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.unit.tpictl.commands.terminal import ALT_ENTER, CTRL_C, CTRL_D, ENTER, TIMEOUT_S, Terminal
 
 
@@ -59,15 +61,60 @@ def test_ctrl_c_before_the_first_word(daemon: Any, terminal: Terminal) -> None:
     terminal.wait_for("on 2 devices")  # loaded
     daemon.hang_after = 0
     terminal.say(b"Hi", ENTER)
-    terminal.wait_for("reading the prompt")
+    terminal.wait_for("waiting")
     assert daemon.hanging.wait(TIMEOUT_S)
     terminal.type(CTRL_C)
     terminal.wait_for("Stopped before the answer began")
-    assert "reading the prompt" not in terminal.text()
+    assert "waiting" not in terminal.text()
     daemon.hang_after = None
     terminal.say(b"Hello", ENTER)
     terminal.wait_for("TTFT 431 ms")
     assert _messages(daemon) == [{"role": "user", "content": "Hello"}]
+
+
+def _event(kind: str, device: str, **rest: Any) -> dict[str, Any]:
+    event = {"number": 1, "time_s": 1.0, "kind": kind, "device": device, "in_plan": False, "reason": ""}
+    return {"event": event | rest}
+
+
+@pytest.mark.parametrize(
+    ("progress", "line"),
+    [
+        ({"stage": "queue", "ahead": 1}, "2nd in the queue"),
+        ({"stage": "load", "done_bytes": 50, "total_bytes": 200}, "loading the model 25 %"),
+        ({"stage": "prefill", "done_tokens": 437, "total_tokens": 1000}, "reading the prompt 43 %"),
+    ],
+)
+def test_how_far_an_answer_is(daemon: Any, terminal: Terminal, progress: dict[str, Any], line: str) -> None:
+    terminal.wait_for("on 2 devices")
+    daemon.pieces, daemon.hang_after = [{"progress": progress}, "Hello."], 1
+    terminal.say(b"Hi", ENTER)
+    terminal.wait_for(line)
+    daemon.resume()
+    terminal.wait_for("TTFT 431 ms")
+    assert line not in terminal.text()
+
+
+def test_devices_that_leave_and_join_during_an_answer(daemon: Any, terminal: Terminal) -> None:
+    terminal.wait_for("on 2 devices")
+    lost = _event("lost", "desktop", in_plan=True, reason="It has been silent for 2.5 s.")
+    anew = {"progress": {"stage": "prefill", "done_tokens": 10, "total_tokens": 20}}
+    daemon.pieces = ["One ", lost, anew, _event("recovered", "laptop"), "two.\n\n", _event("joined", "pi"), "Three."]
+    daemon.hang_after = 3
+    terminal.say(b"Hi", ENTER)
+    terminal.wait_for("desktop is lost: It has been silent for 2.5 s. The others compute its share.")
+    terminal.wait_for("reading the prompt 50 %")
+    daemon.resume()
+    terminal.wait_for("TTFT 431 ms")
+    lines = terminal.lines()
+    notes = [
+        "desktop is lost: It has been silent for 2.5 s. The others compute its share.",
+        "The answer goes on with laptop.",
+        "pi joined; it takes part from the next answer on.",
+    ]
+    assert [line for line in lines if line in notes] == notes
+    assert lines.index("One two.") < lines.index("Three.")
+    assert "reading the prompt" not in terminal.text()
 
 
 def test_an_error_ends_the_answer_and_not_the_chat(daemon: Any, terminal: Terminal) -> None:
@@ -256,13 +303,3 @@ def test_json_wants_its_prompt_from_a_pipe(tpictl: Callable[..., Terminal]) -> N
     opened = tpictl("chat", "--json", columns=200)
     opened.wait_for('"message": "With --json the prompt comes on standard input."')
     assert opened.exit_code() == 1
-
-
-def test_watching_the_cluster(daemon: Any, tpictl: Callable[..., Terminal]) -> None:
-    opened = tpictl("status", "--watch")
-    opened.wait_for("smollm2-135m on 2 devices")
-    daemon.refusal = (500, b'{"error": {"code": "internal", "message": "Something is wrong."}}')
-    opened.wait_for("Something is wrong.")
-    opened.wait_for("The last that was known:")
-    opened.type(CTRL_C)
-    assert opened.exit_code() == 0
