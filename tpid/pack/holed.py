@@ -19,7 +19,7 @@ from tpid.pack.geometry import Block, Share, UnitRange
 from tpid.pack.manifest import PackId, layer_path
 from tpid.pack.pieces import Piece, piece_bytes, piece_digest, pieces_of, split_vectors
 from tpid.pack.presence import MAX_PRESENCE_BYTES, Presence
-from tpid.pack.reader import Pack
+from tpid.pack.reader import Pack, open_layout
 from tpid.pack.staging import write_whole
 from tpid.pack.verify import digest
 
@@ -30,8 +30,8 @@ class HoledPack:
     """`write` and `save` take their time: not for the event loop. The rest does not block."""
 
     def __init__(self, directory: Path) -> None:
-        """Raises PackError where there is no sound manifest. A presence map that is not sound counts as an empty one:
-        what it told of can be fetched again."""
+        """Raises PackError where there is no sound manifest. A presence map that is not sound counts as an empty one,
+        and so does the part of it whose file is not: what it told of can be fetched again."""
         self.pack = Pack(directory)
         self.presence = _load_presence(self.pack)
         self._unsaved: set[Path] = set()
@@ -124,9 +124,22 @@ def _load_presence(pack: Pack) -> Presence:
     try:
         with WeightFile(path) as file:
             data = file.read_all(MAX_PRESENCE_BYTES)
-        return Presence.decode(data, pack.manifest, str(path))
+        presence = Presence.decode(data, pack.manifest, str(path))
     except TpidError:
         return Presence(pack.manifest)
+    for layer in presence.layers:
+        path = pack.directory / layer_path(layer)
+        layout = pack.layer_layout(layer)
+        try:
+            open_layout(path, layout)
+            if path.stat().st_size == len(build_header(layout.tensors())) + layout.size_bytes:
+                continue
+        except (PackError, OSError):
+            pass
+        presence.forget(layer)
+        with contextlib.suppress(OSError):
+            path.unlink()  # it is made anew
+    return presence
 
 
 def _sync(path: Path) -> None:

@@ -20,7 +20,7 @@ _NAMES: Final[Mapping[Half | None, str]] = {None: "vectors", Half.ATTN: "attn", 
 
 
 class Presence:
-    """Grows only: what is noted here is on the disk and was compared with its digest."""
+    """What is noted here is on the disk and was compared with its digest."""
 
     def __init__(self, manifest: Manifest) -> None:
         """Nothing is here."""
@@ -75,6 +75,16 @@ class Presence:
             raise ValueError(f"the pack has no {piece}")
         key = piece.layer, piece.half
         self._masks[key] = self._masks.get(key, 0) | 1 << piece.unit
+
+    @property
+    def layers(self) -> list[int]:
+        """Of which something is here."""
+        return sorted({layer for (layer, _), mask in self._masks.items() if mask})
+
+    def forget(self, layer: int) -> None:
+        """Nothing of it is here any more."""
+        for part in _NAMES:
+            self._masks.pop((layer, part), None)
 
     def missing(self, pieces: Iterable[Piece]) -> list[Piece]:
         return [piece for piece in pieces if piece not in self]

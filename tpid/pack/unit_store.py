@@ -9,6 +9,7 @@ import hashlib
 import logging
 import re
 import shutil
+import threading
 from collections.abc import Collection
 from pathlib import Path
 from typing import Final
@@ -30,31 +31,34 @@ log = logging.getLogger(__name__)
 
 
 class UnitStore:
-    """Looks at the disk: not for the event loop, but for `find` of a pack that was found before."""
+    """Looks at the disk: not for the event loop. To be called from any thread."""
 
     def __init__(self, models_dir: Path) -> None:
         self.directory = models_dir / DIRECTORY_NAME
-        self._open: dict[PackId, HoledPack] = {}
+        self._open: dict[PackId, HoledPack] = {}  # one object a pack, so that its map is one, too
+        self._lock = threading.Lock()
 
     def find(self, id: PackId) -> HoledPack | None:
         """None where there is none, or none that is sound."""
-        if id in self._open and not (self.directory / id).is_dir():
-            del self._open[id]  # a person has removed it
-        if id not in self._open and _ID.fullmatch(id):
-            with contextlib.suppress(PackError):
-                pack = HoledPack(self.directory / id)
-                if pack.id == id:
-                    self._open[id] = pack
-        return self._open.get(id)
+        with self._lock:
+            if id in self._open and not (self.directory / id).is_dir():
+                del self._open[id]  # a person has removed it
+            if id not in self._open and _ID.fullmatch(id):
+                with contextlib.suppress(PackError):
+                    pack = HoledPack(self.directory / id)
+                    if pack.id == id:
+                        self._open[id] = pack
+            return self._open.get(id)
 
     def create(self, id: PackId, manifest: bytes) -> HoledPack:
         """A new one, all holes. Raises PackError where `manifest` is not that of this pack, DiskFullError, OSError."""
         if hashlib.sha256(manifest).hexdigest() != id:
             raise PackError(f"What came as the model.json of {id[:12]} is another one.")
         directory = self.directory / id
-        directory.mkdir(parents=True, exist_ok=True)
-        write_whole(directory / MANIFEST_NAME, manifest)
-        pack = self._open[id] = HoledPack(directory)
+        with self._lock:
+            directory.mkdir(parents=True, exist_ok=True)
+            write_whole(directory / MANIFEST_NAME, manifest)
+            pack = self._open[id] = HoledPack(directory)
         return pack
 
     def held(self) -> list[HeldUnits]:
@@ -98,7 +102,8 @@ class UnitStore:
         except (OSError, PackError) as error:
             log.warning("units_not_removed pack=%s reason=%r", pack.id, str(error))
             return False
-        self._open.pop(pack.id, None)
+        with self._lock:
+            self._open.pop(pack.id, None)
         log.info("units_removed pack=%s bytes=%d reason='the disk has to hold others'", pack.id, size)
         return True
 

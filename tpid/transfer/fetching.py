@@ -28,7 +28,7 @@ ANSWER_S: Final = 10.0  # for the manifest, and for the map of units
 LOST_S: Final = 2.0  # until a source whose connection was lost is tried again
 AVOID_S: Final = 60.0  # one that is slow, or says nothing
 AVOID_CORRUPT_S: Final = 600.0  # one that sends damaged units
-SAVE_S: Final = 2.0  # what has come since is fetched anew after a power cut
+SAVE_S: Final = 5.0  # what has come since is fetched anew after a power cut
 MAX_WRITES: Final = 4  # pieces that are checked and written at a time
 
 log = logging.getLogger(__name__)
@@ -105,7 +105,8 @@ class Fetcher:
         """A new pack, all holes, by the manifest that any of the sources gives."""
         deadline_s = time.monotonic() + NO_SOURCE_S
         while True:
-            for id, line in (await lines.look()).items():
+            await asyncio.gather(*map(lines.call, lines.wanted()))
+            for id, line in list(lines.up.items()):
                 try:
                     async with asyncio.timeout(ANSWER_S):
                         manifest = await line.ask(Question(pack, What.MANIFEST), MAX_MANIFEST_BYTES)
@@ -138,6 +139,7 @@ class _Lines:
         self._pack = pack
         self._owner = owner
         self._names: dict[DeviceId, str] = {}
+        self._called: set[DeviceId] = set()  # not up yet
         self.up: dict[DeviceId, AskingLine] = {}
 
     async def __aenter__(self) -> "_Lines":
@@ -150,13 +152,24 @@ class _Lines:
     def name_of(self, device: DeviceId) -> str:
         return self._names.get(device, device[:12])
 
-    async def look(self) -> dict[DeviceId, AskingLine]:
-        """Dial those that have something of the pack; all that are up."""
-        wanted = [peer for peer in self._peers() if peer.id not in self.up and self._has_some(peer)]
-        wanted = [peer for peer in wanted if not self._owner.is_avoided(peer.id)]
-        self._names |= {peer.id: peer.name for peer in wanted}
-        await asyncio.gather(*(self._call(peer) for peer in wanted))
-        return dict(self.up)
+    def wanted(self) -> list[DeviceProfile]:
+        """Devices that have something of the pack and are still to be called."""
+        known = self.up.keys() | self._called
+        wanted = [peer for peer in self._peers() if peer.id not in known and self._has_some(peer)]
+        return [peer for peer in wanted if not self._owner.is_avoided(peer.id)]
+
+    async def call(self, peer: DeviceProfile) -> AskingLine | None:
+        """None where it cannot be reached: then it is avoided for a while."""
+        self._names[peer.id] = peer.name
+        self._called.add(peer.id)
+        try:
+            line = self.up[peer.id] = AskingLine(await self._dial(peer.id), peer.name)
+        except TpidError as error:
+            self.drop(peer.id, error.message, _seconds(error))
+            return None
+        finally:
+            self._called.discard(peer.id)
+        return line
 
     def drop(self, device: DeviceId, reason: str, seconds: float) -> None:
         self._owner.avoid(device, self.name_of(device), reason, seconds)
@@ -167,12 +180,6 @@ class _Lines:
     def why_none(self) -> str:
         """Of each device that could not be asked."""
         return "; ".join(f"{name}: {reason}" for name, reason in self._owner.avoided.items())
-
-    async def _call(self, peer: DeviceProfile) -> None:
-        try:
-            self.up[peer.id] = AskingLine(await self._dial(peer.id), peer.name)
-        except TpidError as error:
-            self.drop(peer.id, error.message, _seconds(error))
 
     def _has_some(self, peer: DeviceProfile) -> bool:
         return self._pack in peer.packs or any(held.pack == self._pack for held in peer.units)
@@ -193,7 +200,6 @@ class _Fetch:
         self._writes = asyncio.Semaphore(MAX_WRITES)
         self._woken = asyncio.Event()
         self._error: TpidError | None = None
-        self._maps: dict[DeviceId, Presence] = {}
         self._tasks: asyncio.TaskGroup
 
     def shown(self, avoided: Mapping[str, str]) -> Fetching:
@@ -239,11 +245,18 @@ class _Fetch:
                 raise LoadError(reason, hint=self._lines.why_none())
 
     async def _keep_sources(self) -> None:
+        """Each joins when it answers: none waits for another."""
+        for id, line in list(self._lines.up.items()):
+            self._tasks.create_task(self._take_in(id, line), name="source")
         while True:
-            for id, line in (await self._lines.look()).items():
-                if id not in self._scheduler.sources:
-                    await self._take_in(id, line)
+            for peer in self._lines.wanted():
+                self._tasks.create_task(self._join(peer), name="source")
             await asyncio.sleep(TICK_S)
+
+    async def _join(self, peer: DeviceProfile) -> None:
+        line = await self._lines.call(peer)
+        if line is not None:
+            await self._take_in(peer.id, line)
 
     async def _take_in(self, id: DeviceId, line: AskingLine) -> None:
         """Learn what it has; from then on it is asked."""
@@ -284,6 +297,7 @@ class _Fetch:
             self._perform(self._scheduler.not_given(source, piece, time.monotonic()))
             return
         if self._scheduler.is_wanted(piece):
+            self._scheduler.came(source, piece)
             async with self._writes:
                 try:
                     genuine = await asyncio.to_thread(self._put, piece, data)

@@ -46,6 +46,7 @@ class _Source:
     has: Has
     owed: dict[Piece, float] = field(default_factory=dict)  # since when
     owed_bytes: int = 0
+    here: set[Piece] = field(default_factory=set)  # of what it owes: what is being checked and written
     heard_s: float = 0.0  # the last byte, or the first question after it owed nothing
     busy_s: float = 0.0  # in which it owed something
     sent_bytes: int = 0  # in that time
@@ -92,6 +93,12 @@ class Scheduler:
             state.heard_s = now
             state.sent_bytes += n_bytes
 
+    def came(self, source: DeviceId, piece: Piece) -> None:
+        """All bytes of it are here; how long it takes to write them is not the source's fault."""
+        state = self._sources.get(source)
+        if state is not None and piece in state.owed:
+            state.here.add(piece)
+
     def is_wanted(self, piece: Piece) -> bool:
         return piece in self._left
 
@@ -126,7 +133,7 @@ class Scheduler:
             if state.owed:
                 state.busy_s += now - state.looked_s
             state.looked_s = now
-            if state.owed and now - state.heard_s >= SILENT_S:
+            if len(state.owed) > len(state.here) and now - state.heard_s >= SILENT_S:
                 actions += self._drop(id, f"has sent nothing for {now - state.heard_s:.0f} s", now)
         rates = {id: s.sent_bytes / s.busy_s for id, s in self._sources.items() if s.busy_s >= SLOW_AFTER_S}
         best = max(rates.values(), default=0.0)
@@ -158,7 +165,14 @@ class Scheduler:
 
     def _owed_for_long(self, source: DeviceId, now: float) -> Piece | None:
         """Of another source, and of nobody else."""
-        owed = [(since, piece) for id, s in self._sources.items() if id != source for piece, since in s.owed.items()]
+        here = {piece for state in self._sources.values() for piece in state.here}
+        owed = [
+            (since, piece)
+            for id, state in self._sources.items()
+            if id != source
+            for piece, since in state.owed.items()
+            if piece not in here
+        ]
         for since, piece in sorted(owed, key=lambda item: item[0]):
             if now - since < TWICE_S:
                 return None
@@ -178,6 +192,7 @@ class Scheduler:
         state = self._sources.get(source)
         if state is None or state.owed.pop(piece, None) is None:
             return
+        state.here.discard(piece)
         state.owed_bytes -= self._sizes[piece]
         if not state.owed:
             state.busy_s += now - state.looked_s

@@ -86,6 +86,24 @@ def test_a_damaged_map_counts_as_empty(store: UnitStore, whole: Pack, content: b
     assert len(again.missing(SHARE)) == len(list(pieces_of(whole.manifest, SHARE)))
 
 
+def test_a_file_that_was_cut_or_spoiled_or_is_gone_counts_as_empty_and_the_others_stay(
+    store: UnitStore, whole: Pack
+) -> None:
+    for spoil in (
+        lambda path: path.write_bytes(path.read_bytes()[:-1]),
+        lambda path: path.write_bytes(b"x"),
+        Path.unlink,
+    ):
+        held = filled(store, whole)
+        spoil(held.pack.directory / "layers" / "000.safetensors")
+        again = UnitStore(store.directory.parent).find(whole.id)
+        assert again is not None
+        assert {piece.layer for piece in again.missing(SHARE)} == {0}
+        assert len(again.missing(SHARE)) == len([p for p in pieces_of(whole.manifest, SHARE) if p.layer == 0])
+        filled(UnitStore(store.directory.parent), whole)
+        assert HoledPack(held.pack.directory).missing(SHARE) == {}
+
+
 def test_a_unit_with_one_wrong_bit_is_not_genuine(store: UnitStore, whole: Pack) -> None:
     held = store.create(whole.id, read_manifest(whole.directory))
     for piece in (Piece(0, Half.ATTN, 1), Piece(1, Half.FFN, 2), Piece(1, None)):

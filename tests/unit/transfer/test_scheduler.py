@@ -119,6 +119,19 @@ def test_a_silent_source_is_dropped_with_its_reason() -> None:
     assert network.scheduler.stuck
 
 
+def test_what_takes_long_to_write_is_not_held_against_its_source() -> None:
+    scheduler = Scheduler(dict.fromkeys(PIECES[:2], SIZE))
+    scheduler.source_up(A, ALL.__contains__, 0.0)
+    scheduler.source_up(B, ALL.__contains__, 0.0)
+    for piece in PIECES[:2]:
+        scheduler.heard(A, SIZE, 0.5)
+        scheduler.came(A, piece)
+    assert scheduler.tick(2 * SILENT_S) == []
+    scheduler.arrived(A, PIECES[0], 2 * SILENT_S)
+    scheduler.arrived(A, PIECES[1], 2 * SILENT_S)
+    assert scheduler.done
+
+
 def test_a_damaged_unit_is_asked_of_another_and_its_sender_is_dropped() -> None:
     network = Network({A: Source(8e6, ALL, corrupts=1.0), B: Source(1e6, ALL)})
     network.run(60)
