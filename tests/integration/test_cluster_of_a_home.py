@@ -57,9 +57,9 @@ def profile_of(home: Home) -> DeviceProfile:
     return DeviceProfile(home.id, home.me.name, home.me.role, "0.1.0", 8 << 30, 4 << 30, 100 << 30, 4, 1.5e9, "native")
 
 
-def cluster_of(home: Home, *peers: Cluster) -> Cluster:
+def cluster_of(home: Home, *peers: Cluster, **more: Any) -> Cluster:
     static = tuple(f"127.0.0.1:{peer.port}" for peer in peers)
-    settings = ClusterSettings("home", mdns=False, static_peers=static, election=ELECTION, backoff=BACKOFF)
+    settings = ClusterSettings("home", mdns=False, static_peers=static, election=ELECTION, backoff=BACKOFF, **more)
     return Cluster(settings, profile_of(home), home)
 
 
@@ -258,6 +258,35 @@ def test_a_helper_that_campaigns_gets_no_lease_and_brings_nobody_in(homes: dict[
             assert isinstance(error, DeviceLostError | RemoteProtocolError)
             assert desk.coordinator != pi.id
             assert homes["desk"].members == members
+
+    run(test())
+
+
+def test_a_member_that_never_says_whether_it_gives_its_lease_keeps_no_prompt_waiting_twice(
+    homes: dict[str, Home],
+) -> None:
+    async def test() -> None:
+        pi = homes["pi"]
+        async with cluster_of(homes["desk"], quiet_s=1.0) as desk:
+            connection = await dial(
+                [("127.0.0.1", desk.port)],
+                lambda: Hello(cluster=desk.name, profile=profile_of(pi)),
+                CommSettings(),
+                trust=pi,
+            )
+            connection.set_receiver(Recorder())  # type: ignore[arg-type]
+            await desk.wait_for(lambda: pi.id in desk.peers)
+            lease = await desk.acquire()
+            assert lease.devices == {desk.me.id}
+            desk.set_busy(False)
+            (told,) = [device.sits_out for device in desk.status().devices if device.profile.id == pi.id]
+            assert told is not None
+            assert "whether it gives its lease" in told
+            again = asyncio.create_task(desk.acquire())
+            async with asyncio.timeout(0.9):  # less than it waits for one that may still answer
+                assert (await again).devices == {desk.me.id}
+            desk.set_busy(False)
+            await connection.close("done")
 
     run(test())
 

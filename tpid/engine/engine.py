@@ -239,6 +239,7 @@ class Engine:
         self, connection: Connection, kind: Kind, header: StartHeader | TensorHeader, size_bytes: int
     ) -> memoryview | None:
         if not self._permits(connection, kind):
+            self._tell_ignored(connection, kind)
             return None
         if isinstance(header, StartHeader):
             return self._worker.start_buffer(connection, header, size_bytes)
@@ -254,6 +255,7 @@ class Engine:
         payload: memoryview | None,
     ) -> None:
         if not self._permits(connection, kind):
+            self._tell_ignored(connection, kind)
             if isinstance(message, Load):  # its sender waits for an answer
                 self._worker.received(connection, message)
             return
@@ -311,17 +313,27 @@ class Engine:
 
     def _permits(self, connection: Connection, kind: Kind) -> bool:
         """Whether the frame may change anything: `tpid.engine.authority`."""
-        if kind in WORKER_KINDS:
-            party: Worker | Coordinator = self._worker
-        elif kind in COORDINATOR_KINDS:
-            party = self._coordinator
-        else:
+        if kind not in WORKER_KINDS | COORDINATOR_KINDS:
             return True
-        standing, phase = party.standing(connection), party.phase
-        if permits(kind, standing, phase):
-            return True
-        log.debug("ignored kind=%s peer=%s standing=%s phase=%s", kind.name, connection.peer.name, standing, phase)
-        return False
+        party = self._party_of(kind)
+        return permits(kind, party.standing(connection), party.phase)
+
+    def _party_of(self, kind: Kind) -> Worker | Coordinator:
+        return self._worker if kind in WORKER_KINDS else self._coordinator
+
+    def _tell_ignored(self, connection: Connection, kind: Kind) -> None:
+        """What comes too late from one of the plan is daily bread; from one that has no part in it, it is not."""
+        party = self._party_of(kind)
+        standing = party.standing(connection)
+        level = logging.INFO if standing is Standing.MEMBER else logging.DEBUG
+        log.log(
+            level,
+            "ignored kind=%s peer=%s standing=%s phase=%s",
+            kind.name,
+            connection.peer.name,
+            standing,
+            party.phase,
+        )
 
     @asynccontextmanager
     async def _turn_of(self, work: Work, progress: LoadProgress, size_bytes: int = 0) -> AsyncIterator[Runner]:
