@@ -13,7 +13,7 @@ INSTALL_TORCH := $(PIP_INSTALL) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) 
 
 CROSS_TOOLS := gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user
 
-.PHONY: demo test fuzz chaos soak lint types imports check cross-tools clean
+.PHONY: demo test fuzz chaos soak schemas lint types imports check cross-tools clean
 
 demo: $(VENV)/.runtime
 	@$(BIN)/python -m tpid.daemon.demo
@@ -37,6 +37,10 @@ chaos: $(VENV)/.development
 
 soak: $(VENV)/.development
 	@TPID_SOAK=$(or $(REQUESTS),10000) $(BIN)/python -m pytest -s tests/integration/test_soak.py
+
+# So many JSON schemas, and answers of a real model by each; the tests do a few.
+schemas: $(VENV)/.development
+	@TPID_SCHEMAS=$(or $(SCHEMAS),500) $(BIN)/python -m pytest -s tests/integration/test_schemas.py tests/unit/model/test_grammar.py
 
 lint: $(VENV)/.development
 	$(BIN)/ruff check .

@@ -34,13 +34,14 @@ class Cluster:
     def __init__(self, control: Path) -> None:
         self._control = control
 
-    def ask(self, model: str, prompt: str, max_tokens: int) -> Answer:
-        """Raises RuntimeError with the daemon's words."""
+    def ask(self, model: str, prompt: str, max_tokens: int, **fields: Any) -> Answer:
+        """`fields`: others of the request. Raises RuntimeError with the daemon's words."""
         body = {
             "model": model,
             "messages": [{"role": "user", "content": prompt}],
             "max_tokens": max_tokens,
             "temperature": 0,
+            **fields,
         }
         answer = self._request("POST", "/v1/chat/completions", body)
         text = answer["choices"][0]["message"]["content"]
@@ -68,8 +69,11 @@ class Cluster:
 
 
 @contextlib.contextmanager
-def cluster(name: str, cores: Sequence[int], models: Path, directory: Path) -> Iterator[Cluster]:
-    """A cluster of one daemon a core; the first is the user's, the others help. `directory` has a short path."""
+def cluster(name: str, cores: Sequence[int | str], models: Path, directory: Path) -> Iterator[Cluster]:
+    """A cluster of one daemon for each core, or for cores such as "0,1"; the first is the user's, the others help.
+
+    `directory` has a short path.
+    """
     with contextlib.ExitStack() as stack:
         roles = {f"{name}{rank}": Role.HELPER if rank else Role.USER for rank in range(len(cores))}
         paired = stack.enter_context(PairedHome(roles))
@@ -95,7 +99,7 @@ def cluster(name: str, cores: Sequence[int], models: Path, directory: Path) -> I
 
 
 @contextlib.contextmanager
-def _daemon(settings: Mapping[str, object], core: int, path: Path) -> Iterator[None]:
+def _daemon(settings: Mapping[str, object], core: int | str, path: Path) -> Iterator[None]:
     """From start to end; `path` and a suffix each is where its configuration and its log go."""
     config = path.with_suffix(".toml")
     config.write_text("".join(f"{key} = {json.dumps(value)}\n" for key, value in settings.items()))

@@ -40,9 +40,10 @@ class Constraint:
         self._follow = follow
         self._coming: asyncio.Task[Mask] | None = None
 
-    def accept(self, id: int) -> None:
+    async def accept(self, id: int) -> None:
         self._mask = None
         self._coming = asyncio.ensure_future(self._follow(id))
+        await asyncio.sleep(0)  # it is asked before the next step, which may keep the loop until it is done
 
     async def allowed(self, vocab_size: int) -> Mask:
         """[vocab]. Raises RequestError, TokenizerError."""

@@ -163,7 +163,7 @@ async def _decode(
             reason = "stop"
             break
         if constraint is not None:
-            constraint.accept(id)
+            await constraint.accept(id)
         for event in spoken.push(logits, id):
             yield event
         if spoken.stopped:

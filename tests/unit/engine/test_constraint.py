@@ -23,7 +23,7 @@ def test_a_mask_follows_each_token() -> None:
         constraint = Constraint(mask(1), follow)
         assert np.flatnonzero(await constraint.allowed(8)).tolist() == [1]
         assert np.flatnonzero(await constraint.allowed(8)).tolist() == [1]
-        constraint.accept(1)
+        await constraint.accept(1)
         assert np.flatnonzero(await constraint.allowed(8)).tolist() == [2]
         await constraint.close()
 
@@ -40,13 +40,29 @@ def test_it_has_the_vocabularys_length(vocab_size: int) -> None:
     assert np.flatnonzero(allowed).tolist() == [id for id in (1, 7) if id < vocab_size]
 
 
+def test_the_mask_is_asked_for_before_a_step_that_keeps_the_loop() -> None:
+    asked: list[int] = []
+
+    async def follow(id: int) -> Mask:
+        asked.append(id)
+        return mask(id)
+
+    async def run() -> None:
+        constraint = Constraint(mask(1), follow)
+        await constraint.accept(1)
+        assert asked == [1]
+        await constraint.close()
+
+    asyncio.run(run())
+
+
 def test_what_goes_wrong_is_raised_where_the_mask_is_wanted() -> None:
     async def follow(id: int) -> Mask:
         raise RequestError("No.")
 
     async def run() -> None:
         constraint = Constraint(mask(1), follow)
-        constraint.accept(1)
+        await constraint.accept(1)
         with pytest.raises(RequestError):
             await constraint.allowed(8)
         await constraint.close()
@@ -64,7 +80,7 @@ def test_who_is_cancelled_does_not_cancel_the_work() -> None:
 
     async def run() -> None:
         constraint = Constraint(mask(1), follow)
-        constraint.accept(1)
+        await constraint.accept(1)
         waiting = asyncio.create_task(constraint.allowed(8))
         await asyncio.sleep(0)
         waiting.cancel()
