@@ -212,7 +212,7 @@ class Away:
 class Host:
     """This device, whatever runs on it."""
 
-    load: float  # of all its cores
+    load: float  # the part of its cores that is busy
     available_bytes: int
 
 

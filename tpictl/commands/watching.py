@@ -1,6 +1,7 @@
 """`tpictl status --watch` on a terminal: a picture that is kept up to date, and keys."""
 
 import os
+import re
 import select
 import sys
 import threading
@@ -24,6 +25,7 @@ from tpictl.view.watch_screen import WatchState, bottom_line, trouble_line, watc
 from tpid.errors import TpidError
 
 REFRESH_S: Final = 1.0
+_SEQUENCE: Final = re.compile(r"\x1b(\[[0-?]*[ -/]*[@-~]|O.|)")  # an arrow or the like
 _STALE_S: Final = 2.5  # two looks that brought nothing
 _KEPT_RATES: Final = 120
 _RATE_OVER_S: Final = 3.0  # a token a second comes out as that, and not as 0 and 2 by turns
@@ -163,6 +165,4 @@ def _typed(watch: Watch, keyboard: int | None) -> bool:
     typed = os.read(keyboard, 1 << 10).decode(errors="ignore") if keyboard is not None else ""
     if not typed:
         return False  # the terminal is gone
-    if typed.startswith("\x1b"):
-        return True  # an arrow or the like
-    return all(watch.press(key) for key in typed)
+    return all(watch.press(key) for key in _SEQUENCE.sub("", typed))

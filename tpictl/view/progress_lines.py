@@ -1,5 +1,6 @@
 """How far an answer is, and what happens to devices meanwhile, each in a line."""
 
+import re
 from typing import Final
 
 from tpictl.client.answers import DeviceEvent, Stage
@@ -27,14 +28,21 @@ def event_line(event: DeviceEvent) -> str:
         case "joined":
             return f"{event.device} joined; it takes part from the next answer on."
         case "lost" if event.in_plan:
-            return f"{event.device} is lost: {event.reason} The others compute its share."
+            return f"{lost_line(event)} The others compute its share."
         case "lost":
-            return f"{event.device} is lost: {event.reason} It had no part in this answer."
+            return f"{lost_line(event)} It had no part in this answer."
         case "failed":
             return f"{event.reason} The answer goes on without it."
         case "recovered":
             return f"The answer goes on with {event.device}."
     return event.reason
+
+
+def lost_line(event: DeviceEvent) -> str:
+    """`desktop has been silent for 2.5 s.`: without the address, which says nothing to most people."""
+    said = re.sub(rf"^Device {re.escape(event.device)} at \S+ ", "", event.reason)
+    told = f"{event.device} {said}" if said != event.reason else f"{event.device} is lost: {said}"
+    return told if told.endswith((".", "!")) else f"{told}."
 
 
 def ordinal(number: int) -> str:

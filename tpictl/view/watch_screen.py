@@ -12,7 +12,7 @@ from tpictl.client.answers import DeviceEvent, Stage, Status
 from tpictl.view.dashboard import notes_of
 from tpictl.view.gauges import bar, sparkline
 from tpictl.view.plan_table import columns_table
-from tpictl.view.progress_lines import stage_line
+from tpictl.view.progress_lines import lost_line, stage_line
 from tpictl.view.quantities import format_age, format_duration, format_rate
 from tpictl.view.watch_rows import Row, rows_of
 from tpid.size import shown_size
@@ -169,7 +169,7 @@ def _happened(event: DeviceEvent) -> str:
         case "joined":
             return f"{event.device} joined"
         case "lost":
-            return f"{event.device} lost: {event.reason}"
+            return lost_line(event)
         case "recovered":
             return f"the answer goes on with {event.device}"
     return event.reason

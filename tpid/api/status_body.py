@@ -50,7 +50,7 @@ def status_body(
         "api": _picked(tcp, "address", "secure", "failure"),
         "memory_bytes": process.memory_info().rss,
         "host": {
-            "load": psutil.getloadavg()[0] / (psutil.cpu_count() or 1),
+            "load": psutil.cpu_percent() / 100,
             "available_bytes": psutil.virtual_memory().available,
         },
     }

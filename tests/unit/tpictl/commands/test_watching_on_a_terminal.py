@@ -24,10 +24,10 @@ def test_it_follows_what_happens(daemon: Any, watch: Terminal) -> None:
     daemon.status |= {
         "work": {"stage": "decode", "tokens": 41, "model": "smollm2-135m", "came_s": now_s - 5.0},
         "away": [{"id": "e" * 64, "name": "pi", "since_s": now_s - 12.0, "reason": ""}],
-        "events": [lost | {"reason": "It has been silent for 2.5 s."}],
+        "events": [lost | {"reason": "Device pi at 10.0.0.7:7474 has been silent for 2.5 s."}],
     }
     watch.wait_for("writing, 41 tokens · smollm2-135m")
-    watch.wait_for("pi lost: It has been silent for 2.5 s.")
+    watch.wait_for("pi has been silent for 2.5 s.")
     watch.type(b"q")
     assert watch.exit_code() == 0
 

@@ -30,6 +30,14 @@ def test_stages(stage: Stage, line: str) -> None:
     ("event", "line"),
     [
         (DeviceEvent(1, 0.0, "lost", "pi", False, "It left."), "pi is lost: It left. It had no part in this answer."),
+        (
+            DeviceEvent(1, 0.0, "lost", "pi", True, "Device pi at 192.168.1.7:7474 has been silent for 2.5 s."),
+            "pi has been silent for 2.5 s. The others compute its share.",
+        ),
+        (
+            DeviceEvent(1, 0.0, "lost", "pi at home", True, "Device pi at home at [::1]:7474 left: it shuts down"),
+            "pi at home left: it shuts down. The others compute its share.",
+        ),
         (DeviceEvent(1, 0.0, "failed", "", True, "pi did nothing."), "pi did nothing. The answer goes on without it."),
     ],
 )

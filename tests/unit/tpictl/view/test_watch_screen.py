@@ -20,6 +20,7 @@ def watched(status_json: dict[str, Any]) -> dict[str, Any]:
         device["since_s"] = since_s
     status_json["cluster"] |= {"failed": [], "sighted": []}
     event = {"device": "pi", "in_plan": True, "reason": ""}
+    silent = "Device pi at 10.0.0.7:7474 has been silent for 2.5 s."
     return status_json | {
         "time_s": NOW_S,
         "weights": {
@@ -30,7 +31,13 @@ def watched(status_json: dict[str, Any]) -> dict[str, Any]:
         "away": [{"id": "e" * 32, "name": "pi", "since_s": 988.0, "reason": "It is silent."}],
         "events": [
             {"number": 1, "time_s": 820.0, "kind": "joined", **event},
-            {"number": 2, "time_s": 988.0, "kind": "lost", **event, "reason": "It has been silent for 2.5 s."},
+            {
+                "number": 2,
+                "time_s": 988.0,
+                "kind": "lost",
+                **event,
+                "reason": silent,
+            },
             {"number": 3, "time_s": 989.0, "kind": "recovered", **event, "device": "laptop, desktop"},
         ],
         "host": {"load": 0.35, "available_bytes": 3 * 10**9},
@@ -59,7 +66,7 @@ def test_one_row_a_device_and_what_is_done(watched: dict[str, Any]) -> None:
         "last answer: TTFT 431 ms, 23.8 tok/s\n"
         "\n"
         " 11 s ago  the answer goes on with laptop, desktop\n"
-        " 12 s ago  pi lost: It has been silent for 2.5 s.\n"
+        " 12 s ago  pi has been silent for 2.5 s.\n"
         "3 min ago  pi joined\n"
         "\n"
         "phone is left out: it does not have this model\n"
