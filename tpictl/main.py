@@ -3,7 +3,7 @@
 import sys
 from io import TextIOWrapper
 
-from tpictl.cli import about, home, keys, loaded, models, stored, talking
+from tpictl.cli import about, home, keys, loaded, models, service, stored, talking
 from tpictl.cli.app import app
 from tpictl.outcome import open_standard_streams
 
@@ -14,6 +14,7 @@ for commands in (
     stored.app,
     home.app,
     keys.app,
+    service.app,
     about.app,
 ):  # as --help lists them
     app.add_typer(commands)

@@ -35,6 +35,7 @@
     │   │   └── PairingBusyError    the device that invites is just pairing with another one
     │   └── RosterError             the list of the home's devices does not allow it, or is full
     ├── NumericError                the model computed what is not a number
+    ├── ServiceError                systemd cannot run the daemon, or is not there
     └── DaemonUnreachableError      tpictl finds no daemon
 
 Each leaf is one thing that an owner can act on. `code` is stable: scripts may
@@ -217,6 +218,10 @@ class RosterError(ClusterError):
 
 class NumericError(TpidError):
     code = "numeric"
+
+
+class ServiceError(TpidError):
+    code = "service"
 
 
 class DaemonUnreachableError(TpidError):

@@ -53,7 +53,7 @@ def test_one_command_and_one_decision(hub: FakeHub, short_directory: Path) -> No
     terminal = Terminal(environment, "chat", "--temperature", "0", "--max-tokens", "16")
     pid = None
     try:
-        pid = int(re.findall(rb"started one \(process (\d+),", terminal.wait_for(b" ends it."))[0])
+        pid = int(re.findall(rb"started one \(process (\d+),", terminal.wait_for(b"tpictl service install."))[0])
         name = default_model(2 * 10**9)
         terminal.wait_for(f"Fetch {name}? [Y/n, or another name of tpictl models] ".encode())
         terminal.type(b"\n")

@@ -59,7 +59,7 @@ def start_daemon(environment: Mapping[str, str], say: Callable[[str], None]) -> 
         )
     say(
         f"No daemon ran here: started one (process {process.pid}, log {log}). It stays when this chat ends; "
-        f"kill {process.pid} ends it."
+        f"kill {process.pid} ends it. To have one always: tpictl service install."
     )
     deadline_s = time.monotonic() + START_TIMEOUT_S
     while time.monotonic() < deadline_s:

@@ -9,8 +9,10 @@ import uvloop
 
 from tpid import __version__
 from tpid.daemon.config import Config, default_config, load_config
-from tpid.errors import TpidError
+from tpid.errors import ConfigError, TpidError
 from tpid.log_limit import RepetitionFilter
+
+EXIT_CONFIG = 78  # of sysexits.h: a restart mends nothing, and the unit of systemd tries none
 
 
 def main() -> None:
@@ -27,14 +29,20 @@ def main() -> None:
     arguments = parser.parse_args()
     try:
         overrides = {} if arguments.memory is None else {"memory_budget": arguments.memory}
-        config = load_config(arguments.config or default_config(), overrides)
+
+        def read() -> Config:
+            return load_config(arguments.config or default_config(), overrides)
+
+        config = read()
         _set_up_logging(config)
         # Imported here, so that --help and a faulty configuration do not wait for torch.
         from tpid.daemon.service import run  # noqa: PLC0415
 
-        uvloop.run(run(config))
+        uvloop.run(run(config, read))
     except* TpidError as group:
-        sys.exit(f"tpid: {_first(group)}")
+        error = _first(group)
+        print(f"tpid: {error}", file=sys.stderr)
+        sys.exit(EXIT_CONFIG if isinstance(error, ConfigError) else 1)
 
 
 def _set_up_logging(config: Config) -> None:

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import os
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 
@@ -34,27 +34,47 @@ from tpid.daemon.allowed_cores import allowed_cores
 from tpid.daemon.config import ApiConfig, Config
 from tpid.daemon.free_memory import free_memory_bytes
 from tpid.daemon.profile import make_profile
-from tpid.daemon.service_manager import notify
+from tpid.daemon.service_manager import keep_told, notify, notify_reloading
 from tpid.device import DeviceProfile, Role, device_name
 from tpid.engine.engine import Engine
 from tpid.engine.settings import EngineSettings
-from tpid.errors import ConfigError
+from tpid.errors import ConfigError, TpidError
 from tpid.pack.store import PackStore
 from tpid.transfer.units import Units
 
 log = logging.getLogger(__name__)
 
 
-async def run(config: Config) -> None:
-    """Serve until SIGTERM or SIGINT; a second one forces the end. Raises TpidError where it cannot start."""
-    stop = _stop_on_signals()
+async def run(config: Config, read_config: Callable[[], Config]) -> None:
+    """Serve until SIGTERM or SIGINT; a second one forces the end. SIGHUP: anew, as `read_config` says then.
+
+    Raises TpidError where it cannot start.
+    """
+    stop, reload = _stop_on_signals(), asyncio.Event()
+    if not os.isatty(0):  # there it means that the terminal is gone
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload.set)
     home, parts = await asyncio.to_thread(_prepare, config)
     while True:
-        await _serve(config, home, replace(parts, profile=_as_member(parts.profile, home)), stop)
+        await _serve(config, home, replace(parts, profile=_as_member(parts.profile, home)), stop, reload)
         if stop.is_set():
             return
+        if reload.is_set():
+            reload.clear()
+            config, home, parts = await asyncio.to_thread(_reloaded, config, parts, read_config)
+            continue
         # It has joined a home, or left one: it is another device now, with another role.
         home = await asyncio.to_thread(Home.load, config.state_dir, config.name)
+
+
+def _reloaded(config: Config, parts: "Parts", read_config: Callable[[], Config]) -> tuple[Config, Home, "Parts"]:
+    """By the configuration that stands there now; one with a fault is logged, and all stays as it was."""
+    try:
+        config = read_config()
+        log.info("reloaded")
+        return config, *_prepare(config)
+    except TpidError as error:
+        log.error("reload_failed reason=%r", str(error))
+        return config, Home.load(config.state_dir, config.name), parts
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +88,8 @@ class Parts:
     allowed_bytes: int  # of memory, when it started
 
 
-async def _serve(config: Config, home: Home, parts: Parts, stop: asyncio.Event) -> None:
-    """As a member of `home`, until `stop`, or until it belongs to another one."""
+async def _serve(config: Config, home: Home, parts: Parts, stop: asyncio.Event, reload: asyncio.Event) -> None:
+    """As a member of `home`, until `stop` or `reload`, or until it belongs to another one."""
     profile, store = parts.profile, parts.store
     cluster = Cluster(_cluster_settings(config), profile, home)
     units = Units(store, cluster, home)
@@ -111,12 +131,29 @@ async def _serve(config: Config, home: Home, parts: Parts, stop: asyncio.Event) 
             profile.role,
         )
         notify("READY=1")
-        waits = [tasks.create_task(event.wait(), name="end") for event in (stop, moved)]
+        told = tasks.create_task(keep_told(lambda: _status_text(cluster, engine)), name="systemd")
+        waits = [tasks.create_task(event.wait(), name="end") for event in (stop, moved, reload)]
         await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
         if stop.is_set():
             notify("STOPPING=1")
-        for task in (worker, *waits):
+        elif reload.is_set():
+            notify_reloading()
+        for task in (worker, told, *waits):
             task.cancel()
+
+
+def _status_text(cluster: Cluster, engine: Engine) -> str:
+    """One line for `systemctl status`."""
+    status = engine.status()
+    n_devices = len(cluster.status().devices)
+    who = "alone" if n_devices == 1 else f"{n_devices} devices"
+    if status.plan is not None:
+        what = f"{status.plan.model} on {len(status.plan.ranks)} of them" if n_devices > 1 else status.plan.model
+    elif status.holding is not None:
+        what = f"computes {status.holding.model} for {status.holding.coordinator}"
+    else:
+        what = "no model loaded"
+    return f"{who}; {what}; {'answers' if status.busy else 'idle'}, {status.waiting_requests} waiting"
 
 
 def _as_member(profile: DeviceProfile, home: Home) -> DeviceProfile:

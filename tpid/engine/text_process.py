@@ -12,7 +12,7 @@ import resource
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -131,7 +131,8 @@ def _confine(memory_bytes: int, parent: int) -> None:
     libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)  # a new user namespace takes an earlier one back
     if os.getppid() != parent:  # it has ended before the line above
         sys.exit()
-    os.nice(_NICE)
+    with suppress(OSError):  # a service may not be allowed to
+        os.nice(_NICE)
     for limit, value in (
         (resource.RLIMIT_AS, memory_bytes),
         (resource.RLIMIT_CORE, 0),
