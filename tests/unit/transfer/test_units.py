@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tpid.errors import DiskFullError, LoadError, TpidError
+from tpid.errors import DiskFullError, TpidError, UnitsError
 from tpid.pack.geometry import Share, UnitRange
 from tpid.pack.manifest import PackId
 from tpid.pack.store import PackStore
@@ -108,7 +108,7 @@ def test_a_newer_order_takes_the_place_of_the_one_before(tmp_path: Path) -> None
     run(tmp_path, test)
 
 
-@pytest.mark.parametrize(("error", "n_tries"), [(LoadError("Nobody has it."), 2), (DiskFullError("Full."), 1)])
+@pytest.mark.parametrize(("error", "n_tries"), [(UnitsError("Nobody has it."), 2), (DiskFullError("Full."), 1)])
 def test_what_nobody_gives_is_asked_for_again_and_a_full_disk_is_the_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: TpidError, n_tries: int
 ) -> None:
