@@ -28,6 +28,7 @@
     │   ├── NotCoordinatorError     this device may not, or cannot now, coordinate
     │   ├── MemoryPlanError         the devices together cannot hold the model
     │   ├── LoadError               a device could not load its share
+    │   ├── UnitsError              a device could not get the units of its share from others
     │   ├── PassDroppedError        the coordinator has given up a pass: a request was cancelled
     │   ├── RefusedError            a hello was refused, by the peer or by this device
     │   ├── NotPairedError          one of two devices does not count the other to its home
@@ -184,6 +185,10 @@ class MemoryPlanError(ClusterError):
 
 class LoadError(ClusterError):
     code = "load"
+
+
+class UnitsError(ClusterError):
+    code = "units"
 
 
 class PassDroppedError(ClusterError):

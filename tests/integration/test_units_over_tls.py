@@ -21,7 +21,7 @@ from tpid.comm.listener import Listener
 from tpid.comm.messages import Hello
 from tpid.comm.settings import CommSettings
 from tpid.device import DeviceId, DeviceProfile, Role
-from tpid.errors import DeviceLostError, DiskFullError, LoadError, NotPairedError, TpidError
+from tpid.errors import DeviceLostError, DiskFullError, NotPairedError, TpidError, UnitsError
 from tpid.pack.geometry import Block, Half, Share, UnitRange
 from tpid.pack.holed import HoledPack
 from tpid.pack.manifest import PackId, read_manifest
@@ -220,7 +220,7 @@ def test_what_came_before_all_sources_died_is_not_asked_for_again(
                 stopping.append(asyncio.create_task(desk.stop()))
 
         receiver.on_progress = half_way
-        with pytest.raises(LoadError, match="No device that is connected gives the"):
+        with pytest.raises(UnitsError, match="No device that is connected gives the"):
             await receiver.complete(pack.id)
         again = Receiver(homes["pi"], [nas], tmp_path)
         check_whole(await again.complete(pack.id), pack)
@@ -265,7 +265,7 @@ def test_where_only_a_damaged_source_is_left_the_error_names_it(
     homes: dict[str, Home], pack: Pack, damaged: Pack, tmp_path: Path
 ) -> None:
     async def test(receiver: Receiver) -> None:
-        with pytest.raises(LoadError, match="desk: sent a damaged unit 3 of ffn of layer 1"):
+        with pytest.raises(UnitsError, match="desk: sent a damaged unit 3 of ffn of layer 1"):
             await receiver.complete(pack.id)
         held = receiver.store.find(pack.id)
         assert held is not None
@@ -280,7 +280,7 @@ def test_a_source_that_has_nothing_of_it_is_not_waited_for(homes: dict[str, Home
     source.profile = replace(source.profile, packs=(pack.id,))  # which it has not
 
     async def test(receiver: Receiver) -> None:
-        with pytest.raises(LoadError, match="No device that is connected"):
+        with pytest.raises(UnitsError, match="No device that is connected"):
             await receiver.complete(pack.id)
 
     scenario(homes, [source], tmp_path, test)

@@ -23,7 +23,7 @@ class PackSource:
     async def pack_for(self, id: PackId, share: Share, progress: LoadProgress) -> Pack:
         """With all that a worker with `share` reads. `progress` is of what comes from other devices.
 
-        Raises ModelNotFoundError, PackError, DiskFullError or LoadError.
+        Raises ModelNotFoundError, PackError, DiskFullError or UnitsError.
         """
         try:
             return await asyncio.to_thread(self._store.find, id)

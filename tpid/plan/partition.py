@@ -168,7 +168,7 @@ def _pass_choices(work: Workload) -> Iterator[Workload]:
 
 def _unfit(request: PlanRequest, device: DeviceProfile) -> str | None:
     if request.pack not in device.packs and not device.fetches_units:
-        return f"it does not have this model: import it there (tpictl import) or share models_dir ({request.model})"
+        return f"it does not have this model: import it there (tpictl import) or set fetch_units ({request.model})"
     if device.backend not in BACKENDS:
         return f"its backend {device.backend} is unknown to the coordinator"
     return None

@@ -9,7 +9,7 @@ from typing import Final
 
 from tpid.comm.tls_channel import TlsChannel
 from tpid.device import DeviceId, DeviceProfile
-from tpid.errors import DeviceLostError, DiskFullError, LoadError, PackError, RemoteProtocolError, TpidError
+from tpid.errors import DeviceLostError, DiskFullError, PackError, RemoteProtocolError, TpidError, UnitsError
 from tpid.pack.geometry import Share
 from tpid.pack.holed import HoledPack
 from tpid.pack.manifest import MAX_MANIFEST_BYTES, PackId
@@ -78,7 +78,7 @@ class Fetcher:
 
         Of other packs' units, those of `keep` do not go where room is wanted.
 
-        Raises DiskFullError, LoadError where nobody gives what is missing, PackError where another writes into it.
+        Raises DiskFullError, UnitsError where nobody gives what is missing, PackError where another writes into it.
         """
         async with _Lines(self._peers, self._dial, pack, self) as lines:
             held = await asyncio.to_thread(self._store.find, pack)
@@ -119,7 +119,7 @@ class Fetcher:
                 except TpidError as error:
                     lines.drop(id, error.message, _seconds(error))
             if time.monotonic() > deadline_s:
-                raise LoadError("No device that is connected gives the units of this model.", hint=lines.why_none())
+                raise UnitsError("No device that is connected gives the units of this model.", hint=lines.why_none())
             await asyncio.sleep(TICK_S)
 
     async def _get(self, lines: "_Lines", held: HoledPack, missing: Mapping[Piece, int], progress: Progress) -> None:
@@ -207,7 +207,7 @@ class _Fetch:
         return Fetching(self._held.id, self._done_bytes, self._total_bytes, names, avoided)
 
     async def run(self) -> None:
-        """Until all is here. Raises DiskFullError, LoadError."""
+        """Until all is here. Raises DiskFullError, UnitsError."""
         self._progress(0, self._total_bytes)
         try:
             async with asyncio.TaskGroup() as self._tasks:
@@ -242,7 +242,7 @@ class _Fetch:
             if now - stuck_since_s > NO_SOURCE_S and not self._scheduler.done:
                 left = shown_size(self._total_bytes - self._done_bytes)
                 reason = f"No device that is connected gives the {left} of the model that are missing here."
-                raise LoadError(reason, hint=self._lines.why_none())
+                raise UnitsError(reason, hint=self._lines.why_none())
 
     async def _keep_sources(self) -> None:
         """Each joins when it answers: none waits for another."""
@@ -264,7 +264,7 @@ class _Fetch:
             async with asyncio.timeout(ANSWER_S):
                 answer = await line.ask(Question(self._held.id, What.PRESENCE), MAX_PRESENCE_BYTES)
             if answer is None:
-                raise LoadError("it has nothing of this model any more")
+                raise UnitsError("it has nothing of this model any more")
             has = Presence.decode(bytes(answer), self._held.pack.manifest, f"the map of {line.name}")
         except TimeoutError:
             self._lines.drop(id, f"has not answered for {ANSWER_S:.0f} s", AVOID_S)
@@ -350,4 +350,4 @@ def _seconds(error: TpidError) -> float:
 def _not_written(error: OSError) -> TpidError:
     if is_full(error):
         return DiskFullError("The disk became full while units came from other devices.", hint=FREE_SPACE_HINT)
-    return LoadError(f"Units cannot be written to {error.filename or 'the disk'}: {error.strerror}.")
+    return UnitsError(f"Units cannot be written to {error.filename or 'the disk'}: {error.strerror}.")

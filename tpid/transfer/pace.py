@@ -2,7 +2,7 @@
 
 from typing import Final
 
-BUSY_BYTES_S: Final = 4e6  # while a pass runs: a third of a link of 100 Mbit/s
+BUSY_BYTES_S: Final = 2e6  # while a pass runs: a sixth of a link of 100 Mbit/s
 SLICE_BYTES: Final = 16 * 1024  # written at once: about 1.3 ms of such a link, what a partial may have to wait
 
 

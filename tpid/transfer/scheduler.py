@@ -77,7 +77,8 @@ class Scheduler:
         return not any(source.has(piece) for source in self._sources.values() for piece in self._left)
 
     def source_up(self, source: DeviceId, has: Has, now: float) -> list[Action]:
-        """`has`: whether it has a piece; asked while it is a source."""
+        """`has`: whether it has a piece; asked while it is a source. What it owed before, it owes no more."""
+        self._forget(source)
         self._sources[source] = _Source(has, looked_s=now)
         return self._ask(now)
 

@@ -11,7 +11,7 @@ from tpid.comm.dialling import dial_for_units
 from tpid.comm.settings import CommSettings
 from tpid.comm.tls_channel import TlsChannel
 from tpid.device import DeviceId, HeldUnits
-from tpid.errors import DeviceLostError, LoadError, ModelNotFoundError, TpidError
+from tpid.errors import DeviceLostError, ModelNotFoundError, TpidError, UnitsError
 from tpid.pack.geometry import Share
 from tpid.pack.manifest import MANIFEST_NAME, PackId
 from tpid.pack.reader import Pack
@@ -56,7 +56,7 @@ class Units:
     async def complete(self, pack: PackId, share: Share, progress: Progress) -> Pack:
         """A pack with all that a worker with `share` reads, got from other devices where it is not here.
 
-        Raises DiskFullError, LoadError or PackError.
+        Raises DiskFullError, UnitsError or PackError.
         """
         await self._end_begun()
         async with self._turn:
@@ -79,7 +79,7 @@ class Units:
                     async with self._turn:
                         await self._fetcher.complete(pack, share, lambda done, total: None, keep=self._used)
                         return
-                except LoadError as error:  # nobody gives it now; what has come stays
+                except UnitsError as error:  # nobody gives it now; what has come stays
                     log.warning("units_not_here pack=%s again_s=%.0f reason=%r", pack[:12], AGAIN_S, str(error))
                 await asyncio.sleep(AGAIN_S)
         except TpidError as error:

@@ -16,6 +16,7 @@ from tpid.device import DeviceProfile, HeldUnits, LinkCost
 from tpid.engine import ahead
 from tpid.engine.ahead import Plans, has_come, plan_now_and_later
 from tpid.engine.pack_source import PackSource
+from tpid.errors import DiskFullError, TpidError, UnitsError
 from tpid.pack.geometry import Share
 from tpid.pack.manifest import PackId
 from tpid.pack.reader import Pack
@@ -92,6 +93,7 @@ class ScriptedUnits:
         self.begun: list[tuple[PackId, Share]] = []
         self.got: list[Share] = []
         self.kept: tuple[HeldUnits, ...] = ()
+        self.error: TpidError | None = None
         self._pack = pack
 
     def begin(self, pack: PackId, share: Share, ended: Callable[[], None]) -> None:
@@ -99,6 +101,8 @@ class ScriptedUnits:
 
     async def complete(self, pack: PackId, share: Share, progress: Callable[[int, int], None]) -> Pack:
         self.got.append(share)
+        if self.error is not None:
+            raise self.error
         return self._pack
 
     def held(self) -> tuple[HeldUnits, ...]:
@@ -139,6 +143,24 @@ def test_a_device_without_the_pack_gets_its_share_and_the_answer_is_the_same(pac
             assert plan is not None
             assert units.got == [plan.ranks[1].share]
             assert units.begun == []
+
+    asyncio.run(test())
+
+
+@pytest.mark.parametrize("error", [DiskFullError("The disk became full."), UnitsError("Nobody gives them.")])
+def test_a_device_that_cannot_get_its_share_is_done_without_and_its_reason_is_told(
+    pack: Pack, tmp_path: Path, error: TpidError
+) -> None:
+    async def test() -> None:
+        home = Home(pack, 2)
+        helper, units = without_the_pack(home, tmp_path)
+        units.error = error
+        async with home:
+            assert len(await home.answer(PROMPT, 4)) == 4
+            plan = home.user.engine.status().plan
+            assert plan is not None
+            assert plan.world_size == 1
+            assert home.user.cluster.blamed == {helper.profile.id: error.message}
 
     asyncio.run(test())
 

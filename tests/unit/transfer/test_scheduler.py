@@ -4,7 +4,7 @@ import random
 from dataclasses import dataclass, field
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tpid.device import DeviceId
@@ -119,6 +119,12 @@ def test_a_silent_source_is_dropped_with_its_reason() -> None:
     assert network.scheduler.stuck
 
 
+def test_a_source_that_comes_again_is_asked_anew_for_what_it_owed() -> None:
+    scheduler = Scheduler(dict.fromkeys(PIECES[:2], SIZE))
+    first = scheduler.source_up(A, ALL.__contains__, 0.0)
+    assert scheduler.source_up(A, ALL.__contains__, 1.0) == first
+
+
 def test_what_takes_long_to_write_is_not_held_against_its_source() -> None:
     scheduler = Scheduler(dict.fromkeys(PIECES[:2], SIZE))
     scheduler.source_up(A, ALL.__contains__, 0.0)
@@ -166,6 +172,7 @@ def test_what_a_source_says_that_it_lacks_is_asked_of_another() -> None:
     assert scheduler.done
 
 
+@settings(max_examples=50)
 @given(
     st.lists(
         st.tuples(
