@@ -1,7 +1,7 @@
 """POST /api/chat and /api/generate: lines of JSON, or one object."""
 
 import json
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -32,14 +32,6 @@ class Said:
     def __bool__(self) -> bool:
         return bool(self.text or self.thinking or self.calls or self.logprobs)
 
-    def __add__(self, more: "Said") -> "Said":
-        return Said(
-            self.text + more.text,
-            self.thinking + more.thinking,
-            self.calls + more.calls,
-            self.logprobs + more.logprobs,
-        )
-
 
 AnyBody = ChatBody | GenerateBody
 Shape = Callable[[Said], dict[str, Any]]  # what a route tells of a piece
@@ -63,16 +55,23 @@ class AnswerEndpoints:
         if body.only_loads:
             await self._engine.load(body.model, no_progress)
             return web.json_response(_line(body, shape(Said())) | {"done": True, "done_reason": "load"})
-        async with aclosing(self._engine.answer(body.model, generation_request(body))) as events:
-            pieces = _pieces(events, None if body.think is False else Thoughts())
+        asked = generation_request(body)
+        async with (
+            aclosing(self._engine.answer(body.model, asked)) as events,
+            aclosing(_pieces(events, Thoughts() if body.thoughts_are_told_apart else None)) as pieces,
+        ):
             if body.stream:
                 return await stream_lines(request, _lines(body, pieces, shape))
-            all_said = Said()
-            async for piece in pieces:
-                if isinstance(piece, Finished):
-                    return web.json_response(_last_line(body, shape(all_said), piece))
-                all_said += piece
-        raise RuntimeError("the engine ended without an end")
+            return web.json_response(await _whole(body, pieces, shape))
+
+
+async def _whole(body: AnyBody, pieces: AsyncIterator[Said | Finished], shape: Shape) -> dict[str, Any]:
+    said: list[Said] = []
+    async for piece in pieces:
+        if isinstance(piece, Finished):
+            return _last_line(body, shape(_joined(said)), piece)
+        said.append(piece)
+    raise RuntimeError("the engine ended without an end")
 
 
 async def _lines(
@@ -101,6 +100,15 @@ async def _pieces(events: AsyncIterator[Event], thoughts: Thoughts | None) -> As
             yield said
         if isinstance(event, Finished):
             yield event
+
+
+def _joined(said: Sequence[Said]) -> Said:
+    return Said(
+        text="".join(piece.text for piece in said),
+        thinking="".join(piece.thinking for piece in said),
+        calls=tuple(call for piece in said for call in piece.calls),
+        logprobs=tuple(token for piece in said for token in piece.logprobs),
+    )
 
 
 def _line(body: AnyBody, piece: dict[str, Any]) -> dict[str, Any]:

@@ -79,6 +79,11 @@ class AnswerBody(PromptBody, Plainly):
             return {"enable_thinking": self.think}
         return thinking_variables(self.think)
 
+    @property
+    def thoughts_are_told_apart(self) -> bool:
+        """From the answer."""
+        return self.think is not False
+
 
 class ChatBody(AnswerBody):
     """POST /api/chat; without messages the model is only loaded."""
@@ -130,3 +135,7 @@ class GenerateBody(AnswerBody):
     @property
     def only_loads(self) -> bool:
         return not self.text
+
+    @property
+    def thoughts_are_told_apart(self) -> bool:
+        return super().thoughts_are_told_apart and not self.raw

@@ -95,6 +95,8 @@ def test_what_the_model_thinks_is_told_apart(
     (line,) = lines(serve, CHAT, stream=False, **fields)
     assert line["message"].get("thinking") == thinking
     assert line["message"]["content"] == answer
+    (raw,) = lines(serve, GENERATE, stream=False, raw=True, **fields)
+    assert raw["response"] == "<think>\nHm.\n</think>\n\nYes"
     streamed = lines(serve, GENERATE, **fields)
     assert "".join(line.get("thinking", "") for line in streamed) == (thinking or "")
     assert "".join(line["response"] for line in streamed) == answer
