@@ -100,7 +100,7 @@ def _retry_after_s(value: str | None) -> float | None:
         return float(min(int(value[:9]), 10**9))
     try:
         when = parsedate_to_datetime(value)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     if when.tzinfo is None:
         when = when.replace(tzinfo=UTC)

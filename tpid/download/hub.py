@@ -34,6 +34,21 @@ _ENTRIES = TypeAdapter(list[_Entry])
 _UNSAFE = re.compile(r"(^|/)\.{0,2}(/|$)|[\x00-\x1f\\]")
 
 
+def listed(data: object, where: str) -> list[Listed]:
+    """The files of one page of a listing; what leads out of a directory is passed over. Raises PullError."""
+    try:
+        entries = _ENTRIES.validate_python(data)
+    except ValidationError:
+        raise PullError(
+            f"{where} answered with what is no list of files.", hint="Is HF_ENDPOINT the address of a hub?"
+        ) from None
+    return [
+        Listed(entry.path, entry.size, entry.lfs.oid if entry.lfs else None)
+        for entry in entries
+        if entry.type == "file" and not _UNSAFE.search(entry.path)
+    ]
+
+
 class Hub:
     def __init__(self, web: Web, endpoint: str, persistence: Persistence) -> None:
         self._web = web
@@ -49,15 +64,7 @@ class Hub:
             if url is None:
                 return found
             data, following = await self._page(url, where)
-            try:
-                entries = _ENTRIES.validate_python(data)
-            except ValidationError:
-                raise PullError(
-                    f"{where} answered with what is no list of files.", hint="Is HF_ENDPOINT the address of a hub?"
-                ) from None
-            for entry in entries:
-                if entry.type == "file" and not _UNSAFE.search(entry.path):
-                    found.append(Listed(entry.path, entry.size, entry.lfs.oid if entry.lfs else None))
+            found += listed(data, where)
             # A page leads on within the hub only: the token goes along.
             url = following if following is not None and following.origin() == url.origin() else None
         return found

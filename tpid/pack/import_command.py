@@ -106,6 +106,7 @@ def _pull(arguments: argparse.Namespace) -> None:
     """A model of the catalogue, or one elsewhere; one that is here costs nothing."""
     models_dir: Path = arguments.models_dir
     name, text = arguments.name, arguments.pull
+    token = os.environ.pop("HF_TOKEN", None) or None  # none of what is started here needs it
     if not looks_remote(text):
         entry = catalogue_entry(text)
         name = name or text
@@ -118,10 +119,10 @@ def _pull(arguments: argparse.Namespace) -> None:
             _ready(*imported)
             return
         text = entry.source
-    _pull_remote(parse_reference(text), None if name is None else check_name(name), arguments)
+    _pull_remote(parse_reference(text), None if name is None else check_name(name), token, arguments)
 
 
-def _pull_remote(reference: Reference, name: str | None, arguments: argparse.Namespace) -> None:
+def _pull_remote(reference: Reference, name: str | None, token: str | None, arguments: argparse.Namespace) -> None:
     # Imported here: an import from a disk needs no network.
     from tpid.pack.pull import PullOptions, fetched  # noqa: PLC0415
 
@@ -133,7 +134,7 @@ def _pull_remote(reference: Reference, name: str | None, arguments: argparse.Nam
     options = PullOptions(
         models_dir=models_dir,
         endpoint=os.environ.get("HF_ENDPOINT") or HUB,
-        token=os.environ.get("HF_TOKEN") or None,
+        token=token,
         name=name,
         replace=arguments.replace,
     )

@@ -164,9 +164,7 @@ async def _each(
 def _check_free_name(options: PullOptions, name: str) -> None:
     """Raises PackError before the first byte."""
     if os.path.lexists(options.models_dir / name) and not options.replace:
-        raise PackError(
-            f"This device has a model {name} already, from elsewhere.", hint="Give another --name, or --replace it."
-        )
+        raise PackError(f"This device has another model {name} already.", hint="Give another --name, or --replace it.")
 
 
 def _check_space(directory: Path, missing: list[_File], total_bytes: int) -> None:

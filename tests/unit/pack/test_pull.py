@@ -168,7 +168,7 @@ def test_space_is_looked_at_before_the_first_byte(
 
 def test_a_name_that_is_taken_is_told_before_the_first_byte(fetching: Pull, options: PullOptions, hub: FakeHub) -> None:
     (options.models_dir / "m-q4_k_m").mkdir()
-    with pytest.raises(PackError, match="has a model m-q4_k_m already, from elsewhere"):
+    with pytest.raises(PackError, match="has another model m-q4_k_m already"):
         fetching("a/b")
     assert hub.paths("/a/b/resolve") == []
     assert fetching("a/b", replace=True).name == "m-q4_k_m"
