@@ -227,11 +227,9 @@ class Cluster:
     async def facts(self, links: Mapping[DeviceId, LinkFacts]) -> Facts:
         """For the doctor, within some seconds; `links` are those of this device that were measured."""
         others = [device for device in (self._home.members if self._home is not None else ()) if device != self.me.id]
-        seen, looks = await asyncio.gather(
-            self._reach.ask(list(self.peers.values())),
-            asyncio.gather(*(look(self._membership.addresses_of(device)) for device in others)),
-        )
-        looked = dict(zip(others, looks, strict=True))
+        looks = asyncio.gather(*(look(self._membership.addresses_of(device)) for device in others))
+        seen = await self._reach.ask(list(self.peers.values()))
+        looked = dict(zip(others, await looks, strict=True))
         members = self._home.members.values() if self._home is not None else ()
         connections = self.peers
         return Facts(
