@@ -55,6 +55,10 @@ class Cluster:
     def status(self) -> dict[str, Any]:
         return self._request("GET", "/tpid/status", None)
 
+    def findings(self) -> list[dict[str, str]]:
+        """Of the doctor: each with its level, what is, why it matters and what to do."""
+        return list(self._request("GET", "/tpid/doctor", None)["findings"])
+
     def _request(self, method: str, path: str, body: object) -> dict[str, Any]:
         connection = HTTPConnection("localhost")
         connection.sock = socket(AF_UNIX)

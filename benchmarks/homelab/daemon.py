@@ -82,6 +82,10 @@ class Daemon:
     def status(self) -> dict[str, Any]:
         return Cluster(self.socket_path).status()
 
+    def findings(self) -> list[dict[str, str]]:
+        """What `tpictl doctor` tells."""
+        return Cluster(self.socket_path).findings()
+
     def ask(self, model: str, prompt: str, max_tokens: int = 32) -> Answer:
         """Raises RuntimeError with the daemon's words."""
         return Cluster(self.socket_path).ask(model, prompt, max_tokens)

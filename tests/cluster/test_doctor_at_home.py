@@ -1,18 +1,15 @@
 """A home in which much is wrong at once: the doctor names each fault, and the command that mends it."""
 
-import json
 import os
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 from homelab.home import Home
 from homelab.host import Host
-
-Findings: TypeAlias = list[dict[str, str]]
 
 PATIENCE_S = 40.0
 SICK = """
@@ -38,27 +35,12 @@ name = "guest"  # of another home
 """
 
 
-def findings_of(host: Host) -> Findings:
-    """As `tpictl doctor` on it tells them."""
-    done = subprocess.run(
-        [sys.executable, "-m", "tpictl.main", "doctor", "--json"],
-        env=os.environ | {"TPID_SOCKET": str(host.daemon.socket_path)},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
-    assert done.stdout, done.stderr
-    found: Findings = json.loads(done.stdout)["findings"]
-    return found
-
-
 def wait_for_findings(host: Host, *wanted: tuple[str, str, str]) -> None:
     """Until there is one for each (level, part of what, part of what to do): connections and measurements take a
     while."""
     until_s = time.monotonic() + PATIENCE_S
     while True:
-        findings = findings_of(host)
+        findings = host.daemon.findings()
         missing = [want for want in wanted if not any(_is(want, finding) for finding in findings)]
         if not missing:
             return
@@ -107,3 +89,14 @@ def test_the_doctor_names_each_fault_of_a_home(hosts_of: Callable[[str], Home], 
         ("note", f"lodger at {guest.addresses[0]}:7474 is not paired", "tpictl invite"),
         ("fault", "pi is announced and cannot be connected", "look whether tpid runs there"),
     )
+    told = subprocess.run(
+        [sys.executable, "-m", "tpictl.main", "doctor"],
+        env=os.environ | {"TPID_SOCKET": str(desk.daemon.socket_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert told.returncode == 1  # there are faults
+    assert "FAULT   pi is announced and cannot be connected" in told.stdout
+    assert "-> look whether tpid runs there" in told.stdout

@@ -27,6 +27,7 @@ from tpid.cluster.pairing.actions import Invited, Joined
 from tpid.cluster.pairing.code import Code, make_code
 from tpid.cluster.roster.roster import revoke
 from tpid.cluster.settings import ClusterSettings
+from tpid.comm.connection import Connection
 from tpid.comm.dialling import dial, dial_to_pair
 from tpid.comm.frames import PREFIX, encode_message
 from tpid.comm.messages import Campaign, Hello, Kind, RosterNews, Seen
@@ -61,6 +62,12 @@ def cluster_of(home: Home, *peers: Cluster, **more: Any) -> Cluster:
     static = tuple(f"127.0.0.1:{peer.port}" for peer in peers)
     settings = ClusterSettings("home", mdns=False, static_peers=static, election=ELECTION, backoff=BACKOFF, **more)
     return Cluster(settings, profile_of(home), home)
+
+
+async def dialled(cluster: Cluster, home: Home) -> Connection:
+    """As the device of `home`, which then plays by rules of the test."""
+    hello = Hello(cluster=cluster.name, profile=profile_of(home))
+    return await dial([("127.0.0.1", cluster.port)], lambda: hello, CommSettings(), trust=home)
 
 
 async def all_up(stack: AsyncExitStack, homes: dict[str, Home]) -> list[Cluster]:
@@ -236,12 +243,7 @@ def test_a_helper_that_campaigns_gets_no_lease_and_brings_nobody_in(homes: dict[
     async def test() -> None:
         pi = homes["pi"]
         async with cluster_of(homes["desk"]) as desk:
-            connection = await dial(
-                [("127.0.0.1", desk.port)],
-                lambda: Hello(cluster=desk.name, profile=profile_of(pi)),
-                CommSettings(),
-                trust=pi,
-            )
+            connection = await dialled(desk, pi)
             recorder = Recorder()
             connection.set_receiver(recorder)  # type: ignore[arg-type]
             await desk.wait_for(lambda: pi.id in desk.peers)
@@ -268,12 +270,7 @@ def test_a_member_that_never_says_whether_it_gives_its_lease_keeps_no_prompt_wai
     async def test() -> None:
         pi = homes["pi"]
         async with cluster_of(homes["desk"], quiet_s=1.0) as desk:
-            connection = await dial(
-                [("127.0.0.1", desk.port)],
-                lambda: Hello(cluster=desk.name, profile=profile_of(pi)),
-                CommSettings(),
-                trust=pi,
-            )
+            connection = await dialled(desk, pi)
             connection.set_receiver(Recorder())  # type: ignore[arg-type]
             await desk.wait_for(lambda: pi.id in desk.peers)
             lease = await desk.acquire()

@@ -27,6 +27,7 @@ from zeroconf.asyncio import AsyncServiceBrowser, AsyncServiceInfo, AsyncZerocon
 
 from tpid.cluster.address import Address
 from tpid.cluster.advert import Advert, decode_advert, encode_advert
+from tpid.comm.unreachable import words_of
 from tpid.device import DeviceId, DeviceProfile
 from tpid.errors import RemoteProtocolError
 
@@ -334,4 +335,4 @@ def _first(group: BaseExceptionGroup[BaseException]) -> str:
     error: BaseException = group
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
-    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    return words_of(error) if isinstance(error, Exception) else type(error).__name__

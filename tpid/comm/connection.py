@@ -19,6 +19,7 @@ from tpid.comm.messages import Bye, Device, Hello, Kind, Message, Ping, Pong, Pr
 from tpid.comm.settings import CommSettings
 from tpid.comm.stream import Buffer, Stream
 from tpid.comm.tensors import StartHeader, TensorHeader
+from tpid.comm.unreachable import words_of
 from tpid.device import DeviceProfile
 from tpid.errors import DeviceLostError, LocalProtocolError, RefusedError, RemoteProtocolError, TpidError
 
@@ -227,7 +228,9 @@ class Connection:
 
     def connection_lost(self, error: OSError | None) -> None:
         if self._error is None:
-            how = "was reset" if isinstance(error, ConnectionError) else f"broke ({error})"
+            how = "was reset" if isinstance(error, ConnectionError) else "broke"
+            if error is not None and how == "broke":
+                how += f" ({words_of(error)})"
             self._settle(DeviceLostError(f"The connection to {self._who()} {how}."))
         self._state = _State.CLOSED
         self._set_timer(None)

@@ -19,7 +19,7 @@ from tpid.comm.settings import CommSettings
 from tpid.comm.tls_channel import TlsChannel
 from tpid.comm.tls_handshake import Door, dial_tls
 from tpid.comm.trust import Proven, Trust
-from tpid.comm.unreachable import Endpoint, late, unreachable, unreachable_why
+from tpid.comm.unreachable import Endpoint, late, unreachable, unreachable_why, words_of
 from tpid.device import DeviceId
 from tpid.errors import ConfigError, DeviceLostError, NotPairedError, RemoteProtocolError, TpidError
 
@@ -151,7 +151,7 @@ async def _say_hello(
         connection = Connection(connected, make_handshake, settings, on_open=opened.set_result, on_failed=on_failed)
     except OSError as error:  # gone again
         (connected if isinstance(connected, socket.socket) else connected.sock).close()
-        raise DeviceLostError(f"The connection to {address} broke: {error}.") from error
+        raise DeviceLostError(f"The connection to {address} broke: {words_of(error)}.", hint="Try again.") from error
     try:
         return await opened  # the connection itself sees to it that the hello comes in time
     except asyncio.CancelledError:

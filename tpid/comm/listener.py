@@ -20,6 +20,7 @@ from tpid.comm.settings import CommSettings
 from tpid.comm.tls_channel import TlsChannel
 from tpid.comm.tls_handshake import answer_tls
 from tpid.comm.trust import Proven, Trust
+from tpid.comm.unreachable import words_of
 from tpid.device import DeviceId
 from tpid.errors import DeviceLostError, ListenError, TpidError
 
@@ -29,6 +30,7 @@ MAX_OPENING_OF_SOURCE: Final = 16  # from one address
 
 # In one turn of the loop: a hello that has come is read before so many others could take its place.
 _ACCEPTS: Final = MAX_OPENING_OF_SOURCE // 4
+_FIRST_FREE_PORT: Final = 1024  # those below are root's
 _BACKLOG: Final = 100  # connections that the system holds until we accept them
 # The process or the system has no more descriptors or memory: the next attempt has to wait until others have closed.
 _EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
@@ -292,4 +294,5 @@ def _listen_error(host: str, port: int, error: Exception) -> ListenError:
             f"Port {port} on {host} is in use by another program.",
             hint="Stop that program, or configure another port for tpid.",
         )
-    return ListenError(f"This device cannot listen on {address}: {error}.")
+    hint = "Configure a port above 1023." if port and port < _FIRST_FREE_PORT else "Configure another port for tpid."
+    return ListenError(f"This device cannot listen on {address}: {words_of(error)}.", hint=hint)

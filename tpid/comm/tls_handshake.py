@@ -28,6 +28,7 @@ from typing import Final, TypeVar
 
 from tpid.comm.opening import OPENING_BYTES, Purpose, closed, decode_opening, encode_opening, refusal_in
 from tpid.comm.tls_channel import TlsChannel
+from tpid.comm.unreachable import words_of
 from tpid.errors import (
     DeviceLostError,
     NotPairedError,
@@ -151,7 +152,8 @@ class _Opening:
                 ) from None
             if isinstance(error, OSError):
                 raise DeviceLostError(
-                    f"The connection to {self._peer_address} broke in the TLS handshake: {error}."
+                    f"The connection to {self._peer_address} broke in the TLS handshake: {words_of(error)}.",
+                    hint="Look whether tpid still runs there.",
                 ) from error
             raise
 

@@ -1,8 +1,9 @@
-"""What a person is told of a device that TCP does not reach: why, and what to do next."""
+"""What a person is told where the network fails: why, without the numbers of the system, and what to do next."""
 
 import errno
 import os
 import socket
+import ssl
 from collections.abc import Sequence
 from typing import Final, TypeAlias
 
@@ -39,6 +40,15 @@ def unreachable_why(error: Exception) -> str:
     return _why(error)[0]
 
 
+def words_of(error: Exception) -> str:
+    """What has failed, as part of a sentence."""
+    if isinstance(error, ssl.SSLError):
+        return (getattr(error, "reason", None) or "TLS failed").replace("_", " ").lower()
+    if isinstance(error, OSError) and error.errno is not None and error.errno > 0:
+        return os.strerror(error.errno).lower()
+    return str(error).rstrip(".") or type(error).__name__
+
+
 def late(names: str, endpoints: Sequence[Endpoint], timeout_s: float) -> DeviceLostError:
     """Nothing came back within `timeout_s`, not even a refusal."""
     ports = " or ".join(str(port) for port in sorted({port for _, port in endpoints}))
@@ -58,4 +68,4 @@ def _why(error: Exception) -> tuple[str, str]:
     number = error.errno if isinstance(error, OSError) else None
     if number is None:  # each address has failed in another way
         return "none of its addresses answers", f"Look whether it is on and in this network. {_DOCTOR}"
-    return _BY_NUMBER.get(number, (os.strerror(number).lower(), _DOCTOR))
+    return _BY_NUMBER.get(number, (words_of(error), _DOCTOR))

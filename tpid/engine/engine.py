@@ -313,27 +313,23 @@ class Engine:
 
     def _permits(self, connection: Connection, kind: Kind) -> bool:
         """Whether the frame may change anything: `tpid.engine.authority`."""
-        if kind not in WORKER_KINDS | COORDINATOR_KINDS:
-            return True
         party = self._party_of(kind)
-        return permits(kind, party.standing(connection), party.phase)
+        return party is None or permits(kind, party.standing(connection), party.phase)
 
-    def _party_of(self, kind: Kind) -> Worker | Coordinator:
-        return self._worker if kind in WORKER_KINDS else self._coordinator
+    def _party_of(self, kind: Kind) -> Worker | Coordinator | None:
+        """None for what concerns neither."""
+        if kind in WORKER_KINDS:
+            return self._worker
+        return self._coordinator if kind in COORDINATOR_KINDS else None
 
     def _tell_ignored(self, connection: Connection, kind: Kind) -> None:
         """What comes too late from one of the plan is daily bread; from one that has no part in it, it is not."""
         party = self._party_of(kind)
-        standing = party.standing(connection)
+        if party is None:
+            return
+        standing, name = party.standing(connection), connection.peer.name
         level = logging.INFO if standing is Standing.MEMBER else logging.DEBUG
-        log.log(
-            level,
-            "ignored kind=%s peer=%s standing=%s phase=%s",
-            kind.name,
-            connection.peer.name,
-            standing,
-            party.phase,
-        )
+        log.log(level, "ignored kind=%s peer=%s standing=%s phase=%s", kind.name, name, standing, party.phase)
 
     @asynccontextmanager
     async def _turn_of(self, work: Work, progress: LoadProgress, size_bytes: int = 0) -> AsyncIterator[Runner]:

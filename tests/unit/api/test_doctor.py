@@ -55,10 +55,10 @@ def test_a_sound_machine_has_nothing_to_mend(monkeypatch: pytest.MonkeyPatch) ->
         ({"allowed_cores": 1.5}, "warning", "its cgroup allows 1.5 cores", "threads = 1 in tpid.toml"),
         ({"disk_bytes_s": 0.0}, "note", "no direct reads", "models_dir"),
         (
-            {"firewall": (Firewall("ufw", Passes.NO, Passes.YES),)},
+            {"firewall": (Firewall("ufw", Passes.YES, Passes.NO),)},
             "fault",
-            "ufw keeps TCP port 7474 closed",
-            "ufw allow",
+            "ufw keeps UDP port 5353 (mDNS) closed",
+            "ufw allow 5353/udp",
         ),
     ],
 )

@@ -3,10 +3,11 @@
 import errno
 import os
 import socket
+import ssl
 
 import pytest
 
-from tpid.comm.unreachable import late, unreachable
+from tpid.comm.unreachable import late, unreachable, words_of
 
 
 @pytest.mark.parametrize(
@@ -30,6 +31,19 @@ def test_each_way_to_fail_has_its_words_and_a_next_step(error: Exception, why: s
     assert told.hint is not None
     assert do in told.hint
     assert "Errno" not in str(told)
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (ConnectionResetError(errno.ECONNRESET, "Connection reset by peer"), "connection reset by peer"),
+        (OSError("no such thing."), "no such thing"),
+        (RuntimeError(), "RuntimeError"),
+        (ssl.SSLError(1, "[SSL: WRONG_VERSION_NUMBER] wrong version number (_ssl.c:1006)"), "tls failed"),
+    ],
+)
+def test_what_has_failed_is_said_in_words(error: Exception, words: str) -> None:
+    assert words_of(error).lower() == words.lower()
 
 
 def test_silence_names_the_port_that_a_firewall_must_let_through() -> None:

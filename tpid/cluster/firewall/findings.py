@@ -28,7 +28,7 @@ def firewall_findings(firewalls: Sequence[Firewall], port: int, *, is_reached: b
                 "" if is_reached else f"look for both: {_SHOWN[firewall.name]}",
             )
             continue
-        tcp = Passes.YES if is_reached and firewall.tcp is Passes.UNSURE else firewall.tcp
+        tcp = Passes.YES if is_reached else firewall.tcp  # what has happened says more than the rules
         if tcp is Passes.YES and firewall.mdns is Passes.YES:
             yield Finding(Level.OK, f"{firewall.name} lets TCP port {port} and mDNS in")
         if tcp is not Passes.YES:

@@ -77,6 +77,7 @@ def test_rules_that_only_root_may_read_are_said_to_be_so(tmp_path: Path) -> None
             [(Level.FAULT, "iptables keeps TCP", "-I INPUT -p tcp --dport 7474")],
         ),
         ((Firewall("nftables", UNSURE, YES),), False, [(Level.NOTE, "for some devices", "sudo nft list ruleset")]),
+        ((Firewall("nftables", NO, YES),), True, [(Level.OK, "nftables lets TCP port 7474 and mDNS in", "")]),
         ((Firewall("nftables", UNSURE, YES),), True, [(Level.OK, "nftables lets TCP port 7474 and mDNS in", "")]),
         (
             (Firewall("ufw", UNSURE, UNSURE, readable=False),),
