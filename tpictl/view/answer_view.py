@@ -147,7 +147,7 @@ class MarkdownView:
             staying += [*lines, []] if lines and not at_end else lines
         told = self._dim(notes, width)
         if blocks or not rest:
-            staying, told = [*staying, *told], []
+            staying, told = [*staying, *told, *([[]] if told and not at_end else [])], []
         changing = [*markdown_lines(self._console, rest, width), *told, *self._dim([doing] if doing else [], width)]
         self._region.update(staying, changing)
 
