@@ -1,5 +1,6 @@
 """Files that a prompt names by `@path`: their text goes along."""
 
+import os
 import re
 from pathlib import Path
 from typing import Final
@@ -10,7 +11,7 @@ from tpid.size import shown_size
 
 MAX_FILE_BYTES: Final = 256_000  # about 64,000 tokens: more than the context of most models
 MAX_FILES: Final = 16
-_NAMED: Final = re.compile(r'(?<!\S)@(?:"([^"\n]+)"|([^\s"@][^\s"]*))')
+_NAMED: Final = re.compile(r'(?<!\S)@(?:"([^"\x00-\x1f]+)"|([^\s"@\x00-\x1f][^\s"\x00-\x1f]*))')
 _BEHIND: Final = ".,;:!?)]}'"  # of a sentence, not of a path
 _PICTURES: Final = {
     b"\x89PNG": "an image",
@@ -34,7 +35,7 @@ def with_files(typed: str) -> Prompt:
     """
     paths: list[Path] = []
     for quoted, bare in _NAMED.findall(typed):
-        path = Path(quoted).expanduser() if quoted else _file_of(bare)
+        path = _at_home(quoted) if quoted else _file_of(bare)
         if path is not None and path not in paths:
             paths.append(path)
     if len(paths) > MAX_FILES:
@@ -47,17 +48,23 @@ def _file_of(word: str) -> Path | None:
     """None where the word is no path: somebody's name."""
     bare = word.rstrip(_BEHIND)
     for name in dict.fromkeys((word, bare)):
-        if name and Path(name).expanduser().is_file():
-            return Path(name).expanduser()
+        if name and os.path.isfile(_at_home(name)):  # unlike Path.is_file, of any string
+            return _at_home(name)
     looks_like_a_path = "/" in bare or "." in bare
-    return Path(bare).expanduser() if looks_like_a_path else None
+    return _at_home(bare) if looks_like_a_path else None
+
+
+def _at_home(name: str) -> Path:
+    """A `~` at the beginning is somebody's home, where there is such a user."""
+    return Path(os.path.expanduser(name))
 
 
 def _text_of(path: Path) -> str:
     """Raises RequestError where it is no text, or too much."""
     try:
-        if not path.is_file():
-            what = "is a directory" if path.is_dir() else "does not exist" if not path.exists() else "is no plain file"
+        if not os.path.isfile(path):
+            there = "is no plain file" if os.path.exists(path) else "does not exist"
+            what = "is a directory" if os.path.isdir(path) else there
             raise RequestError(f"{path} {what}.", hint="Name a text file. For a plain @, write @@.")
         with path.open("rb") as file:
             data = file.read(MAX_FILE_BYTES + 1)

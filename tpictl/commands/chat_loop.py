@@ -216,7 +216,10 @@ class ChatLoop:
     def _load(self, name: str | None) -> None:
         kept = self._where_kept()
         if name is None:
-            for listed in kept.names()[:_LISTED_CHATS]:
+            names = kept.names()
+            if not names:
+                self._note("No chat is kept yet.")
+            for listed in names[:_LISTED_CHATS]:
                 try:
                     self._note(f"{listed}  {kept.load(listed).title}")
                 except RequestError as error:

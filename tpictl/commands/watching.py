@@ -25,8 +25,8 @@ from tpictl.view.watch_screen import WatchState, bottom_line, trouble_line, watc
 from tpid.errors import TpidError
 
 REFRESH_S: Final = 1.0
-_SEQUENCE: Final = re.compile(r"\x1b(\[[0-?]*[ -/]*[@-~]|O.|)")  # an arrow or the like
 _STALE_S: Final = 2.5  # two looks that brought nothing
+_OTHER_KEYS: Final = re.compile(r"\x1b(\[[0-?]*[ -/]*[@-~]|O?.)?", re.DOTALL)  # arrows and the like
 _KEPT_RATES: Final = 120
 _RATE_OVER_S: Final = 3.0  # a token a second comes out as that, and not as 0 and 2 by turns
 
@@ -101,12 +101,12 @@ class Watch:
         self._keys = WatchKeys()
         self._frozen: Seen | None = None  # while it is paused
 
-    def picture(self, columns: int) -> RenderableType:
+    def picture(self, columns: int, lines: int) -> RenderableType:
         seen = self._frozen or self._poller.seen
         state = self._state(seen)
         if seen.status is None:
             return Group(trouble_line(state) if seen.trouble else Text("…"), "", bottom_line(state))
-        return watch_screen(seen.status, state, columns)
+        return watch_screen(seen.status, state, columns, lines)
 
     def press(self, key: str) -> bool:
         """Whether it goes on."""
@@ -151,7 +151,7 @@ def watch_on_screen(client: Client, console: Console) -> None:
     keyboard = sys.stdin.fileno() if sys.stdin.isatty() else None
     with unseen_keys(), Live(console=console, screen=True, auto_refresh=False, vertical_overflow="crop") as live:
         while True:
-            live.update(watch.picture(console.width), refresh=True)
+            live.update(watch.picture(console.width, console.height), refresh=True)
             sources = [poller.readable] + ([keyboard] if keyboard is not None else [])
             ready, _, _ = select.select(sources, [], [], REFRESH_S - time.time() % REFRESH_S)
             if poller.readable in ready:
@@ -165,4 +165,4 @@ def _typed(watch: Watch, keyboard: int | None) -> bool:
     typed = os.read(keyboard, 1 << 10).decode(errors="ignore") if keyboard is not None else ""
     if not typed:
         return False  # the terminal is gone
-    return all(watch.press(key) for key in _SEQUENCE.sub("", typed))
+    return all(watch.press(key) for key in _OTHER_KEYS.sub("", typed))

@@ -16,7 +16,8 @@ from tpictl.view.markdown import ScreenLine, finished_blocks, markdown_lines
 from tpictl.view.quantities import format_rate
 from tpictl.view.terminal import can_be_repainted, unseen_keys
 
-_PAINT_EVERY_S: Final = 1 / 15  # the cores that paint compute, too
+_PAINT_EVERY_S: Final = 1 / 15
+_PAUSE_A_PAINT: Final = 20  # times what painting took: the cores that paint compute, too
 _CLOCK_EVERY_S: Final = 1.0  # how long it waits, in whole seconds
 _WAITS_LONG_S: Final = 2.0
 
@@ -146,15 +147,16 @@ class MarkdownView:
             staying += [*lines, []] if lines and not at_end else lines
         told = self._dim(notes, width)
         if blocks or not rest:
-            staying, told = [*staying, *told], []
+            staying, told = [*staying, *told, *([[]] if told and not at_end else [])], []
         changing = [*markdown_lines(self._console, rest, width), *told, *self._dim([doing] if doing else [], width)]
         self._region.update(staying, changing)
 
     def _keep_painted(self) -> None:
         while not self._stopped.is_set():
             self._wake.clear()
+            began_s = self._clock()
             self.paint()
-            self._stopped.wait(_PAINT_EVERY_S)
+            self._stopped.wait(max(_PAINT_EVERY_S, _PAUSE_A_PAINT * (self._clock() - began_s)))
             self._wake.wait(_CLOCK_EVERY_S)
 
     def _now(self) -> str:

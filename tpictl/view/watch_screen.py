@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from rich.console import Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
@@ -43,7 +44,8 @@ class WatchState:
     bottom: str = ""  # a question or an answer; else the keys
 
 
-def watch_screen(status: Status, state: WatchState, columns: int) -> RenderableType:
+def watch_screen(status: Status, state: WatchState, columns: int, lines: int | None = None) -> RenderableType:
+    """On a screen of so many `columns` and `lines`, or however long it gets."""
     rows = rows_of(status, state.sort)
     parts: list[RenderableType] = [
         _head(status, state),
@@ -57,7 +59,25 @@ def watch_screen(status: Status, state: WatchState, columns: int) -> RenderableT
         parts += ["", _events(status.events[-_SHOWN_EVENTS:], state)]
     if notes := notes_of(status):
         parts += ["", *notes]
-    return Group(*parts, "", bottom_line(state))
+    return _Fitted(Group(*parts, ""), bottom_line(state), lines)
+
+
+@dataclass(frozen=True, slots=True)
+class _Fitted:
+    """A body of which the end goes where the screen is too low, and a bottom that is always seen."""
+
+    body: RenderableType
+    bottom: RenderableType
+    lines: int | None
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        bottom = console.render_lines(self.bottom, options, pad=False)
+        body = console.render_lines(self.body, options, pad=False)
+        if self.lines is not None:
+            body = body[: max(self.lines - len(bottom), 0)]
+        for line in (*body, *bottom):
+            yield from line
+            yield Segment.line()
 
 
 def bottom_line(state: WatchState) -> Text:

@@ -18,8 +18,11 @@ from tpid.comm.tensors import TensorHeader
 from tpid.device import DeviceProfile
 from tpid.engine import rank_watch
 from tpid.engine.authority import Phase
+from tpid.engine.engine import no_progress
 from tpid.engine.executor import Executor
+from tpid.engine.journal import EventKind
 from tpid.engine.loaded import LoadedShare
+from tpid.engine.work import Loading, Queued, Stage, Work
 from tpid.errors import DeviceLostError, MemoryPlanError, NumericError, RankFailedError, RemoteProtocolError
 from tpid.memory.weights import Weights
 from tpid.pack.reader import Pack
@@ -85,8 +88,42 @@ def test_an_answer_goes_on_where_a_device_is_lost(pack: Pack, undisturbed: list[
         lose = at_token(token, lambda: home.lose(home.devices[2]))
         assert await home.answer(PROMPT, N_TOKENS, lose) == undisturbed
         assert home.devices[2].engine.status().holding is None
+        lost, recovered = home.user.engine.journal.events
+        assert (lost.kind, lost.device, lost.in_plan) == (EventKind.LOST, "device-2", True)
+        assert (recovered.kind, recovered.device) == (EventKind.RECOVERED, "device-0, device-1")
 
     run(Home(pack, 3), scenario)
+
+
+def test_who_waits_is_told_how_many_come_first(pack: Pack) -> None:
+    async def scenario(home: Home) -> None:
+        engine = home.user.engine
+        works = [Work(pack.name) for _ in range(4)]
+        leave = [asyncio.Event() for _ in works]
+
+        async def take_turn(number: int) -> None:
+            async with engine._turn_of(works[number], no_progress):
+                await leave[number].wait()
+
+        def stages() -> list[Stage]:
+            return [work.stage for work in works]
+
+        async with asyncio.TaskGroup() as tasks:
+            turns = [tasks.create_task(take_turn(number)) for number in range(4)]
+            await works[3].changed.wait_for(lambda: works[3].stage == Queued(3) and works[0].stage == Loading())
+            assert stages() == [Loading(), Queued(1), Queued(2), Queued(3)]
+            assert (engine.status().work, engine.status().waiting_requests) == (works[0], 3)
+            turns[1].cancel()  # its client is gone
+            await works[3].changed.wait_for(lambda: works[3].stage == Queued(2))
+            assert works[2].stage == Queued(1)
+            leave[0].set()
+            await works[2].changed.wait_for(lambda: works[2].stage == Loading())
+            assert works[3].stage == Queued(1)
+            leave[2].set()
+            leave[3].set()
+        assert engine.status().work is None
+
+    run(Home(pack, 1), scenario)
 
 
 def test_an_answer_goes_on_over_the_loss_of_all_and_a_return(pack: Pack, undisturbed: list[int]) -> None:

@@ -1,6 +1,9 @@
+import contextlib
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from tpictl.commands.attachments import MAX_FILE_BYTES, with_files
 from tpid.errors import RequestError
@@ -56,6 +59,13 @@ def test_what_is_not_there(here: Path) -> None:
     for word, reason in (("@nothing.txt", "nothing.txt does not exist"), ("@d.d", "d.d is a directory")):
         with pytest.raises(RequestError, match=reason):
             with_files(f"see {word}, please")
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.text(st.sampled_from('@~/. "a\0\n' + "é")), st.sampled_from(["", "x" * 300]))
+def test_any_prompt_is_sent_or_refused_with_a_reason(typed: str, more: str) -> None:
+    with contextlib.suppress(RequestError):
+        assert with_files(typed + more).typed == typed + more
 
 
 def test_a_picture_of_words_is_text(here: Path) -> None:

@@ -5,8 +5,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from tests.unit.tpictl.commands.terminal import ALT_ENTER, CTRL_C, CTRL_D, ENTER, TIMEOUT_S, Terminal
 
 
@@ -77,22 +75,23 @@ def _event(kind: str, device: str, **rest: Any) -> dict[str, Any]:
     return {"event": event | rest}
 
 
-@pytest.mark.parametrize(
-    ("progress", "line"),
-    [
-        ({"stage": "queue", "ahead": 1}, "2nd in the queue"),
-        ({"stage": "load", "done_bytes": 50, "total_bytes": 200}, "loading the model 25 %"),
-        ({"stage": "prefill", "done_tokens": 437, "total_tokens": 1000}, "reading the prompt 43 %"),
-    ],
-)
-def test_how_far_an_answer_is(daemon: Any, terminal: Terminal, progress: dict[str, Any], line: str) -> None:
+def test_how_far_an_answer_is(daemon: Any, terminal: Terminal) -> None:
     terminal.wait_for("on 2 devices")
-    daemon.pieces, daemon.hang_after = [{"progress": progress}, "Hello."], 1
-    terminal.say(b"Hi", ENTER)
-    terminal.wait_for(line)
-    daemon.resume()
-    terminal.wait_for("TTFT 431 ms")
-    assert line not in terminal.text()
+    for n_answers, (progress, line) in enumerate(
+        [
+            ({"stage": "queue", "ahead": 1}, "2nd in the queue"),
+            ({"stage": "load", "done_bytes": 50, "total_bytes": 200}, "loading the model 25 %"),
+            ({"stage": "prefill", "done_tokens": 437, "total_tokens": 1000}, "reading the prompt 43 %"),
+        ],
+        start=1,
+    ):
+        daemon.pieces, daemon.hang_after = [{"progress": progress}, "Hello."], 1
+        daemon.hanging.clear()
+        terminal.say(b"Hi", ENTER)
+        terminal.wait_for(line)
+        daemon.resume()
+        terminal.wait_for("TTFT 431 ms", times=n_answers)
+        assert line not in terminal.text()
 
 
 def test_devices_that_leave_and_join_during_an_answer(daemon: Any, terminal: Terminal) -> None:
