@@ -49,7 +49,7 @@ class Output:
             hidden[rows] += part * np.float32(self.scale)
 
 
-_ROWS_AT_ONCE = 64  # bounds what an output takes beside the pass's own buffers
+_ROWS_AT_ONCE = 16  # bounds what an output takes beside the pass's own buffers
 
 
 def output_of(spec: ModelSpec, block: BlockBytes) -> Output:

@@ -16,11 +16,11 @@ _CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 _REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 _LLAMA3 = _CONTRACTIONS + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}" + _REST
 _QWEN2 = _CONTRACTIONS + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}" + _REST
-_TEKKEN = (
-    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+"
-    r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*"
-    r"|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
+_CAPITAL_FIRST = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+"
+_CAPITALS = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*"
+_REST_WITH_SLASHES = r"| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+_TEKKEN = rf"{_CAPITAL_FIRST}|{_CAPITALS}|\p{{N}}{_REST_WITH_SLASHES}"
+_GPT4O = rf"{_CAPITAL_FIRST}{_CONTRACTIONS}?|{_CAPITALS}{_CONTRACTIONS}?|\p{{N}}{{1,3}}{_REST_WITH_SLASHES}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +50,9 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
         "llama-v3": _LLAMA3_FAMILY,
         "qwen2": _QWEN2_FAMILY,
         "deepseek-r1-qwen": _QWEN2_FAMILY,
+        **dict.fromkeys(("refact", "starcoder"), Family(single_digits=True)),  # Granite 3
+        **dict.fromkeys(("smaug-bpe", "dbrx", "glm4", "chatglm-bpe"), Family(_LLAMA3)),  # SmolLM3, Phi-4, GLM-4
+        "gpt-4o": Family(_GPT4O),  # Phi-4-mini
         "tekken": Family(_TEKKEN, whole_words_first=True, adds_bos=True),
     }
 )

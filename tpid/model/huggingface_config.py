@@ -89,11 +89,10 @@ def _refuse_other_kinds(fields: Fields) -> None:
         if isinstance(inner, str) and inner in MISSING:
             raise unknown_family(fields.where, "type", inner, _FAMILIES)
         of_type = f"; its text part is of type {str(inner)[:40]!r}" if inner else ""
+        or_gguf = ", or a GGUF file of this one, which holds its text alone" if inner in BY_MODEL_TYPE else ""
         raise UnsupportedModelError(
             f"{fields.where} is of a model of several parts ({', '.join(parts)}), which also sees or hears{of_type}.",
-            hint="tpid runs models of text alone: take a GGUF file of it, which holds only the text, or the text model."
-            if inner in BY_MODEL_TYPE
-            else "tpid runs models of text alone: take the text model that this one was made from.",
+            hint=f"tpid runs models of text alone: take the text model that this one was made from{or_gguf}.",
         )
     if fields.has("peft_type"):
         raise adapter_error(fields.where)

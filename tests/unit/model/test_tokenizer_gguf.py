@@ -151,9 +151,9 @@ def _smollm(metadata: Metadata) -> Judge:
     return _generic(metadata, *steps, ignore_merges=False)
 
 
-def _split(regex: str) -> Callable[[Metadata], Judge]:
+def _split(regex: str, *, ignore_merges: bool = True) -> Callable[[Metadata], Judge]:
     steps = [pre_tokenizers.Split(Regex(regex), "isolated"), pre_tokenizers.ByteLevel(False, use_regex=False)]
-    return lambda metadata: _generic(metadata, *steps, ignore_merges=True)
+    return lambda metadata: _generic(metadata, *steps, ignore_merges=ignore_merges)
 
 
 @pytest.mark.parametrize(
@@ -166,6 +166,10 @@ def _split(regex: str) -> Callable[[Metadata], Judge]:
         ("qwen2", _qwen2),
         ("llama-bpe", _split(TikTokenConverter().pattern)),
         ("llama3", _split(TikTokenConverter().pattern)),
+        ("smaug-bpe", _split(GGUF_PRE_TOKENIZER_SPLITS["smaug-bpe"], ignore_merges=False)),
+        ("glm4", _split(TikTokenConverter().pattern, ignore_merges=False)),
+        ("refact", _smollm),
+        ("gpt-4o", _split(GGUF_PRE_TOKENIZER_SPLITS["gpt-4o"], ignore_merges=False)),
         ("tekken", _split(GGUF_PRE_TOKENIZER_SPLITS["tekken"])),
     ],
 )
