@@ -306,8 +306,8 @@ class Cluster:
         """For the doctor, within some seconds; `links` are those of this device that were measured."""
         others = [device for device in (self._home.members if self._home is not None else ()) if device != self.me.id]
         looks = asyncio.gather(*(look(self._membership.addresses_of(device)) for device in others))
-        seen = await self._reach.ask(list(self.peers.values()))
-        looked = dict(zip(others, await looks, strict=True))
+        seen, found = await asyncio.gather(self._reach.ask(list(self.peers.values())), looks)
+        looked = dict(zip(others, found, strict=True))
         return self._report.facts(self.status(), self.me, self._listener, links, seen=seen, looked=looked)
 
     # --- what the engine does
