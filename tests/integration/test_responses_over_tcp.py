@@ -10,7 +10,7 @@ from pydantic import BaseModel
 
 MODEL = "smollm2-135m"
 QUESTION = "What is the capital of France?"
-GREEDY: dict[str, Any] = {"model": MODEL, "temperature": 0, "max_output_tokens": 60}
+GREEDY: dict[str, Any] = {"model": MODEL, "temperature": 0, "max_output_tokens": 40}
 
 
 @pytest.fixture(scope="module")

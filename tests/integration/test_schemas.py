@@ -11,9 +11,9 @@ import pytest
 
 from tests.schemas import Schemas, check
 
-N_SCHEMAS = int(os.environ.get("TPID_SCHEMAS", "6"))
+N_SCHEMAS = int(os.environ.get("TPID_SCHEMAS", "4"))
 MAX_TOKENS = 200
-LEAST_ENDED = 0.9  # of the answers; nothing else ends a number, but a model that has had enough of it
+LEAST_ENDED = 0.5  # of the answers, so that something is judged: a number ends when its model has had enough of it
 
 
 @pytest.mark.timeout(30 + 60 * N_SCHEMAS)

@@ -233,9 +233,9 @@ def test_an_answer_is_held_to_its_grammar() -> None:
     async def use(text: ModelText) -> None:
         constraint = await text.constrain(Grammar(lark='start: "bc" | "cb"'))
         assert np.flatnonzero(await constraint.allowed(40)).tolist() == [1, 2]
-        constraint.accept(1)
+        await constraint.accept(1)
         assert np.flatnonzero(await constraint.allowed(40)).tolist() == [2]
-        constraint.accept(2)
+        await constraint.accept(2)
         assert np.flatnonzero(await constraint.allowed(40)).tolist() == [0]  # the end of this model's answers
         await constraint.close()
         assert await say(text, "abc") == [0, 1, 2]

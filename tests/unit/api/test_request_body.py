@@ -218,18 +218,22 @@ VALUES = st.recursive(
 )
 
 
-@given(changes=st.dictionaries(st.sampled_from(FIELDS) | st.text(max_size=4), VALUES, max_size=4), cut=st.integers(0))
-@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_any_body_gives_an_answer_or_an_error_of_the_client(serve: Serve, changes: dict[str, Any], cut: int) -> None:
-    body = json.dumps({"model": "m", "messages": [{"role": "user", "content": "x"}], "stream": False} | changes)
-    data = body.encode(errors="surrogatepass")
-    sent = data if cut % 4 else data[: cut % (len(data) + 1)]
+CHANGES = st.dictionaries(st.sampled_from(FIELDS) | st.text(max_size=4), VALUES, max_size=4)
 
+
+@given(st.lists(st.tuples(CHANGES, st.integers(0)), min_size=8, max_size=12))
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_body_gives_an_answer_or_an_error_of_the_client(
+    serve: Serve, bodies: list[tuple[dict[str, Any], int]]
+) -> None:
     async def main() -> None:
         async with serve() as api:
-            status, text = await api.text(CHAT, sent)
-            assert status == 200 or 400 <= status < 500
-            if status != 200:
-                assert json.loads(text)["error"]["code"] == "request"
+            for changes, cut in bodies:
+                body = {"model": "m", "messages": [{"role": "user", "content": "x"}], "stream": False} | changes
+                data = json.dumps(body).encode(errors="surrogatepass")
+                status, text = await api.text(CHAT, data if cut % 4 else data[: cut % (len(data) + 1)])
+                assert status == 200 or 400 <= status < 500
+                if status != 200:
+                    assert json.loads(text)["error"]["code"] == "request"
 
     uvloop.run(main())

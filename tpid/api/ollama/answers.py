@@ -53,8 +53,10 @@ class AnswerEndpoints:
     async def _answer(self, request: web.Request, body: AnyBody, shape: Shape) -> web.StreamResponse:
         """The client ends an answer by closing the connection: aiohttp then cancels this handler."""
         if body.only_loads:
-            await self._engine.load(body.model, no_progress)
-            return web.json_response(_line(body, shape(Said())) | {"done": True, "done_reason": "load"})
+            if not body.unloads:
+                await self._engine.load(body.model, no_progress)
+            done = {"done": True, "done_reason": "unload" if body.unloads else "load"}
+            return web.json_response(_line(body, shape(Said())) | done)
         asked = generation_request(body)
         async with (
             aclosing(self._engine.answer(body.model, asked)) as events,

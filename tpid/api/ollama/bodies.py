@@ -43,7 +43,7 @@ class AnswerBody(PromptBody, Plainly):
     stream: Annotated[bool, BeforeValidator(default(True))] = True
     logprobs: Switch = False
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
-    keep_alive: Opaque = None
+    unloads: Annotated[bool, BeforeValidator(lambda value: value in (0, "0", "0s")), Field(alias="keep_alive")] = False
 
     @property
     def sampling(self) -> SamplingParams:

@@ -115,12 +115,19 @@ def test_logprobs(serve: Serve, engine: ScriptedEngine) -> None:
     assert line["logprobs"] == expected
 
 
-@pytest.mark.parametrize("what", [("/api/chat", {"model": "m"}), ("/api/generate", {"model": "m", "keep_alive": 0})])
-def test_a_model_is_only_loaded(serve: Serve, engine: ScriptedEngine, what: tuple[str, dict[str, Any]]) -> None:
-    (line,) = lines(serve, what)
+@pytest.mark.parametrize("route", ["/api/chat", "/api/generate"])
+def test_a_model_is_only_loaded(serve: Serve, engine: ScriptedEngine, route: str) -> None:
+    (line,) = lines(serve, (route, {"model": "m", "keep_alive": "5m"}))
     assert (line["done"], line["done_reason"]) == (True, "load")
     assert engine.models == ["m"]
     assert engine.requests == []
+
+
+@pytest.mark.parametrize("at_once", [0, "0", "0s"])
+def test_who_wants_a_model_away_does_not_load_it(serve: Serve, engine: ScriptedEngine, at_once: Any) -> None:
+    (line,) = lines(serve, ("/api/generate", {"model": "m", "keep_alive": at_once}))
+    assert (line["done"], line["done_reason"]) == (True, "unload")
+    assert engine.models == []
 
 
 def test_errors_are_a_sentence(serve: Serve, engine: ScriptedEngine) -> None:
