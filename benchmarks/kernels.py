@@ -1,6 +1,6 @@
 """Matrix products of the native kernels beside what the machine can do at best.
 
-    python benchmarks/kernels.py [--quick] [--json] [--threads N]
+    python benchmarks/kernels.py [--quick] [--json] [--threads N] [--formats q4_k q6_k]
 
 One token is bound by memory: bytes of weights a second, beside a plain read of as many bytes in the same round, the
 fastest that plain_read.py knows. Several tokens are bound by arithmetic: FLOP a second, beside torch's fp32 product of
@@ -86,8 +86,10 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="fewer rounds, w4s only")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--formats", nargs="+", type=Format, help="of the weights; by default w4s, w4, w8 and f16")
     arguments = parser.parse_args()
-    formats = [Format.W4S] if arguments.quick else [Format.W4S, Format.W4, Format.W8, Format.F16]
+    usual = [Format.W4S] if arguments.quick else [Format.W4S, Format.W4, Format.W8, Format.F16]
+    formats = arguments.formats or usual
     tokens = (1, 8, 64) if arguments.quick else TOKENS
     rows = measure(arguments.threads, 5 if arguments.quick else 11, formats, tokens)
     if arguments.json:

@@ -23,7 +23,7 @@ from tests.unit.compute.architectures import (
 )
 from tpid.compute.native.library import kernel_names, load
 from tpid.model.batch import Segment
-from tpid.model.weights import Format
+from tpid.model.weights import F32, Format
 from tpid.pack.geometry import Block, Half
 from tpid.pack.reader import Pack
 
@@ -48,6 +48,13 @@ def judged(request: pytest.FixtureRequest, random_model: Callable[..., Path], pa
     return pack_of(directory), packs, ids, logits
 
 
+@pytest.fixture(scope="module")
+def exact(judged: Any) -> dict[Format, F32]:
+    """Logits of the grouped packs, computed in fp32."""
+    _, packs, ids, _ = judged
+    return {format: torch_ranks(pack, even_shares(pack, 2)).logits(ids, [N_TOKENS]) for format, pack in packs.items()}
+
+
 @pytest.mark.parametrize("world_size", [1, 2, 3, 5])
 def test_logits_equal_transformers(judged: Any, world_size: int) -> None:
     pack, _, ids, expected = judged
@@ -59,13 +66,13 @@ def test_logits_equal_transformers(judged: Any, world_size: int) -> None:
 @pytest.mark.parametrize("planes", INT8_TOLERANCES)
 @pytest.mark.parametrize("kernels", kernel_names(LIBRARY))
 @pytest.mark.parametrize("format", [Format.W4, Format.W4S, Format.W8])
-def test_int8_activations_stay_close_to_fp32(judged: Any, kernels: str, format: Format, planes: int) -> None:
+def test_int8_activations_stay_close_to_fp32(
+    judged: Any, exact: dict[Format, F32], kernels: str, format: Format, planes: int
+) -> None:
     _, packs, ids, _ = judged
-    shares = even_shares(packs[format], 2)
-    exact = torch_ranks(packs[format], shares).logits(ids, [N_TOKENS])
-    ranks = native_ranks(packs[format], shares, kernels=kernels, planes=planes)
+    ranks = native_ranks(packs[format], even_shares(packs[format], 2), kernels=kernels, planes=planes)
     for way, chunks in WAYS.items():
-        assert relative_error(ranks.logits(ids, chunks), exact) <= INT8_TOLERANCES[planes], way
+        assert relative_error(ranks.logits(ids, chunks), exact[format]) <= INT8_TOLERANCES[planes], way
 
 
 @pytest.mark.parametrize("kernels", kernel_names(LIBRARY))
