@@ -1,4 +1,4 @@
-# One command each, on a fresh machine too: demo, test, fuzz, lint, check (all of CI).
+# One command each, on a fresh machine too: demo, test, fuzz, lint, check (all of CI), wheels (x86-64 and aarch64).
 # Without a C compiler, and for the tests, torch is needed too. Where the default one would pull CUDA, give the index of
 # PyTorch's CPU wheels: make demo TORCH_INDEX=URL
 
@@ -13,7 +13,11 @@ INSTALL_TORCH := $(PIP_INSTALL) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) 
 
 CROSS_TOOLS := gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user
 
-.PHONY: demo test fuzz chaos soak schemas lint types imports check cross-tools clean
+# A wheel that others can install: kernels in it, for any Python from 3.11 on and any glibc from the one here on.
+WHEEL := $(PYTHON) -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .
+ARM64 := _PYTHON_HOST_PLATFORM=linux-aarch64 CC=aarch64-linux-gnu-gcc LDSHARED="aarch64-linux-gnu-gcc -shared"
+
+.PHONY: demo test fuzz chaos soak schemas lint types imports check wheels cross-tools clean
 
 demo: $(VENV)/.runtime
 	@$(BIN)/python -m tpid.daemon.demo
@@ -54,6 +58,15 @@ imports: $(VENV)/.development
 
 check: lint types imports test
 
+wheels: cross-tools
+	@rm -rf build dist
+	@$(WHEEL)
+	@if command -v aarch64-linux-gnu-gcc >/dev/null; then $(ARM64) $(WHEEL); fi
+	@for wheel in dist/*.whl; do $(PYTHON) -c 'import sys, zipfile; names = zipfile.ZipFile(sys.argv[1]).namelist(); \
+	  sys.exit("tpid/compute/native/_kernels.so" not in names and f"{sys.argv[1]} has no kernels: was there a compiler?")' \
+	  $$wheel; done
+	@ls -l dist
+
 # For the tests of the ARM kernels on another processor; without these tools they skip.
 cross-tools:
 	@command -v aarch64-linux-gnu-gcc >/dev/null && command -v qemu-aarch64 >/dev/null || \
@@ -62,7 +75,7 @@ cross-tools:
 	echo "WARNING: the ARM kernels will not be tested: install $(CROSS_TOOLS) as root" >&2
 
 clean:
-	rm -rf $(VENV) .demo
+	rm -rf $(VENV) .demo build dist
 
 $(VENV)/.runtime: pyproject.toml constraints.txt setup.py $(wildcard tpid/compute/native/*.[ch])
 	@echo "Setting up $(VENV) (once) ..." >&2
