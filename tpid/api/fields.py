@@ -1,6 +1,6 @@
 """How fields of a body are read: null is the default, and what cannot be honoured is refused with its reason."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, Field
@@ -76,10 +76,12 @@ _SAMPLING = (
 
 def sampling_of(body: BaseModel) -> SamplingParams:
     """From those fields that a body has. Raises RequestError where a value is out of range."""
-    given = {name: value for name in _SAMPLING if (value := getattr(body, name, None)) is not None}
-    temperature: float | None = body.temperature  # type: ignore[attr-defined]
-    if temperature is not None:
-        given["temperature"] = temperature
+    return sampling_from({name: getattr(body, name, None) for name in ("temperature", *_SAMPLING)})
+
+
+def sampling_from(values: Mapping[str, Any]) -> SamplingParams:
+    """By our names; None was not said, and is the model's to say. Raises RequestError for what is out of range."""
+    given = {name: value for name, value in values.items() if value is not None}
     unsaid = frozenset({"temperature", *_SAMPLING} - given.keys())
     return SamplingParams(**{"temperature": DEFAULT_TEMPERATURE, **given}, unsaid=unsaid)
 

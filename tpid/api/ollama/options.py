@@ -5,7 +5,7 @@ from typing import Annotated
 from pydantic import Field
 
 from tpid.api.bodies import JsonBody
-from tpid.api.fields import DEFAULT_TEMPERATURE, Opaque, StopField, only
+from tpid.api.fields import Opaque, StopField, only, sampling_from
 from tpid.model.sampling import MAX_REPETITION_PENALTY, MIN_REPETITION_PENALTY, SamplingParams
 
 _SAMPLED_OTHERWISE = "tokens are chosen by temperature, top_k, top_p and min_p"
@@ -57,15 +57,15 @@ class Options(JsonBody):
     @property
     def sampling(self) -> SamplingParams:
         """Raises RequestError where a value is out of range."""
-        of_ours = {
-            "temperature": DEFAULT_TEMPERATURE if self.temperature is None else self.temperature,
-            "top_k": None if self.top_k is None else max(self.top_k, 0),
-            "top_p": self.top_p,
-            "min_p": self.min_p,
-            "repetition_penalty": self.repeat_penalty,
-            "frequency_penalty": self.frequency_penalty,
-            "presence_penalty": self.presence_penalty,
-            "seed": None if self.seed == -1 else self.seed,
-        }
-        given = {name: value for name, value in of_ours.items() if value is not None}
-        return SamplingParams(**given)  # type: ignore[arg-type]
+        return sampling_from(
+            {
+                "temperature": self.temperature,
+                "top_k": None if self.top_k is None else max(self.top_k, 0),
+                "top_p": self.top_p,
+                "min_p": self.min_p,
+                "repetition_penalty": self.repeat_penalty,
+                "frequency_penalty": self.frequency_penalty,
+                "presence_penalty": self.presence_penalty,
+                "seed": None if self.seed == -1 else self.seed,
+            }
+        )
