@@ -64,7 +64,7 @@ def chat(
 
 @app.command()
 def status(
-    watch: Annotated[bool, typer.Option("--watch", help="Look again each second, until Ctrl-C.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="A dashboard to leave open; q leaves it.")] = False,
     json: JsonOption = False,
     socket: SocketOption = None,
 ) -> None:
