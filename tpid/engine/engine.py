@@ -103,6 +103,7 @@ class Engine:
         self._calls = ComputeCalls(self._speed.decoded)
         self._units = units
         self._rescan = asyncio.Event()
+        self._packs_there: dict[DeviceId, tuple[str, ...]] = {}  # as the other devices told it last
         self._packs = PackSource(store, units, self._rescan.set)
         self._worker = Worker(cluster.me, self._packs, compute, self._calls, lambda: cluster.peers)
         self._link_book = link_book or LinkBook(cluster.me.id, lambda: cluster.peers, self._is_idle)
@@ -274,14 +275,16 @@ class Engine:
                 self._coordinator.received(connection, message)
             case Links():
                 self._link_book.heard(connection.peer.id, message)
-            case Device():  # a pack may have come into a directory that both devices use
-                self._rescan.set()
+            case Device(profile=profile) if self._packs_there.get(connection.peer.id) != profile.packs:
+                self._packs_there[connection.peer.id] = profile.packs
+                self._rescan.set()  # one may have come into a directory that both devices use
 
     def peer_joined(self, connection: Connection) -> None:
         self.journal.joined(connection.peer.id, connection.peer.name)
         self._link_book.joined(connection)
 
     def peer_lost(self, connection: Connection, error: TpidError) -> None:
+        self._packs_there.pop(connection.peer.id, None)
         in_plan = self._coordinator.standing(connection) is Standing.RANK
         self.journal.lost(connection.peer.id, connection.peer.name, error.message, in_plan=in_plan)
         self._link_book.lost(connection.peer.id)

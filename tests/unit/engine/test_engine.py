@@ -13,6 +13,7 @@ import pytest
 
 from tests.unit.engine.home import Device, Home, near_links
 from tpid.comm.messages import Abort, Failed, Kind, Loaded, Progress, Unload
+from tpid.comm.messages import Device as DeviceMessage
 from tpid.comm.star import StarHub, StarLeaf
 from tpid.comm.tensors import TensorHeader
 from tpid.device import DeviceProfile
@@ -124,6 +125,29 @@ def test_who_waits_is_told_how_many_come_first(pack: Pack) -> None:
         assert engine.status().work is None
 
     run(Home(pack, 1), scenario)
+
+
+def test_the_disk_is_looked_at_again_for_packs_that_are_new_elsewhere(pack: Pack) -> None:
+    """Not for speeds, which change with each answer: a look reads every manifest."""
+
+    async def scenario(home: Home) -> None:
+        user, helper = home.devices[0].engine, home.devices[1]
+        looks = 0
+
+        async def look() -> None:
+            nonlocal looks
+            looks += 1
+
+        user.tell_packs = look  # type: ignore[method-assign]
+        connection = home.devices[0].cluster.peers[helper.profile.id]
+        for speed, packs in ((1e9, ("a",)), (2e9, ("a",)), (2e9, ("a", "b")), (3e9, ("a", "b"))):
+            profile = replace(helper.profile, matmul_flops_s=speed, packs=packs)
+            user.received(connection, Kind.DEVICE, DeviceMessage(profile=profile), None)  # type: ignore[arg-type]
+            for _ in range(3):
+                await asyncio.sleep(0)
+        assert looks == 2
+
+    run(Home(pack, 2), scenario)
 
 
 def test_an_answer_goes_on_over_the_loss_of_all_and_a_return(pack: Pack, undisturbed: list[int]) -> None:
