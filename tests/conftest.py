@@ -1,6 +1,7 @@
 """Models for all tests: small random ones by transformers, and the real one of the catalogue."""
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -25,6 +26,9 @@ settings.register_profile(
     "tpid", deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize="CI" in os.environ, print_blob=True
 )
 settings.load_profile("tpid")
+
+# A shell that runs the tests in its background has them ignore Ctrl-C, and with them what they start to be told by it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 REPOSITORY = Path(__file__).parent.parent
 
