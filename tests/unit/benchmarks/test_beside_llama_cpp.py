@@ -129,5 +129,7 @@ def test_what_is_missing_for_a_build_is_one_sentence(script: Script, tmp_path: P
 
 def test_rows_can_be_listed_and_chosen(script: Script) -> None:
     listed = script("prefill.py", "--rows", "list").stdout.split()
-    assert len(listed) == 4
+    assert len(listed) == len(set(listed))
+    assert sum("-q4_0-" in row for row in listed) == 4
+    assert {row.split("-")[2] for row in listed} >= {"q2_k", "q3_k", "q4_k", "q5_k", "q6_k", "iq4_xs"}
     assert "tinyllama-1.1b-q4_0-prefill512-2t" in listed
