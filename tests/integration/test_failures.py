@@ -1,5 +1,6 @@
 """What goes wrong ends with one clear error, and the daemons live on."""
 
+import os
 import signal
 import socket
 import subprocess
@@ -151,7 +152,7 @@ def test_a_bad_configuration_is_one_sentence(tmp_path: Path, line: str, word: st
     config = tmp_path / "tpid.toml"
     config.write_text(line)
     result = _run_daemon(config)
-    assert result.returncode == 1
+    assert result.returncode == os.EX_CONFIG  # a service does not start again for that
     assert word in result.stderr
     assert len(result.stderr.splitlines()) == 1
 

@@ -50,27 +50,25 @@ def test_one_command_and_one_decision(hub: FakeHub, short_directory: Path) -> No
         **{name: str(short_directory) for name in ("XDG_RUNTIME_DIR", "XDG_STATE_HOME", "XDG_CONFIG_HOME")},
         **{"HF_ENDPOINT": hub.url, "TERM": "xterm", "PROMPT_TOOLKIT_NO_CPR": "1"},
     }
-    terminal = Terminal(environment, "chat", "--temperature", "0", "--max-tokens", "16")
+    terminal = Terminal(environment, "chat", "--temperature", "0", "--max-tokens", "16", columns=200)
     pid = None
     try:
-        pid = int(re.findall(rb"started one \(process (\d+),", terminal.wait_for(b"tpictl service install."))[0])
+        terminal.wait_for("tpictl service install.")
+        pid = int(re.findall(r"started one \(process (\d+),", terminal.text())[0])
         name = default_model(2 * 10**9)
-        terminal.wait_for(f"Fetch {name}? [Y/n, or another name of tpictl models] ".encode())
+        terminal.wait_for(f"Fetch {name}? [Y/n, or another name of tpictl models]")
         terminal.type(b"\n")
-        terminal.wait_for(f"{name} is ready (".encode())
-        terminal.wait_for(b"> ")
-        terminal.type(b"What is the capital of France?", ENTER)
-        terminal.wait_for(b"The capital of France is Paris.")
-        terminal.wait_for(b"> ")
-        terminal.type(CTRL_D)
+        terminal.wait_for(f"{name} is ready (")
+        terminal.say(b"What is the capital of France?", ENTER)
+        terminal.wait_for("The capital of France is Paris.")
+        terminal.say(CTRL_D)
         assert terminal.exit_code() == 0
         # The daemon stays, and whoever comes next is asked nothing.
         command = [sys.executable, "-m", "tpictl.main", "ps", "--json"]
         listed = subprocess.run(command, env=environment, capture_output=True, check=True, timeout=TIMEOUT_S)
         assert json.loads(listed.stdout)["loaded"][0]["model"] == name
     finally:
-        terminal.process.kill()
-        terminal.process.communicate()
+        terminal.close()
         if pid is not None:
             os.kill(pid, signal.SIGTERM)
             psutil.wait_procs([psutil.Process(pid)] if psutil.pid_exists(pid) else [], timeout=TIMEOUT_S)

@@ -77,8 +77,10 @@ def _device(device: DeviceStatus, journal: Journal) -> dict[str, Any]:
 
 def _profile(profile: DeviceProfile) -> dict[str, Any]:
     who = ("id", "name", "role", "version")
-    what = ("ram_bytes", "budget_bytes", "disk_free_bytes", "threads", "backend", "packs")
-    return _picked(profile, *who, *what, "read_bytes_s", "disk_bytes_s", "matmul_flops_s")
+    what = ("ram_bytes", "budget_bytes", "disk_free_bytes", "threads", "backend", "packs", "fetches_units")
+    speeds = ("read_bytes_s", "disk_bytes_s", "matmul_flops_s")
+    units = [_picked(held, "pack", "attn", "ffn", "size_bytes") for held in profile.units]
+    return {**_picked(profile, *who, *what, *speeds), "units": units}
 
 
 def _away(device: Away) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from tests.unit.api.scripted import STATS, ScriptedEngine, Serve, cluster_status
 from tpid.api.listen_address import TcpState
 from tpid.api.status_body import status_body
 from tpid.cluster.status import DeviceStatus, FailedDial, SightedDevice
-from tpid.device import DeviceId, DeviceProfile, Role
+from tpid.device import DeviceId, DeviceProfile, HeldUnits, Role
 from tpid.engine.engine import EngineStatus
 from tpid.engine.journal import Away, Journal
 from tpid.engine.weight_use import WeightUse
@@ -74,7 +74,8 @@ def test_who_was_put_out_of_the_home_is_not_away(serve: Serve, engine: ScriptedE
 
 
 def _device(id: str, *, is_me: bool) -> DeviceStatus:
-    profile = DeviceProfile(DeviceId(id), id, Role.USER, "1", 1, 1, 1, 1, 1.0, "native")
+    held = HeldUnits("ab", (0, 1), (0, 1), 1)
+    profile = DeviceProfile(DeviceId(id), id, Role.USER, "1", 1, 1, 1, 1, 1.0, "native", units=(held,))
     return DeviceStatus(profile, "127.0.0.1:1", 0.1, is_me=is_me, coordinates=is_me, granted=True)
 
 
