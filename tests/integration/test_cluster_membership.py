@@ -354,6 +354,10 @@ def test_a_device_whose_id_is_announced_by_another_is_found(cluster_name: str, h
                     await complete([user, found])
                     assert user.status().sighted == ()
                     assert user.status().failed == ()
+                    membership = user._membership  # a dial of the false address may end only now
+                    target, error = membership._targets[helper.id], DeviceLostError("Nothing listens there.")
+                    membership._dial_failed(helper.id, target, [Address("127.0.0.1", 9)], error)
+                    assert user.status().failed == ()
                 await user.wait_for(lambda: not user.peers)
 
     run(test())

@@ -421,8 +421,8 @@ class Membership:
         where = " or ".join(map(str, addresses))
         if isinstance(error, RefusedError) and error.reason_code == CLONED:
             self._met_clone(where, str(error))
-        elif isinstance(error, RefusedError) and error.reason_code == DUPLICATE:
-            pass
+        elif self._connected(target) or (isinstance(error, RefusedError) and error.reason_code == DUPLICATE):
+            pass  # it came by another way meanwhile
         elif target.address is None and target.device_id not in self._sightings:
             # Where it was once: that nobody is there now is no news.
             _logger.debug("not_found device=%s peer=%s reason=%s", self._me, target.device_id, error)
