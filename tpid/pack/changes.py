@@ -1,13 +1,12 @@
 """Packs that go, and packs that get a second name."""
 
 import contextlib
-import fcntl
 import os
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 from tpid.errors import DiskFullError, ModelNotFoundError, PackError
+from tpid.pack.held import held
 from tpid.pack.reader import Pack
 from tpid.pack.staging import FREE_SPACE_HINT, is_full
 from tpid.pack.store import PackStore
@@ -32,8 +31,9 @@ def remove_directory(path: Path) -> int:
     """Gives the bytes that were freed. Raises PackError where an import or a pull holds it, or it cannot be removed."""
     size_bytes = sum(file.lstat().st_blocks * 512 for file in path.rglob("*") if file.is_file())
     aside = path.with_name(f".{path.name.lstrip('.')}.removed")
+    busy = PackError(f"An import writes {path} at this moment.", hint="Wait until it has ended.")
     try:
-        with _unheld(path):
+        with held(path, busy):
             shutil.rmtree(aside, ignore_errors=True)
             path.rename(aside)  # from here on nobody finds it
         shutil.rmtree(aside)
@@ -70,15 +70,3 @@ def _link_or_copy(source: str, target: str) -> None:
             os.link(source, target)
             return
     shutil.copy2(source, target)
-
-
-@contextlib.contextmanager
-def _unheld(path: Path) -> Iterator[None]:
-    lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    except BlockingIOError:
-        raise PackError(f"An import writes {path} at this moment.", hint="Wait until it has ended.") from None
-    finally:
-        os.close(lock)

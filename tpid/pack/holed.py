@@ -5,7 +5,6 @@ any other. What is there says `presence.json`; whatever lies in the files beside
 """
 
 import contextlib
-import fcntl
 import os
 import threading
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ from tpid.errors import PackError, TpidError
 from tpid.model.tensorfile import build_header
 from tpid.model.weightfile import WeightFile
 from tpid.pack.geometry import Block, Share, UnitRange
+from tpid.pack.held import held
 from tpid.pack.manifest import PackId, layer_path
 from tpid.pack.pieces import Piece, piece_bytes, piece_digest, pieces_of, split_vectors
 from tpid.pack.presence import MAX_PRESENCE_BYTES, Presence
@@ -93,16 +93,9 @@ class HoledPack:
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
         """Nobody else writes into it meanwhile, or removes it. Raises PackError where somebody does."""
-        descriptor = os.open(self.pack.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                reason = f"Another tpid writes units into {self.pack.directory}."
-                raise PackError(reason, hint="Give each its own models_dir.") from error
+        reason = f"Another tpid writes units into {self.pack.directory}."
+        with held(self.pack.directory, PackError(reason, hint="Give each its own models_dir.")):
             yield
-        finally:
-            os.close(descriptor)
 
     def _file(self, layer: int) -> Path:
         """The layer's file, made with its header and nothing in it where it is new."""

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import fcntl
 import os
 import shutil
 import signal
@@ -20,6 +19,7 @@ from tpid.download.reference import HubModel, Reference, WebFile
 from tpid.download.transfer import OnBytes, Source, Transfer
 from tpid.download.web import Web, is_private_way, open_web
 from tpid.errors import DiskFullError, ModelError, PackError, PullError, TpidError
+from tpid.pack.held import held
 from tpid.pack.pulled import fetch_directory
 from tpid.pack.staging import FREE_SPACE_HINT, is_full
 from tpid.pack.store import name_from_path
@@ -187,18 +187,14 @@ def _is_there(path: Path, size_bytes: int) -> bool:
 @contextlib.contextmanager
 def _held(directory: Path, reference: str) -> Iterator[None]:
     """`directory` exists, and no other pull works in it."""
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        lock = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except OSError as error:
-        raise _unwritable(directory, error) from error
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    busy = PackError(f"Another pull of {reference} goes on.", hint="Wait until it has ended.")
+    with contextlib.ExitStack() as stack:
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(held(directory, busy))
+        except OSError as error:
+            raise _unwritable(directory, error) from error
         yield
-    except BlockingIOError:
-        raise PackError(f"Another pull of {reference} goes on.", hint="Wait until it has ended.") from None
-    finally:
-        os.close(lock)
 
 
 def _run(work: "Awaitable[Fetched]") -> Fetched:
